@@ -1,0 +1,86 @@
+"""One command line for every stage: `python -m folds.assign --config FILE key=value ...`.
+
+Exit codes: 0 done; 2 something the person can mend (one line `error: ...` on stderr); 3 some jobs failed;
+1 a bug of ours, with its traceback.
+"""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from base.errors import UserError
+from base.files import write_json
+
+DEFAULT_CONFIG = "configs/demo.yaml"
+
+# What a person can mend outside the program. Any other OSError is a bug until proven otherwise.
+MENDABLE = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EACCES: "no permission",
+    errno.EPERM: "no permission",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+    errno.EISDIR: "a folder stands where a file is needed",
+}
+
+
+def stage_parser(module: str, what: str, example: str = "") -> argparse.ArgumentParser:
+    """The parser that all stages share: `--config FILE` and `key=value` overrides; a stage adds its own to it.
+
+    Args:
+        module: as a person types it, "folds.assign".
+        what: the first line of the help.
+        example: the rest of an example command line, after `python -m MODULE --config FILE`.
+    """
+    command = f"python -m {module} --config {DEFAULT_CONFIG} {example}".strip()
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=what,
+        epilog=f"example:\n  {command}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help="experiment (default: %(default)s)")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="change any key of the experiment, as in train.epochs=3"
+    )
+    return parser
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", metavar="FILE", help="also write the figures to FILE")
+
+
+def write_figures(path: str | None, figures: dict[str, Any]) -> None:
+    """The `--json FILE` of a command that prints figures; nothing when the option was not given."""
+    if path:
+        write_json(Path(path), figures)
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Run a command's `main` and leave with its exit code. Errors of the user's become one line on stderr."""
+    try:
+        code = main() or 0
+        sys.stdout.flush()
+    except UserError as error:
+        code = _fail(str(error))
+    except KeyboardInterrupt:
+        code = _fail("stopped by the keyboard; run the same command again to go on", code=130)
+    except BrokenPipeError:  # `... | head` closed our output: no error, and nothing more to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        if error.errno not in MENDABLE:
+            raise
+        code = _fail(f"{error.filename or 'writing'}: {MENDABLE[error.errno]}; nothing half-written was left behind")
+    sys.exit(code)
+
+
+def _fail(message: str, code: int = 2) -> int:
+    sys.stdout.flush()
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code

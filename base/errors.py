@@ -1,0 +1,27 @@
+"""What a person can mend is a `UserError`: one line, `error: what was found; what was expected; what to run`.
+
+Everything else that is raised is a bug of ours and keeps its traceback.
+"""
+
+from collections.abc import Iterable, Sequence
+
+SHOWN = 10  # offenders named in a message; the rest is a count
+
+
+class UserError(Exception):
+    """A mistake in data, configuration or order of commands. `base.command.run` prints it and exits with 2."""
+
+
+def listed(items: Iterable[object], shown: int = SHOWN) -> str:
+    """The first `shown` items joined by commas, and how many more there are: "a, b and 12 more"."""
+    names = [str(item) for item in items]
+    head = ", ".join(names[:shown])
+    return head if len(names) <= shown else f"{head} and {len(names) - shown} more"
+
+
+def refuse_all(headline: str, problems: Sequence[str]) -> None:
+    """Raise one `UserError` that lists every problem; do nothing when there is none."""
+    if problems:
+        shown = "; ".join(problems[:SHOWN])
+        more = "" if len(problems) <= SHOWN else f"; and {len(problems) - SHOWN} more"
+        raise UserError(f"{headline}: {shown}{more}")

@@ -1,0 +1,90 @@
+"""What a tile is: where images and masks lie, bands, classes, groups and folds."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from config.base import Section
+
+Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+IGNORE_INDEX = 255  # inside the program; a mask on disk may use any value for it, or none
+
+
+class ClassSpec(Section):
+    label: int = Field(ge=0, le=255)
+    """The value in the mask PNG."""
+    name: str = Field(min_length=1)
+    """Column name in every table."""
+    color: Color
+    """R, G, B in 0..255, for pictures."""
+
+
+class Landscape(Section):
+    """The generated demo competition: `folds/landscape.py` draws it into `data.root` when this section is there."""
+
+    seed: int = 0
+    """Other seeds draw other landscapes."""
+    train_scenes: int = Field(8, ge=2)
+    """Scenes cut into train tiles; a scene is a group that nobody is told of."""
+    test_scenes: int = Field(2, ge=1)
+    """Scenes cut into test tiles."""
+    scene_tiles: int = Field(5, ge=2)
+    """A scene is this many tiles wide and high."""
+    tile_px: int = Field(128, ge=32, multiple_of=32)
+    """Side of a tile in pixels."""
+    test_shift: float = Field(1.0, ge=0)
+    """Spread of the test scenes' sensor gain, relative to the built-in one; 0: no shift between train and test."""
+
+
+class Data(Section):
+    root: str = "."
+    """Folder that every other path of this section is relative to."""
+    train_images: str = "train/*.tif"
+    """Glob of the train images. A tile's name is its file's stem."""
+    train_masks: str = "train/{name}.png"
+    """Mask of the tile {name}."""
+    test_images: str | None = "test/*.tif"
+    """Glob of the test images; null: there is no test set."""
+    bands: list[str] = Field(["red", "green", "blue", "nir"], min_length=1)
+    """Names of the image's bands in file order; their count is checked against the files."""
+    derived: list[Literal["ndvi"]] = []
+    """Bands computed in float from the others and appended. ndvi = (nir - red) / (nir + red), in [-1, 1]."""
+    normalize: Literal["dataset", "tile"] = "dataset"
+    """Each band to mean 0 and std 1: by the train tiles' statistics, or by each tile's own (for shifted test sets)."""
+    ignore_label: int | None = Field(None, ge=0, le=255)
+    """Mask value that is neither trained on nor scored; null: every pixel counts."""
+    classes: list[ClassSpec] = Field(min_length=2, max_length=255)
+    """The classes in index order."""
+    generate: Landscape | None = None
+    """Draw a demo competition into `root` before anything else; null: the data is there."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Data":
+        for what, values in (("label", [c.label for c in self.classes]), ("name", [c.name for c in self.classes])):
+            twice = sorted({str(v) for v in values if values.count(v) > 1})
+            if twice:
+                raise ValueError(f"classes: {what} {', '.join(twice)} is given twice")
+        if self.ignore_label in [c.label for c in self.classes]:
+            raise ValueError(f"ignore_label {self.ignore_label} is also the label of a class")
+        if "{name}" not in self.train_masks:
+            raise ValueError(f"train_masks {self.train_masks!r} must hold {{name}}")
+        if "ndvi" in self.derived and not {"red", "nir"} <= set(self.bands):
+            raise ValueError(f"derived ndvi needs bands red and nir; there are {', '.join(self.bands)}")
+        return self
+
+
+class Folds(Section):
+    k: int = Field(5, ge=2)
+    """Number of folds."""
+    groups: Literal["none", "column"] = "none"
+    """Tiles that must stay in one fold: none (each tile alone), or a column of `groups_csv`."""
+    groups_csv: str = "tiles.csv"
+    """For `groups: column`: a csv under data.root with one row per train tile."""
+    groups_column: str = "scene"
+    """For `groups: column`: its column with the group."""
+    name_column: str = "name"
+    """For `groups: column`: its column with the tile's name."""
+    seed: int = 0
+    """Order among equals in the assignment."""

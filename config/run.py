@@ -1,0 +1,173 @@
+"""The folder of one experiment: where each result lies, on which keys it depends, and whether it still holds.
+
+`open_run` is the first line of every stage. It compares what exists with what the experiment would make now:
+members that would come out different stop the run, and nothing is ever mixed silently.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from base.errors import UserError, listed
+from base.files import write_text
+from base.stamps import Stamp, hash_files, read_stamp, stamp_path, write_stamp
+from config.experiment import Experiment, flat
+from config.training import Model, Train
+
+# Keys of `data` that say where the data lies, not what it is: moving a data set changes no result.
+PLACE_KEYS = {"data.root"}
+
+
+@dataclass(frozen=True)
+class Member:
+    """One trained network: (model, fold, seed). Its target, all classes or one, is the model's."""
+
+    model: Model
+    fold: int
+    seed: int
+
+    def __str__(self) -> str:
+        return f"{self.model.name}/fold{self.fold}-seed{self.seed}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths and stage keys of one experiment. Creating it touches nothing on disk."""
+
+    experiment: Experiment
+
+    @cached_property
+    def dir(self) -> Path:
+        return Path(self.experiment.runs_dir) / self.experiment.name
+
+    @property
+    def tiles_csv(self) -> Path:
+        return self.dir / "tiles.csv"
+
+    @property
+    def folds_csv(self) -> Path:
+        return self.dir / "folds.csv"
+
+    @property
+    def oof_csv(self) -> Path:
+        return self.dir / "oof.csv"
+
+    @property
+    def blend_dir(self) -> Path:
+        return self.dir / "blend" / self.experiment.blend.name
+
+    @property
+    def zip_path(self) -> Path:
+        blend = self.experiment.blend.name
+        stem = self.experiment.name if blend == "blend" else f"{self.experiment.name}.{blend}"
+        return Path(self.experiment.zips_dir) / f"{stem}.zip"
+
+    @property
+    def packs_dir(self) -> Path:
+        return Path(self.experiment.runs_dir) / "packs"  # beside the runs: runs on the same tiles share them
+
+    def member_dir(self, member: Member) -> Path:
+        return self.dir / "members" / str(member)
+
+    @property
+    def variant(self) -> str:
+        """Stores made with other weights or views live side by side under this name."""
+        return f"{self.experiment.predict.weights}-{self.experiment.predict.tta}"
+
+    def oof_store(self, member: Member) -> Path:
+        """Probabilities of the member's held-out fold."""
+        return self.member_dir(member) / f"oof-{self.variant}"
+
+    def test_part(self, member: Member) -> Path:
+        """The member's own test probabilities; removed once `test_store` holds the mean over the model's members."""
+        return self.member_dir(member) / f"test-{self.variant}"
+
+    def test_store(self, model: Model) -> Path:
+        """Test probabilities of a model: the mean over its folds and seeds."""
+        return self.dir / "test" / f"{model.name}-{self.variant}"
+
+    def members(self, model: Model | None = None) -> Iterator[Member]:
+        """All members of the experiment, or of one model, in the order of the tables."""
+        for each in [model] if model else self.experiment.models:
+            for seed in self.experiment.seeds:
+                for fold in range(self.experiment.folds.k):
+                    yield Member(each, fold, seed)
+
+    @cached_property
+    def data_keys(self) -> dict[str, Any]:
+        keys = flat({"data": self.experiment.dump()["data"]})
+        return {key: value for key, value in keys.items() if key not in PLACE_KEYS}
+
+    @cached_property
+    def folds_keys(self) -> dict[str, Any]:
+        return self.data_keys | flat({"folds": self.experiment.dump()["folds"]})
+
+    def member_keys(self, model: Model) -> dict[str, Any]:
+        train: Train = self.experiment.train_of(model)
+        own = model.model_dump(mode="json", exclude={"train"})
+        return self.folds_keys | flat({"models": {model.name: own}, "train": train.model_dump(mode="json")})
+
+    @property
+    def blend_keys(self) -> dict[str, Any]:
+        values = self.experiment.dump()
+        return flat({section: values[section] for section in ("predict", "blend", "submission")})
+
+    def member_inputs(self) -> dict[str, str]:
+        """Hashes of the files that every member depends on."""
+        return hash_files([self.tiles_csv, self.folds_csv])
+
+    def begin(self, artifact: Path, keys: dict[str, Any], inputs: dict[str, str], is_folder: bool = True) -> None:
+        """Say from what an artifact is about to be made, so that a half-made one is never taken for another."""
+        write_stamp(stamp_path(artifact, is_folder), Stamp(keys, inputs))
+
+    def finish(
+        self, artifact: Path, keys: dict[str, Any], inputs: dict[str, str], outputs: list[Path], is_folder: bool = True
+    ) -> None:
+        """Say that an artifact is whole."""
+        write_stamp(stamp_path(artifact, is_folder), Stamp(keys, inputs, hash_files(outputs)))
+
+    def is_fresh(self, artifact: Path, keys: dict[str, Any], inputs: dict[str, str], is_folder: bool = True) -> bool:
+        """Whether the artifact is whole and would come out the same now."""
+        stamp = read_stamp(stamp_path(artifact, is_folder))
+        whole = stamp is not None and stamp.finished and artifact.exists()
+        return whole and not stamp.differences(keys, inputs)
+
+    def stale_members(self) -> dict[Member, list[str]]:
+        """Members, finished or begun, that would come out different now, each with what differs."""
+        inputs = self.member_inputs()
+        stale = {}
+        for member in self.members():
+            stamp = read_stamp(stamp_path(self.member_dir(member), is_folder=True))
+            changed = stamp.differences(self.member_keys(member.model), inputs) if stamp else []
+            if changed:
+                stale[member] = changed
+        return stale
+
+
+def open_run(experiment: Experiment) -> Run:
+    """The run of an experiment, its `experiment.yaml` written.
+
+    Raises:
+        UserError: members exist that were made with other keys or files, and `redo=stale` was not said.
+    """
+    run = Run(experiment)
+    stale = run.stale_members()
+    if stale and experiment.redo != "stale":
+        changes = sorted({change for changed in stale.values() for change in changed})
+        raise UserError(
+            f"run {experiment.name!r}: {len(stale)} members were made from something else ({listed(stale)}); "
+            f"what differs: {listed(changes)}. Say redo=stale to throw them away and train again, "
+            f"or give this run another name (name=...)"
+        )
+    for member in stale:
+        shutil.rmtree(run.member_dir(member))
+    text = yaml.safe_dump(experiment.dump(), sort_keys=False, allow_unicode=True)
+    path = run.dir / "experiment.yaml"
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+    return run

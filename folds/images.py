@@ -1,0 +1,55 @@
+"""The one reader of image and mask files."""
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+import rasterio
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
+
+from base.errors import UserError
+
+# rasterio, not OpenCV or PIL: cv2.imread alters the colours of a TIFF whose 4th band is tagged alpha, PIL drops it.
+DTYPES = ("uint8", "uint16", "float32")
+
+# Tiles of a competition have no coordinates. For the process: catch_warnings is not safe in the threads that read.
+warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, B) pixels in the file's own dtype.
+
+    Raises:
+        UserError: unreadable or truncated, a dtype outside DTYPES, or NaN.
+    """
+    image_HWB = np.ascontiguousarray(np.moveaxis(_read(path), 0, -1))
+    if str(image_HWB.dtype) not in DTYPES:
+        raise UserError(f"{path}: dtype {image_HWB.dtype}; expected one of {', '.join(DTYPES)}")
+    if image_HWB.dtype.kind == "f" and not np.isfinite(image_HWB).all():
+        raise UserError(f"{path}: holds {np.size(image_HWB) - np.isfinite(image_HWB).sum()} values that are NaN or inf")
+    return image_HWB
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """(H, W) uint8 labels.
+
+    Raises:
+        UserError: unreadable or truncated, more than one band, or not uint8.
+    """
+    mask_BHW = _read(path)
+    if len(mask_BHW) != 1 or mask_BHW.dtype != np.uint8:
+        raise UserError(f"{path}: {len(mask_BHW)} bands of {mask_BHW.dtype}; a mask has one band of uint8 labels")
+    return mask_BHW[0]
+
+
+def _read(path: Path) -> np.ndarray:
+    try:
+        with rasterio.open(path) as file:
+            return file.read()
+    except RasterioError as error:
+        reason = "no such file" if not path.exists() else f"unreadable or truncated ({_first_line(error)})"
+        raise UserError(f"{path}: {reason}") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:120]
