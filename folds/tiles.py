@@ -115,7 +115,7 @@ def make_tiles(run: Run) -> pd.DataFrame:
     """Write `tiles.csv` unless it holds already; return it."""
     experiment = run.experiment
     found = find_tiles(experiment.data)
-    inputs = {"image and mask files": _listing(found, Path(experiment.data.root))}
+    inputs = {"image and mask files": sources_hash(found, Path(experiment.data.root))}
     if run.is_fresh(run.tiles_csv, run.folds_keys, inputs, is_folder=False):
         return read_tiles(run.tiles_csv)
     table = measure_tiles(found, experiment.data)
@@ -204,7 +204,7 @@ def _groups(table: pd.DataFrame, experiment: Experiment) -> list[str | None]:
     return [next(filled) if train else None for train in is_train]
 
 
-def _listing(found: pd.DataFrame, root: Path) -> str:
+def sources_hash(found: pd.DataFrame, root: Path) -> str:
     """A hash over the names, sizes and times of all source files: quick, and any touched file changes it."""
     paths = [*found.image, *found["mask"].dropna()]
     stats = [(root / path).stat() for path in paths]

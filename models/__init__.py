@@ -1,0 +1,1 @@
+"""Image -> logits: networks, losses, weight averaging."""

@@ -1,0 +1,48 @@
+"""What the device can do, and what training and prediction do with it."""
+
+import os
+
+import torch
+
+from base.errors import UserError
+from config.ensemble import Jobs
+
+
+def pick_device(jobs: Jobs) -> torch.device:
+    """The device of this process: `jobs.device`, or the first GPU for auto, or the CPU."""
+    if jobs.device == "auto":
+        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(jobs.device)
+    except RuntimeError:
+        raise UserError(f"jobs.device {jobs.device!r}: expected auto, cpu, cuda:0, ...") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"jobs.device {jobs.device!r}: this machine has {torch.cuda.device_count()} GPUs")
+    return device
+
+
+def set_threads(jobs: Jobs) -> None:
+    """CPU threads of this process. Sums are split by thread, so another number gives other last bits."""
+    if jobs.threads:
+        torch.set_num_threads(jobs.threads)
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """The type that convolutions compute in; None: plain float32. Two to three times faster on CPUs with bf16 too."""
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        able = torch.cpu.get_capabilities()
+        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
+    return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
+
+
+def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
+    return torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
+
+
+def make_deterministic() -> None:
+    """The same bits for the same input on one machine: cuDNN picks its algorithms without measuring."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True

@@ -1,0 +1,159 @@
+"""Tiles decoded once into memory-mapped arrays, which all members and processes share through the page cache.
+
+    runs/packs/<fingerprint>/  train_image.npy  train_mask.npy  test_image.npy  pack.json
+
+The fingerprint covers the source files' names, sizes and times and the class table, so a pack is never edited: other
+sources give another pack.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from filelock import FileLock
+from joblib import Parallel, delayed
+from rich.progress import track
+
+from base.command import run, stage_parser
+from base.errors import UserError
+from base.files import hash_value, read_json, whole_folder, write_json
+from config import Run, load_experiment, open_run
+from folds.classes import ClassTable
+from folds.images import read_image, read_mask
+from folds.tiles import make_tiles, sources_hash
+
+FORMAT = 1  # raised when the arrays' meaning changes, so that older packs are not taken for new ones
+
+
+@dataclass(frozen=True)
+class Pack:
+    """The pixels of a tile table, in its order. Arrays are memory-mapped and read-only."""
+
+    train_names: list[str]
+    test_names: list[str]
+    train_image_NHWB: np.ndarray
+    train_mask_NHW: np.ndarray
+    """uint8 indices; 255: ignored."""
+    test_image_NHWB: np.ndarray
+    mean_B: np.ndarray
+    """Of the train tiles, with integer dtypes scaled to 0..1."""
+    std_B: np.ndarray
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        return self.train_mask_NHW.shape[1:]
+
+
+def full_scale(dtype: np.dtype) -> float:
+    """The pixel value that becomes 1.0: the largest of an integer dtype; floats stay as they are."""
+    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
+
+
+def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
+    """The pack of a tile table; made now if it is not there."""
+    data = run.experiment.data
+    root = Path(data.root)
+    classes = ClassTable.of(data)
+    fingerprint = hash_value([FORMAT, sources_hash(tiles, root), classes.labels, classes.ignore_label, len(data.bands)])
+    folder = run.packs_dir / fingerprint[:16]
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # Members start side by side: the first one packs, the others wait for it.
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.exists():
+                with whole_folder(folder) as aside:
+                    _write_pack(aside, tiles, root, classes)
+    return _read_pack(folder, tiles)
+
+
+def _write_pack(folder: Path, tiles: pd.DataFrame, root: Path, classes: ClassTable) -> None:
+    train, test = tiles[tiles.split == "train"], tiles[tiles.split == "test"]
+    sums = _BandSums()
+
+    def image(path: str) -> np.ndarray:
+        return read_image(root / path)
+
+    def mask(path: str) -> np.ndarray:
+        return classes.to_index(read_mask(root / path), where=path)
+
+    _write_array(folder / "train_image.npy", _decoded(image, train.image, "pack images"), len(train), sums.add)
+    _write_array(folder / "train_mask.npy", _decoded(mask, train["mask"], "pack masks"), len(train))
+    if len(test):
+        _write_array(folder / "test_image.npy", _decoded(image, test.image, "pack test"), len(test))
+    mean_B, std_B = sums.mean_std()
+    write_json(folder / "pack.json", {"mean": mean_B.tolist(), "std": std_B.tolist()})
+
+
+def _read_pack(folder: Path, tiles: pd.DataFrame) -> Pack:
+    train_image = np.load(folder / "train_image.npy", mmap_mode="r")
+    test_path = folder / "test_image.npy"
+    stats = read_json(folder / "pack.json")
+    return Pack(
+        train_names=tiles.name[tiles.split == "train"].tolist(),
+        test_names=tiles.name[tiles.split == "test"].tolist(),
+        train_image_NHWB=train_image,
+        train_mask_NHW=np.load(folder / "train_mask.npy", mmap_mode="r"),
+        test_image_NHWB=np.load(test_path, mmap_mode="r") if test_path.exists() else train_image[:0],
+        mean_B=np.array(stats["mean"]),
+        std_B=np.array(stats["std"]),
+    )
+
+
+def _decoded(read: Callable[[str], np.ndarray], paths: Iterable[str], what: str) -> Iterable[np.ndarray]:
+    paths = list(paths)
+    # Threads: GDAL decodes outside the interpreter's lock. pre_dispatch bounds what waits in memory.
+    tiles = Parallel(n_jobs=-1, prefer="threads", return_as="generator", pre_dispatch="2*n_jobs")(
+        delayed(read)(path) for path in paths
+    )
+    return track(tiles, what, total=len(paths), transient=True)
+
+
+def _write_array(
+    path: Path, tiles: Iterable[np.ndarray], count: int, each: Callable[[np.ndarray], None] | None = None
+) -> None:
+    """Write equally shaped tiles as one .npy, in order. Not through a memory map: a full disk would be a SIGBUS."""
+    with open(path, "wb") as file:
+        first = None
+        for tile in tiles:
+            if first is None:
+                first = tile
+                header = {"descr": np.lib.format.dtype_to_descr(tile.dtype), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *tile.shape)})
+            if tile.dtype != first.dtype:
+                raise UserError(f"tiles of dtype {tile.dtype} and {first.dtype}: a data set has one dtype")
+            file.write(np.ascontiguousarray(tile).data)
+            if each:
+                each(tile)
+
+
+class _BandSums:
+    """Mean and standard deviation per band over tiles, in float64."""
+
+    def __init__(self) -> None:
+        self.count, self.sum_B, self.square_B = 0, 0.0, 0.0
+
+    def add(self, image_HWB: np.ndarray) -> None:
+        pixels = image_HWB.reshape(-1, image_HWB.shape[-1]) / full_scale(image_HWB.dtype)
+        self.count += len(pixels)
+        self.sum_B = self.sum_B + pixels.sum(0)
+        self.square_B = self.square_B + np.square(pixels).sum(0)
+
+    def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
+        mean_B = self.sum_B / self.count
+        variance_B = np.maximum(self.square_B / self.count - mean_B**2, 0)
+        # A dead band has no spread: dividing by 1 leaves it at 0 instead of making it NaN.
+        return mean_B, np.where(variance_B > 1e-12, np.sqrt(variance_B), 1.0)
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = stage_parser("pipeline.pack", "Decode all tiles once into memory-mapped arrays.").parse_intermixed_args(argv)
+    run = open_run(load_experiment(args.config, args.overrides))
+    pack = open_pack(run, make_tiles(run))
+    mebibytes = (pack.train_image_NHWB.nbytes + pack.train_mask_NHW.nbytes + pack.test_image_NHWB.nbytes) / 2**20
+    print(f"pack: {len(pack.train_names)} train and {len(pack.test_names)} test tiles, {mebibytes:.0f} MiB")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,50 @@
+"""Pixels -> what a network sees. The only preprocessing, for training, OOF, test and foreign images alike."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from pipeline.pack import full_scale
+
+NDVI_FLOOR = 1e-6  # where red and nir are both 0 the index is 0, not NaN
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a member wants its pixels; kept with its weights, so that prediction cannot differ from training."""
+
+    bands: list[str]
+    derived: list[str]
+    normalize: str
+    """dataset: by mean and std below; tile: by each tile's own."""
+    mean: list[float]
+    """Per band, with integer dtypes scaled to 0..1."""
+    std: list[float]
+
+    @property
+    def channels(self) -> int:
+        return len(self.bands) + len(self.derived)
+
+    def __call__(self, pixels_NHWB: torch.Tensor) -> torch.Tensor:
+        """(N, H, W, B) pixels of any dtype -> (N, channels, H, W) float32, in channels_last memory.
+
+        Runs on the tensor's device: small integers travel there, floats are made there.
+        """
+        scale = full_scale(np.dtype(str(pixels_NHWB.dtype).removeprefix("torch.")))
+        image_NHWB = pixels_NHWB.to(torch.float32) / scale
+        derived = [self._ndvi(image_NHWB)] if "ndvi" in self.derived else []
+        if self.normalize == "tile":
+            mean = image_NHWB.mean((1, 2), keepdim=True)
+            std = image_NHWB.std((1, 2), keepdim=True, correction=0)
+            std = torch.where(std > NDVI_FLOOR, std, 1.0)
+        else:
+            mean = torch.tensor(self.mean, dtype=torch.float32, device=image_NHWB.device)
+            std = torch.tensor(self.std, dtype=torch.float32, device=image_NHWB.device)
+        image_NHWC = torch.cat([(image_NHWB - mean) / std, *derived], dim=-1)
+        return image_NHWC.permute(0, 3, 1, 2)
+
+    def _ndvi(self, image_NHWB: torch.Tensor) -> torch.Tensor:
+        """(nir - red) / (nir + red), in [-1, 1]; in float: on uint8 the difference would wrap around."""
+        red, nir = (image_NHWB[..., self.bands.index(band)] for band in ("red", "nir"))
+        return ((nir - red) / (nir + red).clamp_min(NDVI_FLOOR))[..., None]
