@@ -1,4 +1,4 @@
-"""The folds: every train tile gets one, no group is split, every class is shared out evenly -> `runs/<name>/folds.csv`."""
+"""The folds: no group is split, every class is shared out evenly -> `runs/<name>/folds.csv`."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def _shares(hist_NC: np.ndarray, part_N: np.ndarray, parts: int) -> np.ndarray:
 
 
 def make_folds(run: Run) -> pd.DataFrame:
-    """Write `folds.csv` (name, group, fold of the train tiles, in the tile table's order) unless it holds; return it."""
+    """Write `folds.csv` (name, group, fold; the train tiles in the tile table's order) unless it holds; return it."""
     tiles = make_tiles(run)
     inputs = hash_files([run.tiles_csv])
     if run.is_fresh(run.folds_csv, run.folds_keys, inputs, is_folder=False):
