@@ -3,6 +3,7 @@
 Everything else that is raised is a bug of ours and keeps its traceback.
 """
 
+import difflib
 from collections.abc import Iterable, Sequence
 
 SHOWN = 10  # offenders named in a message; the rest is a count
@@ -25,3 +26,9 @@ def refuse_all(headline: str, problems: Sequence[str]) -> None:
         shown = "; ".join(problems[:SHOWN])
         more = "" if len(problems) <= SHOWN else f"; and {len(problems) - SHOWN} more"
         raise UserError(f"{headline}: {shown}{more}")
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """ "; did you mean X?" for a name that nearly is one of `known`, else the list of them."""
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

@@ -1,16 +1,18 @@
 """Read an experiment: YAML with `extends:`, then `key=value` overrides, then one check that names every mistake."""
 
-import difflib
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
-from base.errors import UserError
+from base.errors import UserError, listed, nearest
 from config.base import Section
 from config.data import Data, Folds
-from config.ensemble import Blend, Jobs, Predict, Submission
+from config.ensemble import Blend, Predict, Submission
+from config.jobs import Jobs
+from config.losses import ClassTimes, FixedWeights
+from config.sections import Kinds, changes_kind, explain, kinds_at, merged
 from config.training import Model, Seeds, Train
 
 
@@ -37,26 +39,31 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
         names = [model.name for model in self.models]
+        classes = [each.name for each in self.data.classes]
         twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"models: name {', '.join(twice)} is given twice")
-        if self.blend.models is not None:
-            _must_be_known(self.blend.models, names, "blend.models")
+        problems = [f"models: name {', '.join(twice)} is given twice"] if twice else []
+        problems += _unknown(self.blend.models or [], names, "blend.models")
         for model in self.models:
             if model.target != "all":
-                _must_be_known([model.target], [c.name for c in self.data.classes], f"models.{model.name}.target")
-            self.train_of(model)
+                problems += _unknown([model.target], classes, f"models.{model.name}.target")
+            try:
+                problems += _misfits_of_classes(self.train_of(model), classes, model)
+            except ValidationError as error:
+                problems += [explain(Train, each, f"models.{model.name}.train.") for each in error.errors()]
+        if problems:
+            raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
 
     def train_of(self, model: Model) -> Train:
         """The training section as it holds for one model: `train`, changed by the model's own `train`."""
         if not model.train:
             return self.train
-        return Train.model_validate(_merged(self.train.model_dump(), model.train))
+        return Train.model_validate(merged(self.train.model_dump(), model.train, [Train]))
 
     def model(self, name: str) -> Model:
         """The model of that name, or an error that lists the names there are."""
-        _must_be_known([name], [model.name for model in self.models], "model")
+        for problem in _unknown([name], [model.name for model in self.models], "model"):
+            raise UserError(problem)
         return next(model for model in self.models if model.name == name)
 
     def dump(self) -> dict[str, Any]:
@@ -64,21 +71,16 @@ class Experiment(Section):
         return self.model_dump(mode="json", exclude={"redo"})
 
 
-def nearest(name: str, known: list[str]) -> str:
-    """ "; did you mean X?" for a name that nearly is one of `known`, else the list of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
-    return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"
-
-
 def load_experiment(path: str | Path, overrides: list[str] = ()) -> Experiment:
     """The checked experiment of a YAML file with `key=value` overrides; `UserError` lists everything wrong in it."""
     values = _read(Path(path), ())
-    for override in overrides:
+    # Kinds first: `train.schedule.power=2 train.schedule.name=poly` means the same in either order.
+    for override in sorted(overrides, key=lambda each: not _sets_kind(each.partition("=")[0].split("."))):
         _override(values, override)
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {'; '.join(_explain(Experiment, e) for e in error.errors())}") from None
+        raise UserError(f"{path}: {'; '.join(explain(Experiment, e) for e in error.errors())}") from None
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -113,16 +115,7 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     parent = values.pop("extends", None)
     if parent is None:
         return values
-    return _merged(_read(path.parent / str(parent), (*seen, path.resolve())), values)
-
-
-def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` laid on `under`: sections merge, everything else (lists too) is replaced."""
-    merged = dict(under)
-    for key, value in over.items():
-        both_sections = isinstance(value, dict) and isinstance(merged.get(key), dict)
-        merged[key] = _merged(merged[key], value) if both_sections else value
-    return merged
+    return merged(_read(path.parent / str(parent), (*seen, path.resolve())), values, [Experiment])
 
 
 def _override(values: dict[str, Any], override: str) -> None:
@@ -145,7 +138,25 @@ def _override(values: dict[str, Any], override: str) -> None:
         here = step
     if isinstance(here, list):
         raise UserError(f"{override!r}: {'.'.join(parents)} is a list; give it whole, as in {'.'.join(parents)}=[...]")
+    if _sets_kind(path.split(".")) and changes_kind(here, {"name": value}, _kinds_on(parents)):
+        here.clear()  # keys of another kind
     here[last] = value
+
+
+def _sets_kind(path: list[str]) -> bool:
+    """Whether an override such as train.schedule.name=poly picks the kind of a section."""
+    return path[-1] == "name" and len(_kinds_on(path[:-1])) > 1
+
+
+def _kinds_on(path: list[str]) -> Kinds:
+    """The classes of the section at a path of keys, list positions and entries' names."""
+    kinds: Kinds = [Experiment]
+    for part in path:
+        if kinds == [Model] and part == "train":
+            kinds = [Train]
+        elif any(part in kind.model_fields for kind in kinds):
+            kinds = kinds_at(kinds, part)
+    return kinds
 
 
 def _entry(entries: list[Any], part: str) -> Any:
@@ -155,41 +166,22 @@ def _entry(entries: list[Any], part: str) -> Any:
     return None
 
 
-def _must_be_known(names: list[str], known: list[str], what: str) -> None:
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{what}: unknown {name!r}{nearest(name, known)}")
+def _unknown(names: list[str], known: list[str], what: str) -> list[str]:
+    return [f"{what}: unknown {name!r}{nearest(name, known)}" for name in names if name not in known]
 
 
-def _explain(section: type[BaseModel], error: Any) -> str:
-    """One mistake found by pydantic, as "train.optmizer: unknown key; did you mean train.optimizer?"."""
-    path = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
-        *parents, last = error["loc"]
-        known = _keys_at(section, parents)
-        close = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
-        prefix = "".join(f"{part}." for part in parents)
-        return f"{path}: unknown key" + (f"; did you mean {prefix}{close[0]}?" if close else nearest(str(last), known))
-    message = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "missing":
-        return f"{path}: missing"
-    found = "" if error["type"] == "value_error" else f"{error['input']!r}: "
-    return f"{path}: {found}{message}" if path else message
-
-
-def _keys_at(section: type[BaseModel], parents: list[Any]) -> list[str]:
-    """The field names of the section at a path of keys and list positions."""
-    for part in parents:
-        if isinstance(part, str) and part in section.model_fields:
-            section = _section_in(section.model_fields[part].annotation) or section
-    return list(section.model_fields)
-
-
-def _section_in(annotation: Any) -> type[BaseModel] | None:
-    """The section class inside an annotation such as `list[Model]` or `Landscape | None`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    for inner in getattr(annotation, "__args__", ()):
-        if found := _section_in(inner):
-            return found
-    return None
+def _misfits_of_classes(train: Train, classes: list[str], model: Model) -> list[str]:
+    """Class names in a training section that the data set does not have, and weights that some class lacks."""
+    problems = []
+    if isinstance(train.sampler, ClassTimes):
+        problems += _unknown([*train.sampler.times], classes, "train.sampler.times")
+    for augmentation in train.augment:
+        if augmentation.name == "copy_paste":
+            problems += _unknown(augmentation.params["classes"], classes, "train.augment.copy_paste.params.classes")
+    if isinstance(train.class_weights, FixedWeights):
+        wanted = classes if model.target == "all" else ["other", model.target]
+        problems += _unknown([*train.class_weights.weights], wanted, "train.class_weights.weights")
+        lacking = [name for name in wanted if name not in train.class_weights.weights]
+        if lacking:
+            problems.append(f"train.class_weights.weights of model {model.name}: no weight for {listed(lacking)}")
+    return problems
