@@ -1,4 +1,4 @@
-"""`last.pt`: everything that the next step depends on, so that a killed run ends with the bits of an undisturbed one."""
+"""`last.pt`: all that the next step depends on, so that a killed run ends with the bits of an undisturbed one."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -52,7 +52,9 @@ class TrainTiles(Dataset):
     def __getitem__(self, key: Key) -> tuple[Key, Sample]:
         epoch, tile, occurrence = key
         sample = self.augment(
-            self._load(tile), seed_of(TILE, self.seed, epoch, tile, occurrence), lambda rng: self._load(rng.choice(self.tile_N))
+            self._load(tile),
+            seed_of(TILE, self.seed, epoch, tile, occurrence),
+            lambda rng: self._load(rng.choice(self.tile_N)),
         )
         return key, Sample(sample.image, self.target_of[sample.mask], self.target_of[sample.second], sample.share)
 

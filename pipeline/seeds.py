@@ -1,4 +1,4 @@
-"""Every random choice has a seed of its own, made from what it is for: never from the worker or from what ran before."""
+"""Every random choice has a seed of its own, made from what it is for: never from the worker or from the past."""
 
 import numpy as np
 

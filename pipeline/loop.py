@@ -1,0 +1,201 @@
+"""The training loop: epochs, steps, accumulation, a checkpoint now and then. Everything arrives as an argument."""
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from base.errors import UserError, listed
+from config.training import Train
+from models.losses import valid_pixels
+from models.zoo import padded_logits
+from pipeline.checkpoint import TrainState
+from pipeline.data import Batch, EpochBatches, batches_in
+from pipeline.device import autocast
+from pipeline.prepare import Preparation
+from pipeline.progress import TrainProgress
+from pipeline.schedule import lr_at, set_lr
+from pipeline.seeds import EPOCH, seed_of
+from pipeline.stopping import Stopped, StopRequest
+
+CHECKPOINT_EVERY_S = 60.0  # a kill costs at most this much work
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the loop needs to know and never changes."""
+
+    name: str
+    """Of the member, for messages."""
+    train: Train
+    seed: int
+    fold: int
+    device: torch.device
+    dtype: torch.dtype | None
+    """Autocast type; None: float32."""
+    order_of_epoch: Callable[[int], np.ndarray]
+    """Epoch -> tiles of the pack in the order of training."""
+    tile_names: list[str]
+
+
+def fit(
+    plan: Plan,
+    state: TrainState,
+    forward: nn.Module,
+    loader: DataLoader,
+    batches: EpochBatches,
+    preparation: Preparation,
+    loss_fn: nn.Module,
+    validate: Callable[[nn.Module], float],
+    save: Callable[[TrainState], None],
+    save_best: Callable[[TrainState], None],
+    stop: StopRequest,
+    progress: TrainProgress,
+) -> None:
+    """Train from where `state` stands to the last epoch.
+
+    Args:
+        forward: the state's network, perhaps compiled.
+
+    Raises:
+        UserError: the loss is not finite; nothing was stepped with it.
+        Stopped: `stop` was asked for and the state is saved.
+    """
+    train = plan.train
+    saved_at = time.monotonic()
+    while state.epoch < train.epochs:
+        order = plan.order_of_epoch(state.epoch)
+        micro_steps = batches_in(len(order), train.batch)
+        steps = -(-micro_steps // train.accumulate.steps)
+        if state.micro_step == 0:
+            state.loss_sum = 0.0
+            torch.manual_seed(seed_of(EPOCH, plan.seed, plan.fold, state.epoch))  # dropout: no memory of earlier epochs
+        batches.set_epoch(state.epoch, order, state.micro_step)
+        state.network.train()
+        for micro_batches in chunks(loader, train.accumulate.steps):
+            done = state.epoch * steps + state.micro_step // train.accumulate.steps
+            lr = state.plateau.scale * lr_at(done, steps, train)
+            set_lr(state.optimizer, lr)
+            losses = optimizer_step(plan, state, forward, micro_batches, preparation, loss_fn, lr)
+            state.averages.after_step(state.network)
+            state.micro_step += len(micro_batches)
+            state.loss_sum += sum(losses)
+            progress.step(state.epoch, state.micro_step, micro_steps, sum(losses) / len(losses), lr, train.batch)
+            if stop or time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+                save(state)
+                saved_at = time.monotonic()
+            if stop:
+                raise Stopped(plan.name)
+        finish_epoch(plan, state, micro_steps, lr, validate, save_best)
+        progress.epoch(state.log[-1])
+    save(state)
+
+
+def optimizer_step(
+    plan: Plan,
+    state: TrainState,
+    forward: nn.Module,
+    micro_batches: list[Batch],
+    preparation: Preparation,
+    loss_fn: nn.Module,
+    lr: float,
+) -> list[float]:
+    """Forward and backward of each micro-batch, then one step; the micro-batches' losses.
+
+    accumulate.reduce mean: each micro-batch counts by its share of valid pixels, so that the gradient is that of one
+    large batch. sum: losses are added up, and the gradient grows with the number of micro-batches.
+    """
+    train, device = plan.train, plan.device
+    valid = [valid_pixels(batch.target_NHW) for batch in micro_batches]
+    losses = []
+    state.optimizer.zero_grad(set_to_none=True)
+    for batch, pixels in zip(micro_batches, valid, strict=True):
+        image_NCHW = preparation(batch.pixels_NHWB.to(device, non_blocking=True))
+        with autocast(device, plan.dtype):
+            logits_NCHW = padded_logits(forward, image_NCHW)
+        loss = mixed_loss(loss_fn, logits_NCHW.float(), batch, device)
+        value = EarlyValue(loss)
+        share = pixels / max(sum(valid), 1) if train.accumulate.reduce == "mean" else 1.0
+        state.scaler.scale(loss * share).backward()
+        losses.append(value.get())
+        if not np.isfinite(losses[-1]):
+            names = listed(plan.tile_names[tile] for _, tile, _ in batch.keys)
+            raise UserError(
+                f"member {plan.name}: the loss is {losses[-1]} in epoch {state.epoch} at lr {lr:.2e}, tiles {names}; "
+                f"no step was taken with it. Lower train.lr, or set train.precision to fp32, or look at these tiles"
+            )
+    if train.clip_grad_norm is not None:
+        state.scaler.unscale_(state.optimizer)
+        nn.utils.clip_grad_norm_(state.network.parameters(), train.clip_grad_norm)
+    state.scaler.step(state.optimizer)
+    state.scaler.update()
+    return losses
+
+
+def mixed_loss(loss_fn: nn.Module, logits_NCHW: torch.Tensor, batch: Batch, device: torch.device) -> torch.Tensor:
+    """The loss of a batch. Mixed tiles count for each target by its share; each tile has a share of its own, so a
+    batch that holds some is scored tile by tile."""
+    target_NHW = batch.target_NHW.to(device, torch.int64, non_blocking=True)
+    if bool((batch.share_N == 1).all()):
+        return loss_fn(logits_NCHW, target_NHW)
+    second_NHW = batch.second_NHW.to(device, torch.int64, non_blocking=True)
+    losses = [
+        share * loss_fn(logits_NCHW[i : i + 1], target_NHW[i : i + 1])
+        + (1 - share) * loss_fn(logits_NCHW[i : i + 1], second_NHW[i : i + 1])
+        for i, share in enumerate(batch.share_N.tolist())
+    ]
+    return torch.stack(losses).mean()
+
+
+def finish_epoch(
+    plan: Plan,
+    state: TrainState,
+    micro_steps: int,
+    lr: float,
+    validate: Callable[[nn.Module], float],
+    save_best: Callable[[TrainState], None],
+) -> None:
+    """Count the epoch, score it where asked, and write its row of the log."""
+    train = plan.train
+    state.epoch, state.micro_step = state.epoch + 1, 0
+    state.averages.after_epoch(state.network, state.epoch)
+    due = train.validate_every and (state.epoch % train.validate_every == 0 or state.epoch == train.epochs)
+    miou = validate(state.network.eval()) if due else None
+    row = {"epoch": state.epoch, "lr": lr, "loss": state.loss_sum / micro_steps, "val_miou": miou}
+    state.log.append(row)
+    if miou is not None:
+        state.plateau.after_validation(miou)
+        if miou > state.best_miou:
+            state.best_miou = miou
+            save_best(state)
+
+
+class EarlyValue:
+    """A device scalar on its way to the host: read after the backward pass is queued, so that the GPU never waits."""
+
+    def __init__(self, value: torch.Tensor) -> None:
+        value = value.detach()
+        if value.device.type == "cuda":
+            self.host = torch.empty((), dtype=value.dtype, pin_memory=True)
+            self.host.copy_(value, non_blocking=True)
+            self.arrived = torch.cuda.Event()
+            self.arrived.record()
+        else:
+            self.host, self.arrived = value, None
+
+    def get(self) -> float:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.host.item()
+
+
+def chunks(items: Iterable, size: int) -> Iterator[list]:
+    """Lists of `size` items; the last may be shorter."""
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,38 @@
+"""One member from start to end in one process: train, predict its held-out fold, predict the test tiles."""
+
+from base.command import run as run_command
+from base.command import stage_parser
+from config import load_experiment, open_run
+from pipeline.device import pick_device, set_threads
+from pipeline.members import add_member_options, member_of
+from pipeline.predict import predict_oof, predict_test
+from pipeline.stopping import Stopped, StopRequest
+from pipeline.train import train_member
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = stage_parser(
+        "pipeline.member",
+        "Train one member, then predict its held-out fold and the test tiles: what a job of pipeline.cv runs.",
+        "--model unet_r18 --fold 0",
+    )
+    add_member_options(parser)
+    args = parser.parse_intermixed_args(argv)
+    run = open_run(load_experiment(args.config, args.overrides))
+    member = member_of(run, args)
+    set_threads(run.experiment.jobs)
+    device = pick_device(run.experiment.jobs)
+    stop = StopRequest().install()
+    try:
+        train_member(run, member, device, stop)
+        predict_oof(run, member, device, stop)
+        predict_test(run, member, device, stop)
+    except Stopped:
+        print(f"{member}: stopped; the same command goes on", flush=True)
+        return stop.exit_code
+    print(f"{member}: done")
+    return 0
+
+
+if __name__ == "__main__":
+    run_command(main)

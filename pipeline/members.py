@@ -1,0 +1,101 @@
+"""A trained member on disk: what it was trained on, how it prepares pixels, its weights by kind."""
+
+import argparse
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+
+from base.errors import UserError
+from base.files import hash_file, read_json, write_json
+from base.stamps import read_stamp, stamp_path
+from config import Member, Run
+from models.zoo import build_model
+from pipeline.prepare import Preparation
+
+
+@dataclass(frozen=True)
+class MemberRecord:
+    """`member.json`: what a person, the provenance check and prediction need to know of a member."""
+
+    model: str
+    fold: int
+    seed: int
+    target: str
+    classes: list[str]
+    """Of the output's channels; for a specialist, its one class."""
+    train_tiles: list[str]
+    held_out: list[str]
+    preparation: dict[str, Any]
+
+    @classmethod
+    def read(cls, folder: Path) -> "MemberRecord":
+        return cls(**read_json(folder / "member.json"))
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / "member.json", asdict(self))
+
+
+def weights_path(folder: Path, kind: str) -> Path:
+    """The weights of a kind: last, best, ema, swa."""
+    return folder / "weights" / f"{kind}.safetensors"
+
+
+def member_is_finished(run: Run, member: Member) -> bool:
+    return run.is_fresh(run.member_dir(member), run.member_keys(member.model), run.member_inputs())
+
+
+def load_member(run: Run, member: Member, device: torch.device) -> tuple[nn.Module, Preparation, str]:
+    """The network in eval mode, its preparation, and the sha256 of the weights that `predict.weights` names.
+
+    Raises:
+        UserError: not trained yet, no weights of that kind, or weights edited since they were written.
+    """
+    folder, kind = run.member_dir(member), run.experiment.predict.weights
+    if not member_is_finished(run, member):
+        raise UserError(
+            f"member {member} is not trained yet. Run: python -m pipeline.train --config FILE "
+            f"--model {member.model.name} --fold {member.fold} --seed {member.seed}"
+        )
+    path = weights_path(folder, kind)
+    recorded = read_stamp(stamp_path(folder, is_folder=True)).outputs
+    if path.name not in recorded:
+        raise UserError(f"member {member} has no weights {kind!r}; it has {', '.join(Path(n).stem for n in recorded)}")
+    if not path.exists() or (digest := hash_file(path)) != recorded[path.name]:
+        raise UserError(f"{path}: missing or changed since it was written. Delete {folder} and train the member again")
+    record = MemberRecord.read(folder)
+    preparation = Preparation(**record.preparation)
+    network = build_model(
+        member.model.model_copy(update={"encoder_weights": None}), preparation.channels, len(record.classes)
+    )
+    network.load_state_dict(load_file(path))
+    return network.to(device, memory_format=torch.channels_last).eval(), preparation, digest
+
+
+def add_member_options(parser: argparse.ArgumentParser) -> None:
+    """--model, --fold, --seed: which member a command works on."""
+    parser.add_argument("--model", required=True, metavar="NAME", help="one of the experiment's models")
+    parser.add_argument("--fold", required=True, type=int, metavar="K", help="the fold that it never sees")
+    parser.add_argument("--seed", type=int, metavar="S", help="default: the experiment's first")
+
+
+def member_of(run: Run, args: argparse.Namespace) -> Member:
+    """The member that the options name.
+
+    Raises:
+        UserError: the experiment has no such model, fold or seed.
+    """
+    try:
+        model = run.experiment.model(args.model)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    seeds = run.experiment.seeds
+    seed = seeds[0] if args.seed is None else args.seed
+    if not 0 <= args.fold < run.experiment.folds.k:
+        raise UserError(f"--fold {args.fold}: folds are 0..{run.experiment.folds.k - 1}")
+    if seed not in seeds:
+        raise UserError(f"--seed {seed}: seeds are {', '.join(map(str, seeds))}")
+    return Member(model, args.fold, seed)

@@ -1,0 +1,165 @@
+"""Predict with a member: its held-out fold (OOF) and the test tiles, by one code path, into probability stores."""
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import nn
+
+from base.command import run as run_command
+from base.command import stage_parser
+from base.errors import UserError, listed
+from base.files import hash_value
+from base.stamps import read_stamp, stamp_path
+from base.version import code_version
+from config import Member, Run, load_experiment, open_run
+from config.ensemble import Predict
+from config.training import Model
+from folds.tiles import read_tiles
+from models.zoo import padded_logits
+from pipeline.device import autocast, autocast_dtype, pick_device, set_threads
+from pipeline.members import MemberRecord, add_member_options, load_member, member_of, weights_path
+from pipeline.pack import open_pack
+from pipeline.prepare import Preparation
+from pipeline.stopping import Stopped, StopRequest
+from pipeline.store import open_store, write_store
+from pipeline.tta import build_views, predict_probs
+
+
+def forward_probs(
+    network: nn.Module,
+    preparation: Preparation,
+    pixels_NHWB: np.ndarray,
+    tile_N: np.ndarray,
+    settings: Predict,
+    precision: str,
+    device: torch.device,
+) -> Iterator[np.ndarray]:
+    """Probabilities of tiles, batch by batch: (n, C, H, W) float32, views averaged.
+
+    Args:
+        network: in eval mode, on the device.
+        pixels_NHWB: an array or memory map; only the rows `tile_N` are read, in that order.
+    """
+    dtype = autocast_dtype(precision, device)
+    views = build_views(settings)
+    forward = partial(padded_logits, network)
+    for first in range(0, len(tile_N), settings.batch):
+        rows = tile_N[first : first + settings.batch]
+        pixels = torch.from_numpy(np.array(pixels_NHWB[rows])).to(device, non_blocking=True)
+        with torch.inference_mode(), autocast(device, dtype):
+            yield predict_probs(forward, preparation(pixels), views, settings.merge).cpu().numpy()
+
+
+def predict_oof(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path:
+    """Write the OOF store of a member unless it holds already; return its path."""
+    record = MemberRecord.read(run.member_dir(member))
+    return _predict_split(run, member, device, run.oof_store(member), "oof", record.held_out, stop)
+
+
+def predict_test(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path | None:
+    """Write the member's part of the test store unless the part or the whole holds already; None without a test set."""
+    names = read_tiles(run.tiles_csv).query("split == 'test'").name.tolist()
+    return _predict_split(run, member, device, run.test_part(member), "test", names, stop) if names else None
+
+
+def mean_test(run: Run, model: Model) -> Path | None:
+    """Write a model's test store, the mean over its members' parts, read tile by tile; the parts are then removed.
+
+    Raises:
+        UserError: parts are missing; lists them.
+    """
+    members = list(run.members(model))
+    wanted = {str(member): _weights_hash(run, member) for member in members}
+    path = run.test_store(model)
+    if path.exists() and open_store(path).manifest["members"] == wanted:
+        return path
+    missing = [member for member in members if not run.test_part(member).exists()]
+    if missing and not read_tiles(run.tiles_csv).eval("split == 'test'").any():
+        return None
+    if missing:
+        raise UserError(
+            f"model {model.name}: no test predictions by {listed(missing)}. "
+            f"Run: python -m pipeline.cv --config FILE --only model={model.name}"
+        )
+    parts = [open_store(run.test_part(member)) for member in members]
+    manifest = {"kind": "test", "model": model.name, "members": wanted, "variant": run.variant}
+    first = parts[0]
+    with write_store(
+        path, first.names, first.classes, *first.size_px, manifest, run.experiment.predict.dtype
+    ) as writer:
+        for tile in track(range(len(first)), f"mean of {model.name}", transient=True):
+            writer.append(np.mean([part.read(tile) for part in parts], axis=0, dtype=np.float32)[None])
+    for member in members:
+        shutil.rmtree(run.test_part(member))
+    return path
+
+
+def _predict_split(
+    run: Run, member: Member, device: torch.device, path: Path, kind: str, names: list[str], stop: StopRequest
+) -> Path:
+    network, preparation, weights_hash = load_member(run, member, device)
+    if path.exists() and open_store(path).manifest["weights_sha256"] == weights_hash:
+        return path
+    settings, record = run.experiment.predict, MemberRecord.read(run.member_dir(member))
+    pack = open_pack(run, read_tiles(run.tiles_csv))
+    pixels, order = (
+        (pack.train_image_NHWB, pack.train_names) if kind == "oof" else (pack.test_image_NHWB, pack.test_names)
+    )
+    row_of = {name: row for row, name in enumerate(order)}
+    rows = np.array([row_of[name] for name in names])
+    train = run.experiment.train_of(member.model)
+    batches = forward_probs(network, preparation, pixels, rows, settings, train.precision, device)
+    manifest = {
+        "kind": kind,
+        "model": member.model.name,
+        "fold": member.fold,
+        "seed": member.seed,
+        "target": member.model.target,
+        "variant": run.variant,
+        "weights": settings.weights,
+        "weights_sha256": weights_hash,
+        "inputs": run.member_inputs(),
+        "keys_sha256": hash_value(run.member_keys(member.model)),
+        "code": code_version(),
+    }
+    with write_store(path, names, record.classes, *pixels.shape[1:3], manifest, settings.dtype) as writer:
+        total = -(-len(rows) // settings.batch)
+        for probs_NCHW in track(batches, f"{kind} {member}", total=total, transient=True):
+            writer.append(probs_NCHW)
+            if stop:
+                raise Stopped(str(member))  # a store is whole or absent: the next run predicts it from its first tile
+    return path
+
+
+def _weights_hash(run: Run, member: Member) -> str | None:
+    stamp = read_stamp(stamp_path(run.member_dir(member), is_folder=True))
+    return (
+        stamp.outputs.get(weights_path(run.member_dir(member), run.experiment.predict.weights).name) if stamp else None
+    )
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = stage_parser(
+        "pipeline.predict",
+        "Predict with a trained member: its held-out fold, or the test tiles; or average a model's test predictions.",
+        "--model unet_r18 --fold 0 --split oof",
+    )
+    add_member_options(parser)
+    parser.add_argument("--split", choices=["oof", "test"], default="oof", help="which tiles (default: %(default)s)")
+    args = parser.parse_intermixed_args(argv)
+    run = open_run(load_experiment(args.config, args.overrides))
+    member = member_of(run, args)
+    set_threads(run.experiment.jobs)
+    device = pick_device(run.experiment.jobs)
+    predict_split = predict_oof if args.split == "oof" else predict_test
+    path = predict_split(run, member, device, StopRequest())
+    print(f"{args.split} {member}: {path or 'no test set'}")
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# The main job, from tiles to the zip:   bash run_cv.sh [CONFIG] [key=value ...]
+# Every stage skips what is finished and valid, so this can be run again after anything.
+#
+#   bash run_cv.sh                                              the generated demo competition
+#   bash run_cv.sh configs/naip.yaml data.root=DIR              your tiles
+#   bash run_cv.sh configs/suichang.yaml redo=stale             after a change of keys: make again what depends on them
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")"
+source scripts/environment.sh requirements.txt
+
+config=configs/demo.yaml
+if [[ $# -gt 0 && $1 != *=* ]]; then config=$1; shift; fi
+stage() { "$PYTHON" -m "$@"; }
+
+stage folds.landscape --config "$config" "$@"    # draws the demo competition; nothing where data.generate is not set
+stage folds.tiles     --config "$config" "$@"    # which tiles there are            -> tiles.csv
+stage folds.assign    --config "$config" "$@"    # which fold each belongs to       -> folds.csv
+stage folds.check     --config "$config" "$@"    # is anything wrong with them?     -> check.csv
+stage pipeline.cv     --config "$config" "$@"    # train and predict every member   -> members/, test/
+stage ensemble.blend  --config "$config" "$@"    # blend, score, label              -> oof.csv, the zip
