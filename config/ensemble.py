@@ -1,4 +1,4 @@
-"""How members predict, how they are blended, what is handed in, and on what machine."""
+"""How members predict, how they are blended, and what is handed in."""
 
 from typing import Literal
 
@@ -28,16 +28,3 @@ class Submission(Section):
     """png: a zip of one-channel PNGs."""
     folder: str = "results"
     """Folder inside the zip."""
-
-
-class Jobs(Section):
-    """The machine. Nothing here changes a result, so nothing here makes one stale."""
-
-    device: str = "auto"
-    """auto: every GPU, else the CPU; or cpu, cuda:0, ..."""
-    loader_workers: int = Field(0, ge=0)
-    """Processes that load and augment for one member; 0: the training process does it."""
-    threads: int = Field(0, ge=0)
-    """CPU threads of one job; 0: the cores divided by the jobs that run side by side."""
-    parallel: int = Field(0, ge=0)
-    """Jobs side by side; 0: one per device, on a CPU one per two cores."""

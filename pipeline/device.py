@@ -5,7 +5,7 @@ import os
 import torch
 
 from base.errors import UserError
-from config.ensemble import Jobs
+from config.jobs import Jobs
 
 
 def pick_device(jobs: Jobs) -> torch.device:

@@ -1,0 +1,74 @@
+"""One at a time: a lock file that says who holds it. The kernel frees it when its holder dies, whatever killed it."""
+
+import contextlib
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from base.errors import UserError
+
+
+@contextlib.contextmanager
+def held(path: str | Path, what: str) -> Iterator[None]:
+    """Hold the lock `path` for the block.
+
+    Args:
+        what: what the lock guards, for the message: "run 'naip'".
+
+    Raises:
+        UserError: somebody else holds it; names the process, its host and since when.
+    """
+    lock = try_lock(path)
+    if lock is None:
+        raise UserError(f"{what} is being worked on by {holder_of(path)}; wait for it, or stop it")
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def try_lock(path: str | Path, for_everybody: bool = False) -> FileLock | None:
+    """The lock, taken and not to be dropped until `release()`; None while a living process has it.
+
+    Args:
+        for_everybody: other users of this machine may take it later.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    mode = {"mode": 0o666} if for_everybody else {}
+    # thread_local: any thread of this process may release what another one took.
+    lock = FileLock(path, timeout=0, thread_local=False, on_acquired=_sign, **mode)
+    try:
+        lock.acquire()
+    except Timeout:
+        return None
+    return lock
+
+
+def is_free(path: str | Path) -> bool:
+    """Whether nobody holds the lock just now."""
+    if not Path(path).exists():
+        return True
+    lock = try_lock(path)
+    if lock:
+        lock.release()
+    return lock is not None
+
+
+def holder_of(path: str | Path) -> str:
+    """Who took the lock last, as "process 123 on host box since 2021-03-01 12:00:00"."""
+    try:
+        holder = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError):  # taken this very moment and not yet signed
+        return "another process"
+    return f"process {holder['pid']} on host {holder['host']} since {holder['since']}"
+
+
+def _sign(descriptor: int) -> None:
+    holder = {"pid": os.getpid(), "host": socket.gethostname(), "since": time.strftime("%Y-%m-%d %H:%M:%S")}
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, json.dumps(holder).encode(), 0)

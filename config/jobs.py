@@ -1,0 +1,53 @@
+"""On which machines and devices members are made, and what is done when one of them fails."""
+
+from typing import Annotated
+
+from pydantic import Field, model_validator
+
+from config.base import Section
+
+Device = Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")]
+Devices = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] | Annotated[list[Device], Field(min_length=1)]
+
+
+class Jobs(Section):
+    """The machine. Nothing here changes a result beyond its last bits, so nothing here makes one stale."""
+
+    devices: Devices = "auto"
+    """auto: every GPU, else the CPU; or cpu; or a GPU, or a list of GPUs: [cuda:0, cuda:1]. One stage run by hand
+    takes the first."""
+    per_device: int = Field(1, ge=1)
+    """Jobs side by side on one GPU; more than 1 pays for small networks."""
+    parallel: int = Field(0, ge=0)
+    """Jobs side by side on a machine at most; 0: as many as its GPUs hold, on CPUs as many as its cores allow."""
+    threads: int = Field(0, ge=0)
+    """CPU threads of one job; 0: the cores divided by the jobs that can run side by side (1 on CPUs, when the
+    experiment has that many members). Another number gives other last bits on a CPU."""
+    loader_workers: int = Field(0, ge=0)
+    """Processes that load and augment for one member; 0: the training process does it."""
+    retries: int = Field(2, ge=0)
+    """A job that crashed or was killed goes on from its last checkpoint up to this many times."""
+    backend: str = "loky"
+    """loky: this machine; dask: the workers of `dask`; or any other backend that is registered with joblib."""
+    dask: Annotated[str, Field(pattern=r"^(tcp|tls|ucx|ws|wss)://.+")] | None = None
+    """Address of a Dask scheduler, tcp://host:8786; implies that backend. See docs/cluster.md."""
+
+    @property
+    def device(self) -> str:
+        """Where one stage run by hand works: auto, cpu, cuda:0, ..."""
+        return self.devices if isinstance(self.devices, str) else self.devices[0]
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Jobs":
+        devices = [self.devices] if isinstance(self.devices, str) else self.devices
+        if len({*devices}) < len(devices):
+            raise ValueError("devices: one is given twice")
+        if "cpu" in devices and len(devices) > 1:
+            raise ValueError("devices: cpu stands alone; jobs on it would take the cores that feed the GPUs")
+        if self.backend == "dask" and not self.dask:
+            raise ValueError("backend dask needs the scheduler's address: jobs.dask=tcp://HOST:8786")
+        return self
+
+    @property
+    def joblib_backend(self) -> str:
+        return "dask" if self.dask else self.backend

@@ -1,0 +1,199 @@
+"""Many jobs over all devices through joblib: longest first, nothing lost when one, or a worker, or we ourselves fail.
+
+A joblib task supervises one subprocess (`pipeline/supervise.py`), so a backend only has to spread functions over
+processes or machines: loky here, Dask on a cluster, whatever else is registered.
+"""
+
+import contextlib
+import signal
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+import pandas as pd
+from joblib import Parallel, delayed, parallel_config
+from joblib.externals.loky.process_executor import BrokenProcessPool
+from joblib.parallel import BACKENDS
+
+from base.errors import UserError, listed
+from base.files import whole_file
+from config.jobs import Jobs
+from pipeline.session import BEAT_S, Session
+from pipeline.slots import place_here
+from pipeline.supervise import Attempt, Job, JobState, Rules, supervise
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a grid."""
+
+    states: dict[str, JobState]
+    """By job name."""
+    signal: int | None
+    """What stopped it: SIGINT or SIGTERM; None: nothing did."""
+
+
+Watch = Callable[[dict[str, JobState]], None]
+"""Shown the state of every job every second or two, and once more at the end."""
+
+
+def run_jobs(
+    jobs: Sequence[Job], folder: Path, settings: Jobs, members: int, watch: Watch = lambda states: None
+) -> Outcome:
+    """Run all jobs, each after those it needs.
+
+    The caller holds the lock of the run: two of these on one folder would stop each other.
+
+    Args:
+        folder: for logs, states and the session, on storage that all workers share.
+        members: of the whole experiment; bounds the threads of a job (see `place_here`).
+
+    Raises:
+        UserError: a backend that is not there, a scheduler that does not answer, a worker without the storage.
+    """
+    session = Session(folder.absolute())
+    rules = Rules(session.listener(), Path.cwd(), settings, members)
+    session.beat()
+    with _stopping(session), _beating(session, jobs, watch) as states, _backend(settings, members) as many:
+        for wave in waves(jobs):
+            ready = [job for job in wave if all(states()[name].status == "done" for name in job.after)]
+            for job in wave:
+                if job not in ready:
+                    _skip(session, job, states())
+            _run_wave(sorted(ready, key=lambda job: -job.cost_s), session, rules, many, states)
+    return Outcome(read_states(session, jobs), session.signal)
+
+
+def waves(jobs: Sequence[Job]) -> list[list[Job]]:
+    """Jobs in layers: each needs only jobs of earlier ones. joblib knows no dependencies; ours are two layers deep."""
+    depth: dict[str, int] = {}
+    left = list(jobs)
+    while left:
+        ready = [job for job in left if all(name in depth for name in job.after)]
+        if not ready:
+            raise ValueError(f"jobs wait for each other, or for one that is not there: {[job.name for job in left]}")
+        for job in ready:
+            depth[job.name] = 1 + max((depth[name] for name in job.after), default=-1)
+        left = [job for job in left if job.name not in depth]
+    return [[job for job in jobs if depth[job.name] == level] for level in range(max(depth.values(), default=-1) + 1)]
+
+
+def read_states(session: Session, jobs: Sequence[Job]) -> dict[str, JobState]:
+    """The state of each job in this session; one that only an earlier session knew is waiting."""
+    states = {}
+    for job in jobs:
+        state = JobState.read(session.folder, job.name)
+        states[job.name] = state if state.session == session.id else JobState(job.name, attempts=state.attempts)
+    return states
+
+
+def write_attempts(path: Path, folder: Path) -> None:
+    """`jobs.csv`: a row per attempt of every job that the folder knows, in the order in which they began."""
+    names = [p.relative_to(folder / "state").with_suffix("").as_posix() for p in (folder / "state").rglob("*.json")]
+    rows = [attempt for name in names for attempt in JobState.read(folder, name).attempts]
+    rows.sort(key=lambda row: (row.started, row.job))
+    table = pd.DataFrame(rows, columns=list(Attempt.__dataclass_fields__))
+    with whole_file(path) as aside:
+        table.to_csv(aside, index=False)
+
+
+def _run_wave(jobs: list[Job], session: Session, rules: Rules, many: Callable[[], Parallel], states: Callable) -> None:
+    """Run jobs that need nothing any more. Workers that die take their jobs along: those are sent out again."""
+    for _ in range(1 + rules.jobs.retries):
+        left = [job for job in jobs if states()[job.name].status in ("waiting", "running")]
+        if not left or session.order != "go":
+            return
+        with contextlib.suppress(*_worker_deaths(rules.jobs)):
+            many()(delayed(supervise)(job, rules) for job in left)
+    for job in jobs:
+        state = states()[job.name]
+        if session.order == "go" and state.status in ("waiting", "running"):
+            state.status, state.session = "failed", session.id
+            state.message = f"its worker died {1 + rules.jobs.retries} times; see the memory and the log of the worker"
+            state.write(session.folder)
+
+
+@contextlib.contextmanager
+def _backend(settings: Jobs, members: int) -> Iterator[Callable[[], Parallel]]:
+    """What makes a `Parallel` over the workers there are."""
+    name = settings.joblib_backend
+    if name != "dask":
+        if name not in BACKENDS:
+            raise UserError(f"jobs.backend {name!r}: joblib knows only {listed(BACKENDS)}; others must be registered")
+        slots = len(place_here(settings, members).slots)
+        with parallel_config(backend=name):
+            # All at once, one by one: a queue that is longest first, without batches that would undo it.
+            yield lambda: Parallel(n_jobs=slots, batch_size=1, pre_dispatch="all")
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise UserError("jobs.dask needs Dask. Run: pip install -r requirements-dask.txt") from None
+    try:
+        client = Client(settings.dask, set_as_default=False, timeout=10)
+    except OSError as error:
+        raise UserError(
+            f"jobs.dask {settings.dask}: no scheduler answers ({error}); see docs/cluster.md for how to start one"
+        ) from None
+    with client, parallel_config(backend="dask", client=client, wait_for_workers_timeout=60):
+        yield lambda: Parallel(n_jobs=-1, batch_size=1, pre_dispatch="all")
+
+
+def _worker_deaths(settings: Jobs) -> tuple[type[Exception], ...]:
+    """What a backend raises when it loses a worker."""
+    if settings.joblib_backend != "dask":
+        return (BrokenProcessPool,)
+    from distributed import KilledWorker
+
+    return (BrokenProcessPool, KilledWorker)
+
+
+def _skip(session: Session, job: Job, states: dict[str, JobState]) -> None:
+    missing = [name for name in job.after if states[name].status != "done"]
+    state = states[job.name]
+    state.status, state.session = "skipped", session.id
+    state.message = f"needs {missing[0]}" + (f" and {len(missing) - 1} more" if len(missing) > 1 else "")
+    state.write(session.folder)
+
+
+@contextlib.contextmanager
+def _stopping(session: Session) -> Iterator[None]:
+    """SIGINT and SIGTERM: the first one stops all jobs at their next step boundary, the second one kills them."""
+
+    def note(number: int, frame: FrameType | None) -> None:
+        session.ask("stop" if session.order == "go" else "kill")
+        session.signal = number
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if session.order == "go":
+            session.ask("stop")  # whatever still runs on a worker that we lost sight of
+
+
+@contextlib.contextmanager
+def _beating(session: Session, jobs: Sequence[Job], watch: Watch) -> Iterator[Callable[[], dict[str, JobState]]]:
+    """Show that we live, and the states to the watcher, from a thread of its own; yields what reads the states."""
+    ended = threading.Event()
+
+    def states() -> dict[str, JobState]:
+        return read_states(session, jobs)
+
+    def loop() -> None:
+        while not ended.wait(BEAT_S / 2):
+            session.beat()
+            watch(states())
+
+    thread = threading.Thread(target=loop, daemon=True)
+    thread.start()
+    try:
+        yield states
+    finally:
+        ended.set()
+        thread.join()
+        watch(states())

@@ -1,0 +1,227 @@
+"""One job under supervision, inside a worker of any joblib backend: its slot, its process, its log, its retries."""
+
+import contextlib
+import json
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from base.files import read_json, write_json
+from base.locks import is_free
+from config.jobs import Jobs
+from pipeline import guard
+from pipeline.session import Listener
+from pipeline.slots import Slot, place_here
+
+POLL_S = 0.2
+TAIL_LINES = 8  # of a failed job's log, for the summary
+LOST = "its worker was killed; time and memory are unknown"
+
+Status = Literal["waiting", "running", "done", "failed", "stopped", "skipped"]
+
+
+@dataclass(frozen=True)
+class Job:
+    """A command and what the scheduler has to know of it."""
+
+    name: str
+    """Also the path of its log and state: unet/fold0-seed0."""
+    command: tuple[str, ...]
+    """As a person types it; a leading `python` becomes the worker's own interpreter."""
+    cost_s: float = 1.0
+    """Expected seconds; the longest job goes first."""
+    after: tuple[str, ...] = ()
+    """Jobs that must be done before this one starts."""
+    lock: Path | None = None
+    """A lock that the command holds while it works; the job waits until nobody else does."""
+
+
+@dataclass
+class Attempt:
+    """A row of jobs.csv."""
+
+    job: str
+    attempt: int
+    host: str
+    device: str
+    started: str
+    exit_code: int
+    """As the shell has it, but negative for a signal: -9 is a kill."""
+    wall_s: float
+    peak_mib: float
+    """Of the job's largest process."""
+    note: str = ""
+
+
+@dataclass
+class JobState:
+    """What is known of a job; `state/NAME.json`, written by its supervisor only."""
+
+    job: str
+    status: Status = "waiting"
+    session: str = ""
+    host: str = ""
+    device: str = ""
+    since: float = 0.0
+    """Of the running attempt, in seconds since 1970."""
+    attempts: list[Attempt] = field(default_factory=list)
+    """All there ever were, those of earlier sessions too."""
+    message: str = ""
+    """Why it failed: the last lines of its log."""
+
+    @classmethod
+    def read(cls, folder: Path, job: str) -> "JobState":
+        path = state_path(folder, job)
+        if not path.exists():
+            return cls(job)
+        values = read_json(path)
+        return cls(**values | {"attempts": [Attempt(**row) for row in values["attempts"]]})
+
+    def write(self, folder: Path) -> None:
+        write_json(state_path(folder, self.job), asdict(self))
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What every supervisor of a session is told."""
+
+    listener: Listener
+    directory: Path
+    """Where commands run, and what their relative paths mean; absolute."""
+    jobs: Jobs
+    members: int
+    """Of the whole experiment; see `place_here`."""
+
+
+def state_path(folder: Path, job: str) -> Path:
+    return folder / "state" / f"{job}.json"
+
+
+def log_path(folder: Path, job: str) -> Path:
+    return folder / "logs" / f"{job}.log"
+
+
+def supervise(job: Job, rules: Rules) -> JobState:
+    """Run a job to its end, going on after failures; always returns, with what became of it.
+
+    Raises:
+        UserError: this worker does not see the run's folder.
+    """
+    listener = rules.listener
+    folder = listener.folder
+    if os.getpid() != listener.main_pid and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches loky's workers too; the main process decides
+    listener.refuse_other_storage()
+    place = place_here(rules.jobs, rules.members)
+    state = JobState.read(folder, job.name)
+    if state.status == "running":  # whoever supervised it was killed before it could write down the end
+        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.since))
+        lost = Attempt(job.name, len(state.attempts) + 1, state.host, state.device, started, -9, 0.0, 0.0, LOST)
+        state.attempts.append(lost)
+    state.status, state.session, state.host, state.message = "waiting", listener.id, socket.gethostname(), ""
+    failures, failed_on = 0, None
+    while state.status == "waiting":
+        if listener.order() != "go":
+            state.status = "stopped"
+            break
+        if job.lock and not is_free(job.lock):
+            time.sleep(POLL_S)
+            continue
+        with place.free_slot(avoid=failed_on) as slot:
+            if slot is None:
+                time.sleep(POLL_S)
+                continue
+            state.status, state.device, state.since = "running", slot.device, time.time()
+            state.write(folder)
+            attempt = _run_once(job, slot, rules, len(state.attempts) + 1)
+        state.attempts.append(attempt)
+        state.status = _verdict(attempt.exit_code, listener)
+        if state.status == "failed" and attempt.exit_code != 2 and failures < rules.jobs.retries:
+            failures, failed_on = failures + 1, attempt.device
+            state.status = "waiting"
+        state.write(folder)
+    if state.status == "failed":
+        state.message = "\n".join(log_tail(folder, job.name))
+    state.write(folder)
+    if listener.is_orphan:
+        os._exit(1)  # a loky worker whose main process was killed: nobody will ever ask for the result
+    return state
+
+
+def log_tail(folder: Path, job: str, lines: int = TAIL_LINES) -> list[str]:
+    """The last lines of a job's log."""
+    with open(log_path(folder, job), "rb") as file:
+        file.seek(max(0, os.path.getsize(file.name) - 8192))
+        text = file.read().decode("utf-8", errors="replace")
+    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+
+
+def _run_once(job: Job, slot: Slot, rules: Rules, number: int) -> Attempt:
+    """One process, from start to end."""
+    started = time.strftime("%Y-%m-%d %H:%M:%S")
+    log = log_path(rules.listener.folder, job.name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [*job.command, *slot.settings]
+    with open(log, "a", encoding="utf-8") as file:
+        bounds = " ".join(f"{key}={value}" for key, value in slot.environment.items())
+        file.write(f"\n# {started} attempt {number} on {socket.gethostname()} {slot.device}\n")
+        file.write(f"# {bounds} {shlex.join(command)}\n")
+    if command[0] == "python":
+        command[0] = sys.executable
+    process = subprocess.Popen(
+        [sys.executable, "-I", "-S", guard.__file__, str(log), *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=rules.directory,
+        env=os.environ | slot.environment,
+        bufsize=0,
+    )
+    result = _wait(process, rules.listener)
+    return Attempt(job.name, number, socket.gethostname(), slot.device, started, **result, note=_note(result, log))
+
+
+def _wait(process: subprocess.Popen, listener: Listener) -> dict:
+    """What the guard reports in the end; passes stop and kill on to it meanwhile."""
+    said = set()
+    while True:
+        try:
+            process.wait(POLL_S)
+            break
+        except subprocess.TimeoutExpired:
+            order = {"stop": b"s", "lost": b"s", "kill": b"k", "go": b""}[listener.order()]
+            if order and order not in said:
+                said.add(order)
+                with contextlib.suppress(BrokenPipeError):  # the job ended this very moment
+                    process.stdin.write(order)
+    report = process.stdout.read()
+    process.stdin.close()
+    process.stdout.close()
+    if not report:  # the guard itself was killed, and its job with it
+        return {"exit_code": -int(signal.SIGKILL), "wall_s": 0.0, "peak_mib": 0.0}
+    return json.loads(report)
+
+
+def _verdict(exit_code: int, listener: Listener) -> Status:
+    if exit_code == 0:
+        return "done"
+    return "failed" if listener.order() == "go" else "stopped"
+
+
+def _note(result: dict, log: Path) -> str:
+    """What an exit code means, in words."""
+    code = result["exit_code"]
+    if code == -signal.SIGKILL:
+        return "killed; most often the machine ran out of memory"
+    if code < 0:
+        return f"ended by {signal.Signals(-code).name}"
+    return {0: "", 2: "refused; see its log", 128 + signal.SIGINT: "stopped", 128 + signal.SIGTERM: "stopped"}.get(
+        code, "crashed; see its log"
+    )
