@@ -31,6 +31,9 @@ class Member:
     fold: int
     seed: int
 
+    def __hash__(self) -> int:  # names are unique in an experiment; a Model holds dicts, which have no hash
+        return hash((self.model.name, self.fold, self.seed))
+
     def __str__(self) -> str:
         return f"{self.model.name}/fold{self.fold}-seed{self.seed}"
 

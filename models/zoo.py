@@ -1,5 +1,6 @@
 """Networks by name: any smp architecture on any smp or timm encoder, with random, ImageNet or local weights."""
 
+import inspect
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -27,8 +28,11 @@ def build_model(model: Model, in_channels: int, num_classes: int) -> nn.Module:
         UserError: unknown architecture, encoder or argument, or encoder weights that do not fit; names what is known.
     """
     if model.arch.lower() not in ARCHITECTURES:
-        raise UserError(f"model {model.name}: unknown arch {model.arch!r}{nearest(model.arch, [*ARCHITECTURES.values()])}")
+        raise UserError(
+            f"model {model.name}: unknown arch {model.arch!r}{nearest(model.arch, [*ARCHITECTURES.values()])}"
+        )
     _check_encoder(model)
+    _check_params(model)
     download = model.encoder_weights == "imagenet"
     # timm's encoders take a flag (the weights' name is part of the encoder's), smp's take the weights' name.
     pretrained = (True if model.encoder.startswith("tu-") else "imagenet") if download else None
@@ -70,7 +74,9 @@ def load_encoder(encoder: nn.Module, path: Path, in_channels: int) -> None:
         weights = {f"model.{key}": value for key, value in weights.items()}
     missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
     if missing:
-        raise UserError(f"{path}: {len(missing)} of {len(wanted)} encoder parameters are not in it: {listed(missing, 3)}")
+        raise UserError(
+            f"{path}: {len(missing)} of {len(wanted)} encoder parameters are not in it: {listed(missing, 3)}"
+        )
     weights = {key: weights[key] for key in wanted if key in weights}
     for key, value in weights.items():
         if value.ndim == 4 and value.shape[1] == 3 != wanted[key].shape[1] == in_channels:
@@ -99,7 +105,9 @@ def padded_logits(network: nn.Module, image_NCHW: torch.Tensor) -> torch.Tensor:
 def _check_encoder(model: Model) -> None:
     name = model.encoder
     if name.startswith("timm-"):
-        raise UserError(f"model {model.name}: encoder {name!r} is an old name of smp; write {name.replace('timm-', 'tu-')!r}")
+        raise UserError(
+            f"model {model.name}: encoder {name!r} is an old name of smp; write {name.replace('timm-', 'tu-')!r}"
+        )
     if name.startswith("tu-"):
         known = [f"tu-{each}" for each in timm.list_models()]
         plain = name.split(".")[0]  # tu-resnet18.a1_in1k names a set of weights too
@@ -109,6 +117,19 @@ def _check_encoder(model: Model) -> None:
     if plain not in known:
         close = nearest(plain, known) if len(known) < 100 else nearest(plain, known).split("known:")[0]
         raise UserError(f"model {model.name}: unknown encoder {name!r}{close.rstrip('; ')}")
+
+
+def _check_params(model: Model) -> None:
+    """smp hands unknown arguments to the encoder, and its own encoders drop them without a word."""
+    if model.encoder.startswith("tu-"):
+        return  # timm takes arguments of its own, and refuses unknown ones
+    taken = inspect.signature(getattr(smp, ARCHITECTURES[model.arch.lower()])).parameters
+    known = [
+        name for name in taken if name not in ("encoder_name", "encoder_weights", "in_channels", "classes", "kwargs")
+    ]
+    unknown = [f"{name!r}{nearest(name, known)}" for name in model.params if name not in known]
+    if unknown:
+        raise UserError(f"model {model.name}: {model.arch} takes no params {', '.join(unknown)}")
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -1,0 +1,130 @@
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from base.command import run, stage_parser
+from base.errors import UserError, listed, refuse_all
+from base.files import hash_file, hash_value, read_json, whole_file, whole_folder, write_json
+from base.stamps import Stamp, read_stamp, stamp_path, write_stamp
+
+
+def test_listed_counts_what_it_leaves_out():
+    assert listed(["a", "b"]) == "a, b"
+    assert listed(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
+
+
+def test_refuse_all_names_every_problem_and_only_problems():
+    refuse_all("fine", [])
+    with pytest.raises(UserError, match="tiles: first; second"):
+        refuse_all("tiles", ["first", "second"])
+
+
+def test_a_file_is_whole_or_absent(tmp_path):
+    path = tmp_path / "deep" / "table.csv"
+    with pytest.raises(RuntimeError), whole_file(path) as aside:
+        aside.write_text("half")
+        raise RuntimeError
+    assert not path.exists()
+    with whole_file(path) as aside:
+        aside.write_text("whole")
+    with pytest.raises(RuntimeError), whole_file(path) as aside:
+        aside.write_text("half of the next")
+        raise RuntimeError
+    assert path.read_text() == "whole"
+    assert os.listdir(path.parent) == ["table.csv"]
+
+
+def test_a_folder_is_whole_or_absent_and_replaces_the_older_one(tmp_path):
+    path = tmp_path / "store"
+    for content in ("first", "second"):
+        with whole_folder(path) as aside:
+            (aside / content).write_text(content)
+    with pytest.raises(RuntimeError), whole_folder(path) as aside:
+        (aside / "third").write_text("half")
+        raise RuntimeError
+    assert os.listdir(path) == ["second"]
+    assert os.listdir(tmp_path) == ["store"]
+
+
+def test_hashes_know_content_and_not_the_order_of_keys(tmp_path):
+    write_json(tmp_path / "a.json", {"x": 1, "y": [2, 3]})
+    write_json(tmp_path / "b.json", {"x": 1, "y": [3, 2]})
+    assert hash_file(tmp_path / "a.json") != hash_file(tmp_path / "b.json")
+    assert hash_value({"x": 1, "y": 2}) == hash_value({"y": 2, "x": 1}) != hash_value({"x": 2, "y": 1})
+    assert read_json(tmp_path / "a.json") == {"x": 1, "y": [2, 3]}
+
+
+def test_stamp_round_trip_and_differences(tmp_path):
+    stamp = Stamp({"train.lr": 0.1, "train.old": 1}, {"folds.csv": "aa"}, {"last.safetensors": "bb"})
+    write_stamp(stamp_path(tmp_path, is_folder=True), stamp)
+    assert read_stamp(stamp_path(tmp_path, is_folder=True)) == stamp
+    assert stamp.finished
+    assert not Stamp({}, {}).finished
+    assert stamp.differences({"train.lr": 0.1, "train.old": 1}, {"folds.csv": "aa"}) == []
+    assert stamp.differences({"train.lr": 0.2, "train.new": 3}, {"folds.csv": "ab"}) == [
+        "train.lr 0.1 -> 0.2",
+        "train.new (none) -> 3",
+        "train.old 1 -> (none)",
+        "folds.csv has other content",
+    ]
+    assert read_stamp(tmp_path / "nothing.json") is None
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("two\n lines"), 2, "error: two lines\n"),
+        (OSError(errno.ENOSPC, "no space", "weights.pt"), 2, "error: weights.pt: the disk is full"),
+        (PermissionError(errno.EACCES, "denied", "runs"), 2, "error: runs: no permission"),
+        (KeyboardInterrupt(), 130, "error: stopped"),
+    ],
+)
+def test_what_a_person_can_mend_is_one_line(error, code, message, capsys):
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        run(main)
+    assert left.value.code == code
+    out = capsys.readouterr()
+    assert out.err.startswith(message)
+    assert out.err.count("\n") == 1
+    assert out.out == ""
+
+
+def test_a_bug_keeps_its_traceback():
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: 1 // 0)
+    with pytest.raises(OSError, match="odd"):
+        run(lambda: (_ for _ in ()).throw(OSError(errno.EPIPE + 1000, "odd")))
+
+
+def test_exit_code_of_main():
+    for code in (None, 0, 3):
+        with pytest.raises(SystemExit) as left:
+            run(lambda code=code: code)
+        assert left.value.code == (code or 0)
+
+
+def test_help_shows_an_example():
+    text = stage_parser("folds.assign", "Assign.", "folds.k=3").format_help()
+    assert "python -m folds.assign --config configs/demo.yaml folds.k=3" in text
+
+
+def test_a_closed_pipe_is_no_error():
+    code = "from base.command import run\nrun(lambda: [print('x' * 1000) for _ in range(10000)] and None)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent.parent,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    process.stdout.readline()
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    process.wait()

@@ -1,0 +1,54 @@
+"""Imports go one way, floor by floor, and the floors that need no torch do not load it."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# Each package with all that it may import. What stands in neither direction must not be imported.
+BELOW = {
+    "base": set(),
+    "config": {"base"},
+    "folds": {"base", "config"},
+    "models": {"base", "config"},
+    "pipeline": {"base", "config", "folds", "models"},
+    "submissions": {"base", "config", "folds"},
+    "ensemble": {"base", "config", "folds", "models", "pipeline", "submissions"},
+    "reports": {"base", "config", "folds", "models", "pipeline", "submissions", "ensemble"},
+}
+
+
+def imported_packages(path: Path) -> set[str]:
+    """Top-level packages that a file imports, inside functions too."""
+    packages = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            packages |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            packages.add(node.module.split(".")[0])
+    return packages
+
+
+@pytest.mark.parametrize("package", BELOW)
+def test_no_import_runs_up(package):
+    files = sorted((ROOT / package).rglob("*.py"))
+    upward = {
+        str(path.relative_to(ROOT)): sorted(wrong)
+        for path in files
+        if (wrong := (imported_packages(path) & BELOW.keys()) - BELOW[package] - {package})
+    }
+    assert not upward
+    assert files or package == "reports"
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["config", "folds.tiles", "folds.assign", "folds.check", "submissions.write", "submissions.verify", "ensemble.oof",
+     "ensemble.blend", "pipeline.store", "pipeline.pack", "pipeline.cv"],
+)  # fmt: skip
+def test_starts_without_torch(module):
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

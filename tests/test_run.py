@@ -1,0 +1,112 @@
+"""Staleness: what is finished and unchanged is left alone, what would come out different stops the run."""
+
+import pytest
+import yaml
+
+from base.errors import UserError
+from base.files import write_text
+from config import Experiment, Member, Run, load_experiment, open_run
+from tests.tiny import tiny_values, write_config
+
+
+def experiment_of(tmp_path, *overrides: str) -> Experiment:
+    return load_experiment(write_config(tmp_path / "tiny.yaml", tiny_values(tmp_path / "data", tmp_path)), overrides)
+
+
+@pytest.fixture
+def finished(tmp_path) -> Run:
+    """A run with one finished and one begun member, without any training."""
+    run = open_run(experiment_of(tmp_path))
+    write_text(run.tiles_csv, "tiles")
+    write_text(run.folds_csv, "folds")
+    done, begun = list(run.members())[:2]
+    keys, inputs = run.member_keys(done.model), run.member_inputs()
+    write_text(run.member_dir(done) / "weights" / "last.safetensors", "weights")
+    run.finish(run.member_dir(done), keys, inputs, [run.member_dir(done) / "weights" / "last.safetensors"])
+    run.begin(run.member_dir(begun), keys, inputs)
+    return run
+
+
+def test_members_are_the_whole_grid(tmp_path):
+    run = Run(experiment_of(tmp_path, "seeds=[3, 5]"))
+    assert [str(member) for member in run.members()] == [
+        f"unet/fold{fold}-seed{seed}" for seed in (3, 5) for fold in (0, 1, 2)
+    ]
+
+
+def test_experiment_yaml_holds_every_default_and_reads_back_the_same(tmp_path):
+    run = open_run(experiment_of(tmp_path, "train.lr=0.5"))
+    written = load_experiment(run.dir / "experiment.yaml")
+    assert written == run.experiment
+    assert yaml.safe_load((run.dir / "experiment.yaml").read_text())["train"]["weight_decay"] == 0.01
+
+
+def test_the_same_experiment_goes_on(finished, tmp_path):
+    run = open_run(experiment_of(tmp_path))
+    done, begun, missing = run.members()
+    for member, fresh in ((done, True), (begun, False), (missing, False)):
+        assert run.is_fresh(run.member_dir(member), run.member_keys(member.model), run.member_inputs()) is fresh
+
+
+@pytest.mark.parametrize(
+    ("override", "shown"),
+    [
+        ("train.lr=0.5", "train.lr 0.001 -> 0.5"),
+        ("train.epochs=3", "train.epochs 2 -> 3"),
+        ("folds.k=2", "folds.k 3 -> 2"),
+        ("data.normalize=tile", "data.normalize dataset -> tile"),
+        ("models.unet.encoder=resnet34", "models.unet.encoder resnet18 -> resnet34"),
+        ("models.unet.train={lr: 0.25}", "train.lr 0.001 -> 0.25"),
+    ],
+)
+def test_a_key_that_members_depend_on_stops_the_run(finished, tmp_path, override, shown):
+    with pytest.raises(UserError) as refused:
+        open_run(experiment_of(tmp_path, override))
+    message = str(refused.value)
+    assert shown in message
+    assert "unet/fold0-seed0, unet/fold1-seed0" in message
+    assert "redo=stale" in message
+    assert load_experiment(finished.dir / "experiment.yaml") == finished.experiment  # nothing was written
+
+
+def test_all_differing_keys_are_listed_at_once(finished, tmp_path):
+    with pytest.raises(UserError, match=r"train\.batch 3 -> 4, train\.lr 0\.001 -> 0\.5"):
+        open_run(experiment_of(tmp_path, "train.lr=0.5", "train.batch=4"))
+
+
+@pytest.mark.parametrize(
+    "override", ["blend.name=other", "predict.tta=d4", "jobs.threads=1", "name=other", "data.root=elsewhere"]
+)
+def test_other_keys_leave_members_alone(finished, tmp_path, override):
+    open_run(experiment_of(tmp_path, override))
+
+
+def test_an_edited_folds_file_stops_the_run(finished, tmp_path):
+    write_text(finished.folds_csv, "other folds")
+    with pytest.raises(UserError, match=r"folds\.csv has other content"):
+        open_run(experiment_of(tmp_path))
+
+
+def test_redo_throws_away_what_is_stale_and_nothing_else(finished, tmp_path):
+    kept = finished.dir / "members" / "other" / "fold0-seed0" / "stamp.json"
+    write_text(kept, "not of this experiment")
+    run = open_run(experiment_of(tmp_path, "train.lr=0.5", "redo=stale"))
+    assert not any(run.member_dir(member).exists() for member in run.members())
+    assert kept.exists()
+    assert "redo" not in yaml.safe_load((run.dir / "experiment.yaml").read_text())
+
+
+def test_a_finished_member_whose_folder_is_gone_is_not_fresh(finished):
+    member = next(iter(finished.members()))
+    assert isinstance(member, Member)
+    (finished.member_dir(member) / "stamp.json").unlink()
+    assert not finished.is_fresh(
+        finished.member_dir(member), finished.member_keys(member.model), finished.member_inputs()
+    )
+
+
+def test_stores_of_other_views_stand_side_by_side(tmp_path):
+    runs = [Run(experiment_of(tmp_path, f"predict.tta={tta}")) for tta in ("none", "flips", "d4")]
+    member = next(iter(runs[0].members()))
+    assert len({run.oof_store(member) for run in runs}) == 3
+    assert len({run.test_store(member.model) for run in runs}) == 3

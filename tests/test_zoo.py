@@ -1,0 +1,79 @@
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from base.errors import UserError
+from config.training import Model
+from models.zoo import ARCHITECTURES, DIVISOR, build_model, padded_logits
+
+SMALL = {"name": "m", "encoder": "resnet18"}
+
+
+@pytest.mark.parametrize("arch", ARCHITECTURES.values())
+def test_every_architecture_maps_4_bands_to_classes_and_back_propagates(arch):
+    encoder = "tu-vit_tiny_patch16_224" if arch == "DPT" else "resnet18"
+    network = build_model(Model(name="m", arch=arch, encoder=encoder), in_channels=4, num_classes=3)
+    side = {"DPT": 224, "PAN": 128}.get(arch, 64)
+    logits = network.train()(torch.rand(2, 4, side, side))
+    assert logits.shape == (2, 3, side, side)
+    logits.square().mean().backward()
+    # A decoder may leave a deep layer of its encoder aside; the first layer is always on the way.
+    first = next(p for p in network.encoder.parameters() if p.ndim == 4)
+    assert first.shape[1] == 4
+    assert first.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arch": "Unett"}, "unknown arch 'Unett'; did you mean Unet"),
+        ({"arch": "smp"}, "Segformer"),
+        ({"encoder": "resnet19"}, "did you mean resnet"),
+        ({"encoder": "tu-convnext_tny"}, "did you mean tu-convnext_tiny"),
+        ({"encoder": "timm-efficientnet-b0"}, "write 'tu-efficientnet-b0'"),
+        ({"params": {"decoder_chanels": [1]}}, "decoder_chanels"),
+        ({"encoder_weights": "no/such/file.pth"}, "no such file"),
+    ],
+)
+def test_mistakes_name_what_is_known(changes, message):
+    with pytest.raises(UserError, match=message):
+        build_model(Model(**SMALL | changes), in_channels=4, num_classes=3)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-mobilenetv3_small_100"])
+@pytest.mark.parametrize("suffix", [".safetensors", ".pth"])
+@pytest.mark.parametrize("bands", [3, 4, 7])
+def test_local_encoder_weights_are_loaded_and_the_first_layer_fits_the_bands(tmp_path, encoder, suffix, bands):
+    source = build_model(Model(name="m", encoder=encoder), in_channels=3, num_classes=2).encoder
+    weights = {key.removeprefix("model."): value.contiguous() for key, value in source.state_dict().items()}
+    weights["fc.weight"] = torch.ones(2, 2)  # a classifier's head comes along and is left aside
+    path = tmp_path / f"encoder{suffix}"
+    save_file(weights, path) if suffix == ".safetensors" else torch.save(weights, path)
+
+    loaded = build_model(Model(name="m", encoder=encoder, encoder_weights=str(path)), bands, 2).encoder
+    wanted, found = source.state_dict(), loaded.state_dict()
+    other = [key for key in wanted if wanted[key].shape != found[key].shape]
+    assert len(other) == (0 if bands == 3 else 1)
+    for key in wanted.keys() - set(other):
+        torch.testing.assert_close(found[key], wanted[key])
+    for key in other:  # the response to equal bands stays the same
+        torch.testing.assert_close(found[key].sum(1), wanted[key].repeat(1, 3, 1, 1)[:, :bands].sum(1) * 3 / bands)
+
+
+def test_foreign_files_are_refused(tmp_path):
+    (tmp_path / "text.pth").write_text("no weights")
+    torch.save({"conv1.weight": torch.ones(1)}, tmp_path / "other.pth")
+    torch.save([1, 2], tmp_path / "list.pth")
+    for name, message in (("text.pth", "not a file of weights"), ("other.pth", "are not in it"), ("list.pth", "dict")):
+        with pytest.raises(UserError, match=message):
+            build_model(Model(**SMALL, encoder_weights=str(tmp_path / name)), 4, 2)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (50, 64), (33, 70), (5, 97)])
+def test_padding_gives_logits_of_the_images_size(size):
+    def network(image):
+        assert image.shape[-2] % DIVISOR == image.shape[-1] % DIVISOR == 0
+        return image * 2
+
+    image = torch.rand(2, 4, *size)
+    torch.testing.assert_close(padded_logits(network, image), image * 2)
