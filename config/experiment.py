@@ -67,8 +67,13 @@ class Experiment(Section):
         return next(model for model in self.models if model.name == name)
 
     def dump(self) -> dict[str, Any]:
-        """Every key with its value, defaults included, as `experiment.yaml` keeps them."""
-        return self.model_dump(mode="json", exclude={"redo"})
+        """Every key with its value, defaults included, as `experiment.yaml` keeps them; not the machine's, `jobs`:
+        every job has a device of its own, and none of it is the experiment."""
+        return self.model_dump(mode="json", exclude={"redo", "jobs"})
+
+    @property
+    def member_count(self) -> int:
+        return len(self.models) * self.folds.k * len(self.seeds)
 
 
 def load_experiment(path: str | Path, overrides: list[str] = ()) -> Experiment:

@@ -30,10 +30,10 @@ def main(argv: list[str] | None = None) -> int:
         run = open_run(experiment)
         members = [member for member in run.members() if matches(member, parse_only(args.only, experiment))]
         jobs = member_jobs(members, args) + mean_jobs(members, args)
-        slots = len(place_here(experiment.jobs, count_members(experiment)).slots)
+        slots = len(place_here(experiment.jobs, experiment.member_count).slots)
         progress = {str(member): run.member_dir(member) / "log.csv" for member in members}
         with GridView(jobs, slots, progress) as view:
-            outcome = run_jobs(jobs, folder, experiment.jobs, count_members(experiment), view)
+            outcome = run_jobs(jobs, folder, experiment.jobs, experiment.member_count, view)
         write_attempts(run.dir / "jobs.csv", folder)
     return report(outcome, folder)
 
@@ -41,10 +41,6 @@ def main(argv: list[str] | None = None) -> int:
 def jobs_folder(run: Run) -> Path:
     """Logs, states and the lock of a run's grid."""
     return run.dir / "jobs"
-
-
-def count_members(experiment: Experiment) -> int:
-    return len(experiment.models) * experiment.folds.k * len(experiment.seeds)
 
 
 def parse_only(text: str | None, experiment: Experiment) -> dict[str, str]:

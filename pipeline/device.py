@@ -5,7 +5,9 @@ import os
 import torch
 
 from base.errors import UserError
+from config import Experiment
 from config.jobs import Jobs
+from pipeline.slots import threads_per_job
 
 
 def pick_device(jobs: Jobs) -> torch.device:
@@ -21,10 +23,9 @@ def pick_device(jobs: Jobs) -> torch.device:
     return device
 
 
-def set_threads(jobs: Jobs) -> None:
-    """CPU threads of this process. Sums are split by thread, so another number gives other last bits."""
-    if jobs.threads:
-        torch.set_num_threads(jobs.threads)
+def set_threads(experiment: Experiment) -> None:
+    """CPU threads of this process: as many as a job of the grid has, since another number gives other last bits."""
+    torch.set_num_threads(threads_per_job(experiment.jobs, experiment.member_count, torch.cuda.device_count()))
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

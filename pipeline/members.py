@@ -78,7 +78,7 @@ def load_member(run: Run, member: Member, device: torch.device) -> tuple[nn.Modu
 def add_member_options(parser: argparse.ArgumentParser) -> None:
     """--model, --fold, --seed: which member a command works on."""
     parser.add_argument("--model", required=True, metavar="NAME", help="one of the experiment's models")
-    parser.add_argument("--fold", required=True, type=int, metavar="K", help="the fold that it never sees")
+    parser.add_argument("--fold", type=int, metavar="K", help="the fold that it never sees")
     parser.add_argument("--seed", type=int, metavar="S", help="default: the experiment's first")
 
 
@@ -92,6 +92,8 @@ def member_of(run: Run, args: argparse.Namespace) -> Member:
         model = run.experiment.model(args.model)
     except ValueError as error:
         raise UserError(f"--{error}") from None
+    if args.fold is None:
+        raise UserError("--fold K is missing: which of the model's members?")
     seeds = run.experiment.seeds
     seed = seeds[0] if args.seed is None else args.seed
     if not 0 <= args.fold < run.experiment.folds.k:

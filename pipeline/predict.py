@@ -64,7 +64,11 @@ def predict_oof(run: Run, member: Member, device: torch.device, stop: StopReques
 def predict_test(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path | None:
     """Write the member's part of the test store unless the part or the whole holds already; None without a test set."""
     names = read_tiles(run.tiles_csv).query("split == 'test'").name.tolist()
-    return _predict_split(run, member, device, run.test_part(member), "test", names, stop) if names else None
+    if not names:
+        return None
+    if _mean_holds(run, member.model):
+        return run.test_store(member.model)
+    return _predict_split(run, member, device, run.test_part(member), "test", names, stop)
 
 
 def mean_test(run: Run, model: Model) -> Path | None:
@@ -74,9 +78,8 @@ def mean_test(run: Run, model: Model) -> Path | None:
         UserError: parts are missing; lists them.
     """
     members = list(run.members(model))
-    wanted = {str(member): _weights_hash(run, member) for member in members}
     path = run.test_store(model)
-    if path.exists() and open_store(path).manifest["members"] == wanted:
+    if _mean_holds(run, model):
         return path
     missing = [member for member in members if not run.test_part(member).exists()]
     if missing and not read_tiles(run.tiles_csv).eval("split == 'test'").any():
@@ -87,6 +90,7 @@ def mean_test(run: Run, model: Model) -> Path | None:
             f"Run: python -m pipeline.cv --config FILE --only model={model.name}"
         )
     parts = [open_store(run.test_part(member)) for member in members]
+    wanted = _weights_hashes(run, model)
     manifest = {"kind": "test", "model": model.name, "members": wanted, "variant": run.variant}
     first = parts[0]
     with write_store(
@@ -136,6 +140,16 @@ def _predict_split(
     return path
 
 
+def _mean_holds(run: Run, model: Model) -> bool:
+    """Whether the model's test store is there and was made from the weights that all of its members have now."""
+    path = run.test_store(model)
+    return path.exists() and open_store(path).manifest["members"] == _weights_hashes(run, model)
+
+
+def _weights_hashes(run: Run, model: Model) -> dict[str, str | None]:
+    return {str(member): _weights_hash(run, member) for member in run.members(model)}
+
+
 def _weights_hash(run: Run, member: Member) -> str | None:
     stamp = read_stamp(stamp_path(run.member_dir(member), is_folder=True))
     return (
@@ -151,10 +165,17 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_member_options(parser)
     parser.add_argument("--split", choices=["oof", "test"], default="oof", help="which tiles (default: %(default)s)")
+    parser.add_argument(
+        "--mean", action="store_true", help="average the test predictions of all of the model's members"
+    )
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
+    if args.mean:
+        path = mean_test(run, run.experiment.model(args.model))
+        print(f"test {args.model}: {path or 'no test set'}")
+        return
     member = member_of(run, args)
-    set_threads(run.experiment.jobs)
+    set_threads(run.experiment)
     device = pick_device(run.experiment.jobs)
     predict_split = predict_oof if args.split == "oof" else predict_test
     path = predict_split(run, member, device, StopRequest())

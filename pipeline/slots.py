@@ -75,7 +75,7 @@ def place_here(jobs: Jobs, members: int) -> Place:
         members: of the whole experiment; where there are fewer than cores, each gets more threads.
     """
     devices = devices_here(jobs)
-    threads = threads_per_job(jobs, members)
+    threads = threads_per_job(jobs, members, len(gpus()))
     bounded = dict.fromkeys(THREAD_VARIABLES, str(threads))
     if devices == ["cpu"]:
         count = jobs.parallel or max(1, joblib.cpu_count() // threads)
@@ -107,12 +107,15 @@ def devices_here(jobs: Jobs) -> list[str]:
     return devices
 
 
-def threads_per_job(jobs: Jobs, members: int) -> int:
+def threads_per_job(jobs: Jobs, members: int, gpu_count: int) -> int:
     """CPU threads of one job: `jobs.threads`, or the cores divided by the jobs that can run side by side at most."""
     if jobs.threads:
         return jobs.threads
-    devices = devices_here(jobs)
-    side_by_side = members if devices == ["cpu"] else min(members, len(devices) * jobs.per_device)
+    if jobs.devices == "auto":
+        devices = gpu_count
+    else:
+        devices = 0 if jobs.device == "cpu" else 1 if isinstance(jobs.devices, str) else len(jobs.devices)
+    side_by_side = min(members, devices * jobs.per_device) if devices else members
     return max(1, joblib.cpu_count() // side_by_side)
 
 

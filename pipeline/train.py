@@ -190,7 +190,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
     member = member_of(run, args)
-    set_threads(run.experiment.jobs)
+    set_threads(run.experiment)
     stop = StopRequest().install()
     try:
         folder = train_member(run, member, pick_device(run.experiment.jobs), stop)
