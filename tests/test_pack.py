@@ -1,0 +1,103 @@
+import threading
+
+import numpy as np
+import pytest
+
+from base.errors import UserError
+from config import load_experiment, open_run
+from config.data import IGNORE_INDEX
+from folds.classes import ClassTable
+from folds.images import read_image, read_mask
+from folds.tiles import make_tiles
+from pipeline.pack import Pack, full_scale, open_pack
+from tests.tiny import draw_image, tiny_values, write_config, write_mask, write_tif, write_tiny
+
+
+def pack_of(tmp_path, **data) -> tuple[Pack, ClassTable]:
+    values = tiny_values(tmp_path / "data", tmp_path)
+    values["data"] |= data
+    run = open_run(load_experiment(write_config(tmp_path / "tiny.yaml", values)))
+    return open_pack(run, make_tiles(run)), ClassTable.of(run.experiment.data)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16"])
+def test_a_pack_holds_the_files_pixels_in_the_tables_order(tmp_path, dtype):
+    root = write_tiny(tmp_path / "data", dtype=dtype)
+    pack, classes = pack_of(tmp_path)
+    assert pack.train_image_NHWB.dtype == dtype
+    assert (len(pack.train_names), len(pack.test_names)) == (9, 4)
+    for i, name in enumerate(pack.train_names):
+        np.testing.assert_array_equal(pack.train_image_NHWB[i], read_image(root / "train" / f"{name}.tif"))
+        np.testing.assert_array_equal(
+            classes.to_label(pack.train_mask_NHW[i]), read_mask(root / "train" / f"{name}.png")
+        )
+    for i, name in enumerate(pack.test_names):
+        np.testing.assert_array_equal(pack.test_image_NHWB[i], read_image(root / "test" / f"{name}.tif"))
+
+
+def test_statistics_are_those_of_all_train_pixels(tmp_path):
+    write_tiny(tmp_path / "data")
+    pack, _ = pack_of(tmp_path)
+    pixels = pack.train_image_NHWB.reshape(-1, 4) / full_scale(pack.train_image_NHWB.dtype)
+    np.testing.assert_allclose(pack.mean_B, pixels.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(pack.std_B, pixels.std(0), rtol=1e-9)
+
+
+def test_a_dead_band_has_std_1(tmp_path):
+    root = write_tiny(tmp_path / "data")
+    for path in (root / "train").glob("*.tif"):
+        image = read_image(path)
+        image[..., 2] = 9
+        write_tif(path, image)
+    pack, _ = pack_of(tmp_path)
+    assert pack.std_B[2] == 1.0
+
+
+def test_ignored_pixels_become_255(tmp_path):
+    root = write_tiny(tmp_path / "data")
+    mask = read_mask(root / "train" / "000003.png")
+    mask[:5] = 9
+    write_mask(root / "train" / "000003.png", mask)
+    pack, _ = pack_of(tmp_path, ignore_label=9)
+    assert (pack.train_mask_NHW[3][:5] == IGNORE_INDEX).all()
+    assert (pack.train_mask_NHW[3][5:] < 3).all()
+
+
+def test_a_changed_file_gives_another_pack_and_the_old_one_stays(tmp_path):
+    root = write_tiny(tmp_path / "data")
+    before, _ = pack_of(tmp_path)
+    rng = np.random.default_rng(5)
+    write_tif(root / "train" / "000004.tif", draw_image(rng, read_mask(root / "train" / "000004.png"), 4))
+    after, _ = pack_of(tmp_path)
+    assert (before.train_image_NHWB[4] != after.train_image_NHWB[4]).any()
+    np.testing.assert_array_equal(before.train_image_NHWB[:4], after.train_image_NHWB[:4])
+    assert len([path for path in (tmp_path / "runs" / "packs").iterdir() if path.is_dir()]) == 2
+
+
+def test_runs_on_the_same_tiles_share_one_pack_even_when_they_start_at_once(tmp_path):
+    write_tiny(tmp_path / "data")
+    run = open_run(load_experiment(write_config(tmp_path / "t.yaml", tiny_values(tmp_path / "data", tmp_path))))
+    tiles = make_tiles(run)
+    packs: list[Pack] = []
+    threads = [threading.Thread(target=lambda: packs.append(open_pack(run, tiles))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(packs) == 4
+    assert len([path for path in run.packs_dir.iterdir() if path.is_dir()]) == 1
+
+
+def test_without_a_test_set_the_pack_has_no_test_tiles(tmp_path):
+    write_tiny(tmp_path / "data")
+    pack, _ = pack_of(tmp_path, test_images=None)
+    assert pack.test_names == []
+    assert len(pack.test_image_NHWB) == 0
+
+
+def test_mixed_dtypes_are_refused_and_leave_nothing(tmp_path):
+    root = write_tiny(tmp_path / "data")
+    write_tif(root / "train" / "000005.tif", read_image(root / "train" / "000005.tif").astype(np.uint16))
+    with pytest.raises(UserError, match="one dtype"):
+        pack_of(tmp_path)
+    assert not [path for path in (tmp_path / "runs" / "packs").iterdir() if path.is_dir()]
