@@ -24,7 +24,8 @@ class Blend(Section):
 
 
 class Submission(Section):
-    format: Literal["png"] = "png"
-    """png: a zip of one-channel PNGs."""
-    folder: str = "results"
-    """Folder inside the zip."""
+    format: Literal["png", "geotiff", "rle"] = "png"
+    """png: a zip of one-channel PNGs. geotiff: of GeoTIFFs with the coordinates of the test images. rle: of one csv with
+    Kaggle's run-length codes."""
+    folder: str = Field("results", pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*)?$")
+    """Folder inside the zip; empty: the files lie at its top. Not for rle, which is one file at the top."""

@@ -1,0 +1,66 @@
+"""What a submission must hold: the test tiles, the classes, the format, the names inside the zip."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from base.errors import UserError
+from config import Experiment
+from folds.classes import ClassTable
+
+EXTENSIONS = {"png": ".png", "geotiff": ".tif"}
+CSV_NAME = "submission.csv"
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A test tile: its name, its size in pixels and the image that it is the label of."""
+
+    name: str
+    height: int
+    width: int
+    image: Path
+
+    @property
+    def max_bytes(self) -> int:
+        """The most that a file with its labels can unpack to. 8 bytes a pixel, so that a tile that was written as
+        16-bit RGBA or float64 is still read far enough to say so."""
+        return 8 * self.height * (self.width + 1) + 65536
+
+
+@dataclass(frozen=True)
+class Layout:
+    tiles: dict[str, Tile]
+    """Test tiles by name, sorted by name: the order of the zip."""
+    classes: ClassTable
+    format: str
+    """`submission.format`."""
+    folder: str
+    """`submission.folder`; empty: the files lie at the top of the zip."""
+
+    @classmethod
+    def of(cls, experiment: Experiment, tiles: pd.DataFrame) -> "Layout":
+        """The layout that an experiment demands.
+
+        Raises:
+            UserError: there is no test tile.
+        """
+        test = tiles[tiles.split == "test"]
+        if test.empty:
+            raise UserError("no test tiles in the tile table: there is nothing to hand in; set data.test_images")
+        root = Path(experiment.data.root)
+        found = [Tile(row.name, int(row.height), int(row.width), root / row.image)
+                 for row in test.sort_values("name").itertuples(index=False)]  # fmt: skip
+        submission = experiment.submission
+        return cls({t.name: t for t in found}, ClassTable.of(experiment.data), submission.format, submission.folder)
+
+    def entry(self, tile: Tile) -> str:
+        """The name of a tile's file inside the zip; not for the csv, which holds all tiles."""
+        name = tile.name + EXTENSIONS[self.format]
+        return f"{self.folder}/{name}" if self.folder else name
+
+    @property
+    def max_bytes(self) -> int:
+        """The most that the whole submission can unpack to."""
+        return sum(tile.max_bytes for tile in self.tiles.values())
