@@ -1,0 +1,77 @@
+"""Averages of the weights, kept beside them while training: EMA over steps, SWA over the last epochs."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from config.training import Train
+
+
+class Averages:
+    """The averages that a training section asks for, by the name under which their weights are written."""
+
+    def __init__(self, network: nn.Module, train: Train) -> None:
+        """
+        Args:
+            network: its weights at the start; the averages lie on its device.
+        """
+        self.models: dict[str, AveragedModel] = {}
+        if train.ema:
+            # Buffers too: until the batch statistics are estimated anew, those of the average fit it best.
+            average = get_ema_multi_avg_fn(train.ema.decay)
+            self.models["ema"] = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+        if train.swa:
+            self.models["swa"] = AveragedModel(network)
+        self.swa_start = train.swa.start_epoch if train.swa else None
+
+    def after_step(self, network: nn.Module) -> None:
+        """To be called after each optimizer step."""
+        if "ema" in self.models:
+            self.models["ema"].update_parameters(network)
+
+    def after_epoch(self, network: nn.Module, epochs_done: int) -> None:
+        """To be called at the end of each epoch."""
+        if self.swa_start is not None and epochs_done > self.swa_start:
+            self.models["swa"].update_parameters(network)
+
+    def networks(self) -> dict[str, nn.Module]:
+        """The averaged networks that have averaged anything; their batch statistics are still to be estimated."""
+        return {name: model.module for name, model in self.models.items() if model.n_averaged > 0}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: model.state_dict() for name, model in self.models.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, model in self.models.items():
+            model.load_state_dict(state[name])
+
+
+@torch.no_grad()
+def update_batch_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Set the running mean and variance of all BatchNorm layers to their averages over some batches, in place.
+
+    An average of weights is no average of what layers put out: the statistics that came along belong to other weights
+    (Izmailov et al. 2018). Unlike torch's `update_bn` this leaves dropout off, as it is at prediction.
+
+    Args:
+        batches: prepared training images (N, C, H, W) without augmentation, on the network's device.
+    """
+    layers = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+    layers = [layer for layer in layers if layer.track_running_stats]
+    if not layers:
+        return
+    was_training = network.training
+    momenta = [layer.momentum for layer in layers]
+    network.eval()
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # a plain mean over the batches
+        layer.train()
+    for image_NCHW in batches:
+        network(image_NCHW)
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
+    network.train(was_training)
