@@ -1,0 +1,257 @@
+"""The probability store: one network's probabilities of many tiles, small, quick to read in any order, with proof.
+
+    <path>/  manifest.json  what it holds, what it was made from, the hashes of the two other files
+             index.csv      a row per tile in order: its name, the bytes and the crc32 of its frame
+             probs.bin      the frames, one after the other: a tile's (C, H, W) values as one Blosc (lz4) buffer
+
+Files of our own around numcodecs, and not zarr: zarr spends more time on finding a chunk than on decoding it, and its
+shards hold no hash. docs/store.md has the measurement.
+"""
+
+import contextlib
+import os
+import weakref
+import zlib
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numcodecs
+import numpy as np
+import pandas as pd
+from numcodecs import Blosc
+
+from base.errors import UserError, listed, refuse_all
+from base.files import hash_file, read_json, whole_folder, write_json
+from pipeline.quantise import STORE_DTYPES, StoreDtype, dequantise, quantise
+
+FORMAT = 1  # raised when the files' meaning changes
+MANIFEST, INDEX, PROBS = "manifest.json", "index.csv", "probs.bin"
+WAITING = 2  # batches that may wait for the writer's thread: enough that neither side idles, little memory
+
+# Blosc's own threads append a frame's blocks in whatever order they end: the same values would give other bytes.
+numcodecs.blosc.use_threads = False
+
+
+class StoreWriter:
+    """Takes probabilities batch by batch; a thread rounds, compresses and writes while the network goes on."""
+
+    def __init__(self, file: BinaryIO, names: list[str], channels: int, size_px: tuple[int, int], dtype: StoreDtype):
+        self.rows: list[tuple[str, int, int]] = []
+        """(name, bytes, crc32) of the frames written so far."""
+        self._file, self._names, self._dtype = file, names, dtype
+        self._tile_shape = (channels, *size_px)
+        self._codec = _codec(dtype)
+        self._thread = ThreadPoolExecutor(1)
+        self._waiting: deque[Future] = deque()
+        self._taken = 0
+
+    def append(self, probs_NCHW: np.ndarray) -> None:
+        """Probabilities of the next tiles in the order of the names, float32. The array must not be changed afterwards.
+
+        Raises:
+            UserError: NaN, or values outside 0..1; names the tiles. It may come with a later batch, or at the end.
+            ValueError: another shape, or more tiles than names.
+        """
+        if probs_NCHW.shape[1:] != self._tile_shape:
+            raise ValueError(f"tiles of shape {probs_NCHW.shape[1:]}; the store was begun for {self._tile_shape}")
+        names = self._names[self._taken : self._taken + len(probs_NCHW)]
+        if len(names) < len(probs_NCHW):
+            raise ValueError(f"{self._taken + len(probs_NCHW)} tiles for {len(self._names)} names")
+        self._taken += len(names)
+        self._waiting.append(self._thread.submit(self._write, names, probs_NCHW))
+        while len(self._waiting) > WAITING:
+            self._waiting.popleft().result()
+
+    def finish(self) -> None:
+        """Wait until all is written. ValueError: fewer tiles than names."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        if self._taken < len(self._names):
+            raise ValueError(f"{self._taken} tiles for {len(self._names)} names")
+
+    def close(self) -> None:
+        self._thread.shutdown(cancel_futures=True)
+
+    def _write(self, names: list[str], probs_NCHW: np.ndarray) -> None:
+        # The comparisons are False for NaN. A mean in float32 may lie a hair above 1, which rounding takes back.
+        bad = [name for name, probs in zip(names, probs_NCHW, strict=True)
+               if not (probs.min() >= 0 and probs.max() <= 1.001)]  # fmt: skip
+        if bad:
+            raise UserError(
+                f"the network's probabilities of {len(bad)} tiles are NaN or outside 0..1 ({listed(bad)}); "
+                f"if it was trained in half precision, set train.precision=fp32"
+            )
+        for name, stored_CHW in zip(names, quantise(probs_NCHW, self._dtype), strict=True):
+            frame = self._codec.encode(stored_CHW)
+            self._file.write(frame)
+            self.rows.append((name, len(frame), zlib.crc32(frame)))
+
+
+@contextlib.contextmanager
+def write_store(
+    path: Path,
+    names: Sequence[str],
+    classes: Sequence[str],
+    height: int,
+    width: int,
+    manifest: dict[str, Any],
+    dtype: StoreDtype = "uint8",
+) -> Iterator[StoreWriter]:
+    """A writer for the tiles `names`; the store stands at `path` once the block ends well, and not before.
+
+    Args:
+        classes: names of the channels; a specialist has one.
+        manifest: JSON-able facts about what makes the probabilities, kept in the store's manifest.
+    """
+    names, classes = list(names), list(classes)
+    if len(set(names)) < len(names):
+        raise ValueError(f"tile names are given twice in {path}")
+    with whole_folder(path) as aside:
+        with open(aside / PROBS, "wb") as file:
+            writer = StoreWriter(file, names, len(classes), (height, width), dtype)
+            try:
+                yield writer
+                writer.finish()
+            finally:
+                writer.close()
+            file.flush()
+            os.fsync(file.fileno())
+        pd.DataFrame(writer.rows, columns=["name", "bytes", "crc32"]).to_csv(
+            aside / INDEX, index=False, lineterminator="\n"
+        )
+        facts = {
+            "format": FORMAT,
+            "tiles": len(names),
+            "classes": classes,
+            "height": height,
+            "width": width,
+            "dtype": dtype,
+            "codec": _codec(dtype).get_config(),
+            "bytes": sum(size for _, size, _ in writer.rows),
+            "index_sha256": hash_file(aside / INDEX),
+            "probs_sha256": hash_file(aside / PROBS),
+        }
+        write_json(aside / MANIFEST, manifest | facts)
+
+
+class Store:
+    """A store that was opened by `open_store`. Safe to read from several threads, and to send to other processes."""
+
+    def __init__(self, path: Path, manifest: dict[str, Any], index: pd.DataFrame):
+        self.path, self.manifest = path, manifest
+        self.names: list[str] = index.name.tolist()
+        self.classes: list[str] = manifest["classes"]
+        self.size_px: tuple[int, int] = (manifest["height"], manifest["width"])
+        self.dtype = np.dtype(manifest["dtype"])
+        self._crc32 = index.crc32.tolist()
+        self._ends = np.cumsum(index.bytes.to_numpy(np.int64)).tolist()
+        self._codec = _codec(manifest["dtype"])
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __reduce__(self) -> tuple:
+        return open_store, (self.path,)
+
+    @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        return (len(self.classes), *self.size_px)
+
+    @cached_property
+    def _fd(self) -> int:
+        fd = os.open(self.path / PROBS, os.O_RDONLY)
+        weakref.finalize(self, os.close, fd)  # open while the store is in use: readers need no `with`
+        return fd
+
+    def read_raw(self, tile: int, out_CHW: np.ndarray | None = None) -> np.ndarray:
+        """(C, H, W) of one tile in the stored dtype, for blends that take a table of 256 values or scale at the end.
+
+        Args:
+            out_CHW: where to put it, contiguous; None: a new array.
+
+        Raises:
+            UserError: the frame is not the one that was written.
+        """
+        begin = self._ends[tile - 1] if tile else 0
+        # pread, not a memory map: it needs no lock between threads, and a file cut short is an error, not a crash.
+        frame = os.pread(self._fd, self._ends[tile] - begin, begin)
+        if zlib.crc32(frame) != self._crc32[tile]:
+            raise UserError(
+                f"{self.path}: tile {self.names[tile]} was changed after it was written. {_again(self.manifest)}"
+            )
+        out_CHW = np.empty(self.tile_shape, self.dtype) if out_CHW is None else out_CHW
+        self._codec.decode(frame, out_CHW)
+        return out_CHW
+
+    def read(self, tile: int) -> np.ndarray:
+        """(C, H, W) float32 probabilities of one tile. Not normalised: see pipeline/quantise.py."""
+        return dequantise(self.read_raw(tile))
+
+    def read_many(self, tile_N: Sequence[int]) -> np.ndarray:
+        """(N, C, H, W) float32 probabilities, in the order asked for."""
+        return dequantise(self.read_many_raw(tile_N))
+
+    def read_many_raw(self, tile_N: Sequence[int]) -> np.ndarray:
+        """(N, C, H, W) in the stored dtype, in the order asked for."""
+        raw_NCHW = np.empty((len(tile_N), *self.tile_shape), self.dtype)
+        for row, tile in enumerate(tile_N):
+            self.read_raw(int(tile), raw_NCHW[row])
+        return raw_NCHW
+
+
+def open_store(path: Path) -> Store:
+    """The store at `path`, checked as far as takes no time: files, sizes, names. `pipeline.check` reads the rest.
+
+    Raises:
+        UserError: lists everything that is wrong, and what to run.
+    """
+    path = Path(path)
+    if not (path / MANIFEST).exists():
+        raise UserError(f"no probabilities at {path}. {_again({})}")
+    manifest = read_json(path / MANIFEST)
+    if manifest.get("format") != FORMAT:
+        raise UserError(f"{path}: format {manifest.get('format')}; this version reads {FORMAT}. {_again(manifest)}")
+    if manifest["dtype"] not in STORE_DTYPES:
+        raise UserError(f"{path}: dtype {manifest['dtype']}; known: {listed(STORE_DTYPES)}")
+    problems = []
+    index = pd.DataFrame({"name": [], "bytes": [], "crc32": []})
+    if not (path / INDEX).exists():
+        problems.append(f"{INDEX} is missing")
+    elif hash_file(path / INDEX) != manifest["index_sha256"]:
+        problems.append(f"{INDEX} was changed after it was written")
+    else:
+        index = pd.read_csv(path / INDEX, dtype={"name": str}, keep_default_na=False)
+        if len(index) != manifest["tiles"]:
+            problems.append(f"{len(index)} tiles; the manifest counts {manifest['tiles']}")
+    size = (path / PROBS).stat().st_size if (path / PROBS).exists() else 0
+    if size != manifest["bytes"]:
+        problems.append(f"{PROBS} has {size} bytes of {manifest['bytes']}")
+    refuse_all(f"{path} is damaged ({_again(manifest)})", problems)
+    return Store(path, manifest, index)
+
+
+def content_problems(store: Store) -> list[str]:
+    """The whole of the probabilities against their hash; empty when they are as written."""
+    same = hash_file(store.path / PROBS) == store.manifest["probs_sha256"]
+    return [] if same else [f"{store.path}: {PROBS} was changed after it was written"]
+
+
+def _codec(dtype: str) -> Blosc:
+    # lz4 and not zstd: half again as large at worst, but written and read three times as fast, and a blend reads all
+    # members of all tiles. Bytes of probabilities are smooth as they are; those of float16 compress better apart.
+    shuffle = Blosc.SHUFFLE if dtype == "float16" else Blosc.NOSHUFFLE
+    return Blosc(cname="lz4", clevel=9, shuffle=shuffle)
+
+
+def _again(manifest: dict[str, Any]) -> str:
+    """What to run to have a store again."""
+    if {"kind", "model", "fold", "seed"} <= manifest.keys():
+        return (
+            f"Delete it and run: python -m pipeline.predict --config FILE --model {manifest['model']} "
+            f"--fold {manifest['fold']} --seed {manifest['seed']} --split {manifest['kind']}"
+        )
+    return "Run: python -m pipeline.cv --config FILE"
