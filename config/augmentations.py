@@ -26,7 +26,6 @@ AUGMENTATIONS: dict[str, set[str]] = {
     },
     "random_resized_crop": {"scale", "ratio", "interpolation"},
     "grid_distortion": {"num_steps", "distort_limit", "normalized", *_WARP},
-    "elastic": {"alpha", "sigma", "approximate", "same_dxdy", "noise_distribution", *_WARP},
     # What pixels measure.
     "brightness_contrast": {"brightness_limit", "contrast_limit", "brightness_by_max"},
     "gamma": {"gamma_limit"},
@@ -34,9 +33,8 @@ AUGMENTATIONS: dict[str, set[str]] = {
     "blur": {"blur_limit", "sigma_limit"},
     "band_gain": {"gain", "offset"},
     "percent_stretch": {"percent"},
-    # What is missing.
+    # What is hidden; the mask stays, so that the network learns to tell from what is around it.
     "coarse_dropout": {"num_holes_range", "hole_height_range", "hole_width_range", "fill"},
-    "band_dropout": {"channel_drop_range", "fill"},
     # Two tiles.
     "copy_paste": {"classes"},
     "cutmix": {"alpha"},

@@ -6,9 +6,9 @@ Ignored pixels (255) have exactly zero gradient in every term, and a batch that 
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from segmentation_models_pytorch.losses import LovaszLoss
 from torch import Tensor, nn
+from torch.nn import functional
 
 from config.data import IGNORE_INDEX
 from config.losses import CrossEntropy, Focal, LossTerm
@@ -103,7 +103,7 @@ class WeightedSum(nn.Module):
     def _cross_entropy(self, logits: Tensor, target_NHW: Tensor, weight_C: Tensor | None, smoothing: float) -> Tensor:
         """(N, H, W), 0 where ignored."""
         if not self.binary:
-            return F.cross_entropy(
+            return functional.cross_entropy(
                 logits,
                 target_NHW,
                 weight_C,
@@ -113,8 +113,8 @@ class WeightedSum(nn.Module):
             )
         valid_NHW = target_NHW != IGNORE_INDEX
         truth_NHW = torch.where(valid_NHW, target_NHW, 0)
-        smooth_NHW = truth_NHW * (1 - smoothing) + smoothing / 2
-        loss_NHW = F.binary_cross_entropy_with_logits(logits[:, 0], smooth_NHW.to(logits.dtype), reduction="none")
+        smooth_NHW = (truth_NHW * (1 - smoothing) + smoothing / 2).to(logits.dtype)
+        loss_NHW = functional.binary_cross_entropy_with_logits(logits[:, 0], smooth_NHW, reduction="none")
         if weight_C is not None:
             loss_NHW = loss_NHW * weight_C[truth_NHW]
         return torch.where(valid_NHW, loss_NHW, 0.0)
