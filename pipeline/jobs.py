@@ -5,20 +5,21 @@ processes or machines: loky here, Dask on a cluster, whatever else is registered
 """
 
 import contextlib
+import csv
+import io
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
 
-import pandas as pd
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import BrokenProcessPool
 from joblib.parallel import BACKENDS
 
 from base.errors import UserError, listed
-from base.files import whole_file
+from base.files import write_text
 from config.jobs import Jobs
 from pipeline.session import BEAT_S, Session
 from pipeline.slots import place_here
@@ -34,6 +35,8 @@ class Outcome:
     signal: int | None
     """What stopped it: SIGINT or SIGTERM; None: nothing did."""
 
+
+ANSWER_S = 30.0  # for a scheduler, and for its first worker
 
 Watch = Callable[[dict[str, JobState]], None]
 """Shown the state of every job every second or two, and once more at the end."""
@@ -94,9 +97,11 @@ def write_attempts(path: Path, folder: Path) -> None:
     names = [p.relative_to(folder / "state").with_suffix("").as_posix() for p in (folder / "state").rglob("*.json")]
     rows = [attempt for name in names for attempt in JobState.read(folder, name).attempts]
     rows.sort(key=lambda row: (row.started, row.job))
-    table = pd.DataFrame(rows, columns=list(Attempt.__dataclass_fields__))
-    with whole_file(path) as aside:
-        table.to_csv(aside, index=False)
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Attempt)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)
+    write_text(path, text.getvalue())
 
 
 def _run_wave(jobs: list[Job], session: Session, rules: Rules, many: Callable[[], Parallel], states: Callable) -> None:
@@ -132,13 +137,18 @@ def _backend(settings: Jobs, members: int) -> Iterator[Callable[[], Parallel]]:
     except ImportError:
         raise UserError("jobs.dask needs Dask. Run: pip install -r requirements-dask.txt") from None
     try:
-        client = Client(settings.dask, set_as_default=False, timeout=10)
+        client = Client(settings.dask, set_as_default=False, timeout=ANSWER_S)
     except OSError as error:
         raise UserError(
             f"jobs.dask {settings.dask}: no scheduler answers ({error}); see docs/cluster.md for how to start one"
         ) from None
-    with client, parallel_config(backend="dask", client=client, wait_for_workers_timeout=60):
-        yield lambda: Parallel(n_jobs=-1, batch_size=1, pre_dispatch="all")
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=ANSWER_S)
+        except TimeoutError:
+            raise UserError(f"jobs.dask {settings.dask}: the scheduler has no workers; see docs/cluster.md") from None
+        with parallel_config(backend="dask", client=client):
+            yield lambda: Parallel(n_jobs=-1, batch_size=1, pre_dispatch="all")
 
 
 def _worker_deaths(settings: Jobs) -> tuple[type[Exception], ...]:
