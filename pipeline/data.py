@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from config.data import IGNORE_INDEX
-from pipeline.augment import Augment, Sample
+from pipeline.augment import Augment, Sample, Tile
 from pipeline.pack import Pack
 from pipeline.seeds import TILE, seed_of
 
@@ -29,6 +29,10 @@ class Batch:
     share_N: torch.Tensor
     """float32: share of the first target in the loss; 1 where nothing was mixed."""
 
+    @property
+    def is_mixed(self) -> bool:
+        return bool((self.share_N < 1).any())
+
     def pin_memory(self) -> "Batch":
         tensors = (self.pixels_NHWB, self.target_NHW, self.second_NHW, self.share_N)
         return Batch(self.keys, *(tensor.pin_memory() for tensor in tensors))
@@ -37,13 +41,23 @@ class Batch:
 class TrainTiles(Dataset):
     """Augmented training tiles by key."""
 
-    def __init__(self, pack: Pack, tile_N: np.ndarray, augment: Augment, seed: int, class_index: int | None) -> None:
+    def __init__(
+        self,
+        pack: Pack,
+        tile_N: np.ndarray,
+        holds_NC: np.ndarray,
+        augment: Augment,
+        seed: int,
+        class_index: int | None,
+    ) -> None:
         """
         Args:
             tile_N: the pack's tiles that this member trains on; partners for mixing come from them alone.
+            holds_NC: (N, C) whether each of them holds a class.
             class_index: a specialist's class, whose pixels become 1 and all others 0; None: the classes as they are.
         """
         self.pack, self.tile_N, self.augment, self.seed = pack, tile_N, augment, seed
+        self.tiles_with = [tile_N[holds_N] for holds_N in holds_NC.T]
         self.target_of = np.arange(256, dtype=np.uint8)
         if class_index is not None:
             self.target_of[:IGNORE_INDEX] = 0
@@ -51,15 +65,16 @@ class TrainTiles(Dataset):
 
     def __getitem__(self, key: Key) -> tuple[Key, Sample]:
         epoch, tile, occurrence = key
-        sample = self.augment(
-            self._load(tile),
-            seed_of(TILE, self.seed, epoch, tile, occurrence),
-            lambda rng: self._load(rng.choice(self.tile_N)),
-        )
+        sample = self.augment(self._load(tile), seed_of(TILE, self.seed, epoch, tile, occurrence), self._partner)
         return key, Sample(sample.image, self.target_of[sample.mask], self.target_of[sample.second], sample.share)
 
-    def _load(self, tile: int) -> tuple[np.ndarray, np.ndarray]:
+    def _load(self, tile: int) -> Tile:
         return np.array(self.pack.train_image_NHWB[tile]), np.array(self.pack.train_mask_NHW[tile])
+
+    def _partner(self, rng: np.random.Generator, class_index: int | None) -> Tile | None:
+        """A random training tile, or one that holds a class; None where no tile does."""
+        among = self.tile_N if class_index is None else self.tiles_with[class_index]
+        return self._load(rng.choice(among)) if len(among) else None
 
 
 def collate(items: list[tuple[Key, Sample]]) -> Batch:

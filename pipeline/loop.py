@@ -111,14 +111,14 @@ def optimizer_step(
     large batch. sum: losses are added up, and the gradient grows with the number of micro-batches.
     """
     train, device = plan.train, plan.device
-    valid = [valid_pixels(batch.target_NHW) for batch in micro_batches]
+    valid = [valid_in(batch) for batch in micro_batches]
     losses = []
     state.optimizer.zero_grad(set_to_none=True)
     for batch, pixels in zip(micro_batches, valid, strict=True):
         image_NCHW = preparation(batch.pixels_NHWB.to(device, non_blocking=True))
         with autocast(device, plan.dtype):
             logits_NCHW = padded_logits(forward, image_NCHW)
-        loss = mixed_loss(loss_fn, logits_NCHW.float(), batch, device)
+        loss = loss_of(loss_fn, logits_NCHW.float(), batch, device)
         value = EarlyValue(loss)
         share = pixels / max(sum(valid), 1) if train.accumulate.reduce == "mean" else 1.0
         state.scaler.scale(loss * share).backward()
@@ -137,19 +137,17 @@ def optimizer_step(
     return losses
 
 
-def mixed_loss(loss_fn: nn.Module, logits_NCHW: torch.Tensor, batch: Batch, device: torch.device) -> torch.Tensor:
-    """The loss of a batch. Mixed tiles count for each target by its share; each tile has a share of its own, so a
-    batch that holds some is scored tile by tile."""
+def loss_of(loss_fn: nn.Module, logits_NCHW: torch.Tensor, batch: Batch, device: torch.device) -> torch.Tensor:
     target_NHW = batch.target_NHW.to(device, torch.int64, non_blocking=True)
-    if bool((batch.share_N == 1).all()):
+    if not batch.is_mixed:
         return loss_fn(logits_NCHW, target_NHW)
     second_NHW = batch.second_NHW.to(device, torch.int64, non_blocking=True)
-    losses = [
-        share * loss_fn(logits_NCHW[i : i + 1], target_NHW[i : i + 1])
-        + (1 - share) * loss_fn(logits_NCHW[i : i + 1], second_NHW[i : i + 1])
-        for i, share in enumerate(batch.share_N.tolist())
-    ]
-    return torch.stack(losses).mean()
+    return loss_fn(logits_NCHW, target_NHW, second_NHW, batch.share_N.to(device))
+
+
+def valid_in(batch: Batch) -> float:
+    """Pixels that the loss of a batch is a mean over."""
+    return valid_pixels(batch.target_NHW, *((batch.second_NHW, batch.share_N) if batch.is_mixed else ()))
 
 
 def finish_epoch(

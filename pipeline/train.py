@@ -23,13 +23,13 @@ from folds.classes import ClassTable
 from folds.metrics import confusion, mean_iou
 from folds.tiles import hist_of, read_tiles
 from models.averaging import Averages, update_batch_statistics
-from models.class_weights import class_weights
+from models.class_weights import training_weights
 from models.losses import build_loss
 from models.zoo import build_model
 from pipeline.augment import build_augment
 from pipeline.checkpoint import TrainState
 from pipeline.data import EpochBatches, TrainTiles, train_loader
-from pipeline.device import autocast_dtype, make_deterministic, pick_device, set_threads
+from pipeline.device import autocast, autocast_dtype, make_deterministic, pick_device, set_threads
 from pipeline.loop import Plan, fit
 from pipeline.members import MemberRecord, add_member_options, member_is_finished, member_of, weights_path
 from pipeline.pack import Pack, open_pack
@@ -82,20 +82,20 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     run.begin(folder, run.member_keys(member.model), run.member_inputs())
     record.write(folder)
 
-    weight_C = None if class_index is not None else class_weights(train.class_weights, hist_NC[train_N].sum(0), classes)
+    count_C = hist_NC[train_N].sum(0)
+    if class_index is not None:
+        count_C = np.array([count_C.sum() - count_C[class_index], count_C[class_index]])
+    names = record.classes if class_index is None else ["other", member.model.target]
+    weight_C = training_weights(train.class_weights, count_C, names)
     loss_fn = build_loss(train.loss, len(record.classes), weight_C, binary=class_index is not None).to(device)
-    augment = build_augment(train.augment, run.experiment.data.bands, classes.names)
+    augment = build_augment(train.augment, classes.names, pack.train_image_NHWB.dtype, pack.mean_B, pack.std_B)
     batches = EpochBatches(train.batch)
-    loader = train_loader(
-        TrainTiles(pack, train_N, augment, member.seed, class_index),
-        batches,
-        run.experiment.jobs.loader_workers,
-        device,
-    )
+    data = TrainTiles(pack, train_N, hist_NC[train_N] > 0, augment, member.seed, class_index)
+    loader = train_loader(data, batches, run.experiment.jobs.loader_workers, device)
     truth_NHW = targets(pack, val_N, class_index)
 
     def order_of_epoch(epoch: int) -> np.ndarray:
-        return train_N[epoch_order(train.sampler, hist_NC[train_N], member.seed, epoch)]
+        return train_N[epoch_order(train.sampler, hist_NC[train_N], classes.names, member.seed, epoch)]
 
     def validate(evaluated: nn.Module) -> float:
         settings = Predict(tta="none")  # for the curves; the OOF score has its views
@@ -117,7 +117,8 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
 
     write_weights(folder, "last", state.network)
     for kind, averaged in state.averages.networks().items():
-        update_batch_statistics(averaged, plain_batches(pack, train_N, train.batch, preparation, device))
+        with autocast(device, dtype):
+            update_batch_statistics(averaged, plain_batches(pack, train_N, train.batch, preparation, device))
         write_weights(folder, kind, averaged)
     outputs = sorted((folder / "weights").glob("*.safetensors"))
     run.finish(folder, run.member_keys(member.model), run.member_inputs(), outputs)
