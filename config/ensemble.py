@@ -1,19 +1,63 @@
 """How members predict, how they are blended, and what is handed in."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from config.base import Section
 
 
+# Views of a tile by name: the eight symmetries of the square. `pipeline/tta.py` makes them.
+VIEWS = ["identity", "hflip", "vflip", "rot90", "rot180", "rot270", "transpose", "antitranspose"]
+VIEW_SETS = {"none": VIEWS[:1], "hflip": VIEWS[:2], "flips": ["identity", "hflip", "vflip", "rot180"], "d4": VIEWS}
+ViewName = Literal["identity", "hflip", "vflip", "rot90", "rot180", "rot270", "transpose", "antitranspose"]
+Scale = Annotated[float, Field(ge=0.25, le=4)]
+Percent = Annotated[float, Field(gt=0, le=20)]
+
+
 class Predict(Section):
-    tta: Literal["none", "hflip", "flips", "d4"] = "flips"
-    """Views averaged at prediction: none, a horizontal flip, both flips (4 views), or all 8 of the square."""
+    tta: Literal["none", "hflip", "flips", "d4"] | list[ViewName] = "flips"
+    """Views averaged at prediction: none, a horizontal flip, both flips (4 views), all 8 of the square, or a list of
+    identity, hflip, vflip, rot90, rot180, rot270, transpose, antitranspose."""
+    scales: list[Scale] = []
+    """Further sizes of the tile at which all views are taken again, as factors of its sides, e.g. [0.75, 1.25]."""
+    stretch: list[Percent] = []
+    """Further pictures of the tile of which all views are taken again: each band stretched between its p-th and
+    (100-p)-th percentile, for each p of this list."""
+    merge: Literal["mean", "gmean"] = "mean"
+    """How views are averaged: the mean of their probabilities, or the geometric mean, normalised."""
     batch: int = Field(16, ge=1)
-    """Tiles per forward pass, views not counted."""
+    """Images per forward pass; views count."""
     weights: Literal["last", "best"] = "last"
     """Which weights predict. best is the epoch that scored highest on the held-out fold: optimistic, and named so."""
+    dtype: Literal["uint8", "float16"] = "uint8"
+    """Of the stored probabilities. uint8 keeps every argmax and is a third of float16's size."""
+
+    @model_validator(mode="after")
+    def _distinct(self) -> "Predict":
+        if not self.tta:
+            raise ValueError("tta: an empty list; none is the tile as it is")
+        for key, values in (("tta", self.views), ("scales", [1.0, *self.scales]), ("stretch", self.stretch)):
+            twice = sorted({str(value) for value in values if values.count(value) > 1})
+            if twice:
+                also = " (1.0 is always there)" if key == "scales" else ""
+                raise ValueError(f"{key}: {', '.join(twice)} is given twice{also}")
+        return self
+
+    @property
+    def views(self) -> list[str]:
+        """Names of the views of each picture and size."""
+        return VIEW_SETS[self.tta] if isinstance(self.tta, str) else self.tta
+
+    @property
+    def variant(self) -> str:
+        """A name that differs wherever probabilities would: "last-flips", "last-d4-gmean-scale0.75+1.25"."""
+        parts = [self.weights, self.tta if isinstance(self.tta, str) else "+".join(self.tta)]
+        parts += [self.merge] if self.merge != "mean" else []
+        parts += [f"scale{'+'.join(f'{scale:g}' for scale in self.scales)}"] if self.scales else []
+        parts += [f"stretch{'+'.join(f'{percent:g}' for percent in self.stretch)}"] if self.stretch else []
+        parts += [self.dtype] if self.dtype != "uint8" else []
+        return "-".join(parts)
 
 
 class Blend(Section):
@@ -25,7 +69,7 @@ class Blend(Section):
 
 class Submission(Section):
     format: Literal["png", "geotiff", "rle"] = "png"
-    """png: a zip of one-channel PNGs. geotiff: of GeoTIFFs with the coordinates of the test images. rle: of one csv with
+    """A zip of: png, one-channel PNGs; geotiff, GeoTIFFs with the coordinates of the test images; rle, one csv with
     Kaggle's run-length codes."""
-    folder: str = Field("results", pattern=r"^([A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*)?$")
-    """Folder inside the zip; empty: the files lie at its top. Not for rle, which is one file at the top."""
+    folder: str | None = Field("results", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")
+    """Folder inside the zip; null: the files lie at its top. Not for rle, which is one file at the top."""

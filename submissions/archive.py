@@ -124,10 +124,11 @@ def _misplaced(name: str, tile: Tile | None, layout: Layout) -> Problem:
     if tile is None:
         return Problem("extra", "no test tile is called so", name)
     wanted = PurePosixPath(layout.entry(tile))
+    example = layout.entry(next(iter(layout.tiles.values())))
     if PurePosixPath(name).name == wanted.name:
         folder = str(PurePosixPath(name).parent)
         return Problem("folder", f"lies in {folder!r}; expected {str(wanted.parent)!r}", name)
-    return Problem("misnamed", f"called otherwise than its tile, as in {wanted}", name)
+    return Problem("misnamed", f"a test tile is meant, but files are called NAME{wanted.suffix}, as in {example}", name)
 
 
 def _guesses(layout: Layout):

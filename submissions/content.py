@@ -79,7 +79,7 @@ def _far(found_C, expected_C, limit, classes) -> list[Problem]:
     far = distance(found_C, expected_C)
     if far > limit:
         what, at = _best_relabelling(found_C, expected_C, classes)
-        if at < limit and at < far / 3:
+        if at < min(limit, far / 2):
             text = f"class shares fit {far / at:.0f} times better if {what}: the labels went through the door twice"
             return [Problem("shifted", text)]
         worst = sorted(range(len(classes)), key=lambda c: -abs(found_C[c] - expected_C[c]))[:3]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from base.errors import listed
 
 ERROR, WARNING = "error", "warning"
+SHOWN = 4  # findings of one kind that are printed, and files named for each
 
 # What must hold. A broken law is a problem of that kind.
 KINDS = {
@@ -62,12 +63,20 @@ class FlawError(Exception):
 
 
 def describe(problems: Iterable[Problem]) -> list[str]:
-    """One line per kind and finding, in the order of KINDS: "size: 3 files are 128x128 (...): a.png, b.png, c.png"."""
-    places = defaultdict(list)
+    """Lines such as "error: size: 32x32; its image is 64x64 (2 files: a.png, b.png)", in the order of KINDS.
+
+    Findings of one kind beyond SHOWN are counted: a thousand spoiled tiles fit a screen.
+    """
+    by_kind: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for problem in problems:
-        places[problem.severity, problem.kind, problem.what].append(problem.where)
+        by_kind[problem.kind, problem.severity][problem.what].append(problem.where)
     lines = []
-    for (severity, kind, what), where in sorted(places.items(), key=lambda item: list(KINDS).index(item[0][1])):
-        files = f" ({len(where)} files: {listed(where, 5)})" if where[0] else ""
-        lines.append(f"{severity}: {kind}: {what}{files}")
+    for kind, severity in sorted(by_kind, key=lambda key: list(KINDS).index(key[0])):
+        findings = sorted(by_kind[kind, severity].items(), key=lambda finding: -len(finding[1]))
+        for what, where in findings[:SHOWN]:
+            files = f" ({len(where)} files: {listed(where, SHOWN)})" if any(where) else ""
+            lines.append(f"{severity}: {kind}: {what}{files}".replace("(1 files", "(1 file"))
+        if len(findings) > SHOWN:
+            more = sum(len(where) for _, where in findings[SHOWN:])
+            lines.append(f"{severity}: {kind}: {more} more files with other findings of this kind")
     return lines

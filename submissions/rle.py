@@ -65,8 +65,8 @@ def read_tiles(file: BinaryIO, layout: Layout) -> Iterator[Problem | tuple[Tile,
     seen: set[str] = set()
     name, rows = "", {}
     for number, line in enumerate(iter(lambda: file.readline(longest), b""), start=2):
-        if len(line) == longest or number > rows_due + 1000:
-            what = "a line is longer" if len(line) == longest else "there are more rows"
+        if len(line) >= longest or number > rows_due + 1000:
+            what = "a line is longer" if len(line) >= longest else "there are more rows"
             yield Problem("oversized", f"{what} than the tiles can need; nothing after it is read", f"line {number}")
             return
         cells = line.decode("utf-8", "replace").rstrip("\r\n").split(",")

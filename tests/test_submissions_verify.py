@@ -1,0 +1,131 @@
+"""Verify: every spoiled zip is caught under its own name, no good one is, and memory stays bounded."""
+
+import io
+import tracemalloc
+import zipfile
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from base.errors import UserError
+from config import Run, load_experiment
+from folds.tiles import make_tiles
+from submissions.layout import Layout
+from submissions.problems import CONTENT, KINDS, WARNING
+from submissions.verify import main, verify_submission
+from tests.corruptions import CORRUPTIONS, Zip, draw_labels, write_competition, write_spoiled
+from tests.tiny import tiny_values, write_config
+
+FORMATS = ["png", "geotiff", "rle"]
+
+
+@pytest.fixture(scope="session")
+def competition(tmp_path_factory):
+    """(config file, tile table) of a small competition with ten classes of uneven shares."""
+    root = tmp_path_factory.mktemp("competition")
+    values = tiny_values(root, root) | {"data": write_competition(root / "data"), "folds": {"k": 3}}
+    config = write_config(root / "config.yaml", values)
+    return config, make_tiles(Run(load_experiment(config)))
+
+
+def good_zip(competition, format: str, seed: int = 0, folder: str = "results") -> Zip:
+    config, tiles = competition
+    rng = np.random.default_rng(seed)
+    experiment = load_experiment(config, [f"submission.format={format}", f"submission.folder={folder}"])
+    layout = Layout.of(experiment, tiles)
+    return Zip(layout, {name: draw_labels(rng) for name in layout.tiles})
+
+
+def verify(competition, path, *overrides):
+    config, tiles = competition
+    return verify_submission(path, load_experiment(config, list(overrides)), tiles, progress=False)
+
+
+@pytest.mark.parametrize("name", CORRUPTIONS)
+def test_every_corruption_is_caught_by_its_name(competition, tmp_path, name):
+    kind, format, _ = CORRUPTIONS[name]
+    write_spoiled(name, good_zip(competition, format), tmp_path / "bad.zip")
+    verdict = verify(competition, tmp_path / "bad.zip", f"submission.format={format}")
+    found = {problem.kind for problem in verdict.problems}
+    assert kind in found
+    assert found <= set(KINDS)
+    assert kind in CONTENT or verdict.broken
+
+
+def test_the_corruptions_cover_every_kind_of_problem():
+    assert {kind for kind, _, _ in CORRUPTIONS.values()} == set(KINDS)
+    assert len(CORRUPTIONS) >= 25
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("seed", range(7))
+def test_good_zips_raise_no_alarm(competition, tmp_path, format, seed):
+    folder = ["results", "", "a/b.c"][seed % 3]
+    good_zip(competition, format, seed, folder).write(tmp_path / "good.zip")
+    overrides = [f"submission.format={format}", f"submission.folder={folder}"]
+    verdict = verify(competition, tmp_path / "good.zip", *overrides)
+    assert verdict.problems == []
+    assert verdict.tiles == 24
+    assert sum(verdict.class_shares.values()) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("save", [{"optimize": True}, {"compress_level": 0}, {"dpi": (72, 72)}])
+def test_zips_of_other_programs_pass(competition, tmp_path, save):
+    """Deflated entries, an entry for the folder, PNGs of Pillow."""
+    good = good_zip(competition, "png")
+    with zipfile.ZipFile(tmp_path / "zipped.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("results/", b"")
+        for name, label_HW in reversed(good.labels.items()):
+            buffer = io.BytesIO()
+            Image.fromarray(label_HW).save(buffer, "png", **save)
+            archive.writestr(f"results/{name}.png", buffer.getvalue())
+    assert verify(competition, tmp_path / "zipped.zip").problems == []
+
+
+def test_everything_wrong_is_listed_at_once(competition, tmp_path):
+    spoiled = good_zip(competition, "png")
+    spoiled.relabel(lambda label_HW: label_HW[:-1], tiles=2)
+    spoiled.save(mode="RGB")
+    del spoiled.entries[9]
+    spoiled.entries.append(("notes.txt", b"?"))
+    spoiled.write(tmp_path / "bad.zip")
+    kinds = [problem.kind for problem in verify(competition, tmp_path / "bad.zip").problems]
+    assert sorted(kinds) == ["extra", "missing", "mode", "size", "size"]
+
+
+@pytest.mark.parametrize("name", ["zip_bomb", "endless_line", "directory_bomb", "png_that_claims_gigabytes"])
+def test_bombs_do_not_fill_the_memory(competition, tmp_path, name):
+    write_spoiled(name, good_zip(competition, CORRUPTIONS[name][1]), tmp_path / "bomb.zip")
+    tracemalloc.start()
+    verify(competition, tmp_path / "bomb.zip", f"submission.format={CORRUPTIONS[name][1]}")
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8e6  # the bombs unpack to 20 MB and more
+
+
+def test_oof_shares_take_the_place_of_the_train_masks(competition, tmp_path):
+    spoiled = good_zip(competition, "png")
+    spoiled.relabel(lambda label_HW: np.full_like(label_HW, 2))
+    spoiled.write(tmp_path / "forest.zip")
+    config, tiles = competition
+    experiment = load_experiment(config)
+    names = [spec.name for spec in experiment.data.classes]
+    same = dict(zip(names, np.eye(10)[1], strict=True))  # a network that says forest out of fold too
+    verdict = verify_submission(tmp_path / "forest.zip", experiment, tiles, same, progress=False)
+    assert [(problem.kind, problem.severity) for problem in verdict.problems] == [("constant", WARNING)]
+
+
+def test_the_command_lists_all_and_fails_with_code_2(competition, tmp_path, capsys):
+    config, _ = competition
+    spoiled = good_zip(competition, "png")
+    spoiled.relabel(lambda label_HW: label_HW - 1, tiles=2)
+    spoiled.write(tmp_path / "bad.zip")
+    with pytest.raises(UserError, match="2 errors \\(zero_based\\); do not hand it in"):
+        main([str(tmp_path / "bad.zip"), "--config", str(config)])
+    assert "results/000000.png, results/000001.png" in capsys.readouterr().out
+
+
+def test_a_zip_that_is_not_there_is_no_traceback(competition, tmp_path):
+    with pytest.raises(UserError, match="no such zip"):
+        verify(competition, tmp_path / "none.zip")
