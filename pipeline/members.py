@@ -14,6 +14,7 @@ from base.files import hash_file, read_json, write_json
 from base.stamps import read_stamp, stamp_path
 from config import Member, Run
 from models.zoo import build_model
+from pipeline.finished import member_is_finished
 from pipeline.prepare import Preparation
 
 
@@ -42,10 +43,6 @@ class MemberRecord:
 def weights_path(folder: Path, kind: str) -> Path:
     """The weights of a kind: last, best, ema, swa."""
     return folder / "weights" / f"{kind}.safetensors"
-
-
-def member_is_finished(run: Run, member: Member) -> bool:
-    return run.is_fresh(run.member_dir(member), run.member_keys(member.model), run.member_inputs())
 
 
 def load_member(run: Run, member: Member, device: torch.device) -> tuple[nn.Module, Preparation, str]:

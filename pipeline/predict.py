@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import track
+from rich.progress import Progress, track
 from torch import nn
 
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed
 from base.files import hash_value
-from base.stamps import read_stamp, stamp_path
 from base.version import code_version
 from config import Member, Run, load_experiment, open_run
 from config.ensemble import Predict
@@ -22,12 +21,13 @@ from config.training import Model
 from folds.tiles import read_tiles
 from models.zoo import padded_logits
 from pipeline.device import autocast, autocast_dtype, pick_device, set_threads
-from pipeline.members import MemberRecord, add_member_options, load_member, member_of, weights_path
+from pipeline.finished import mean_is_finished, weights_hash
+from pipeline.members import MemberRecord, add_member_options, load_member, member_of
 from pipeline.pack import open_pack
 from pipeline.prepare import Preparation
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import open_store, write_store
-from pipeline.tta import build_views, predict_probs
+from pipeline.tta import build_views, percent_stretch, predict_probs
 
 
 def forward_probs(
@@ -48,11 +48,14 @@ def forward_probs(
     dtype = autocast_dtype(precision, device)
     views = build_views(settings)
     forward = partial(padded_logits, network)
-    for first in range(0, len(tile_N), settings.batch):
-        rows = tile_N[first : first + settings.batch]
+    tiles_at_once = max(1, settings.batch // (len(views) * (1 + len(settings.stretch))))
+    for first in range(0, len(tile_N), tiles_at_once):
+        rows = tile_N[first : first + tiles_at_once]
         pixels = torch.from_numpy(np.array(pixels_NHWB[rows])).to(device, non_blocking=True)
         with torch.inference_mode(), autocast(device, dtype):
-            yield predict_probs(forward, preparation(pixels), views, settings.merge).cpu().numpy()
+            stretched = [preparation(percent_stretch(pixels, percent)) for percent in settings.stretch]
+            probs_NCHW = predict_probs(forward, preparation(pixels), views, settings.merge, settings.batch, stretched)
+        yield probs_NCHW.cpu().numpy()
 
 
 def predict_oof(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path:
@@ -66,7 +69,7 @@ def predict_test(run: Run, member: Member, device: torch.device, stop: StopReque
     names = read_tiles(run.tiles_csv).query("split == 'test'").name.tolist()
     if not names:
         return None
-    if _mean_holds(run, member.model):
+    if mean_is_finished(run, member.model):
         return run.test_store(member.model)
     return _predict_split(run, member, device, run.test_part(member), "test", names, stop)
 
@@ -79,7 +82,7 @@ def mean_test(run: Run, model: Model) -> Path | None:
     """
     members = list(run.members(model))
     path = run.test_store(model)
-    if _mean_holds(run, model):
+    if mean_is_finished(run, model):
         return path
     missing = [member for member in members if not run.test_part(member).exists()]
     if missing and not read_tiles(run.tiles_csv).eval("split == 'test'").any():
@@ -90,7 +93,7 @@ def mean_test(run: Run, model: Model) -> Path | None:
             f"Run: python -m pipeline.cv --config FILE --only model={model.name}"
         )
     parts = [open_store(run.test_part(member)) for member in members]
-    wanted = _weights_hashes(run, model)
+    wanted = {str(member): weights_hash(run, member) for member in members}
     manifest = {"kind": "test", "model": model.name, "members": wanted, "variant": run.variant}
     first = parts[0]
     with write_store(
@@ -106,8 +109,8 @@ def mean_test(run: Run, model: Model) -> Path | None:
 def _predict_split(
     run: Run, member: Member, device: torch.device, path: Path, kind: str, names: list[str], stop: StopRequest
 ) -> Path:
-    network, preparation, weights_hash = load_member(run, member, device)
-    if path.exists() and open_store(path).manifest["weights_sha256"] == weights_hash:
+    network, preparation, made_from = load_member(run, member, device)
+    if path.exists() and open_store(path).manifest["weights_sha256"] == made_from:
         return path
     settings, record = run.experiment.predict, MemberRecord.read(run.member_dir(member))
     pack = open_pack(run, read_tiles(run.tiles_csv))
@@ -126,35 +129,20 @@ def _predict_split(
         "target": member.model.target,
         "variant": run.variant,
         "weights": settings.weights,
-        "weights_sha256": weights_hash,
+        "weights_sha256": made_from,
         "inputs": run.member_inputs(),
         "keys_sha256": hash_value(run.member_keys(member.model)),
         "code": code_version(),
     }
     with write_store(path, names, record.classes, *pixels.shape[1:3], manifest, settings.dtype) as writer:
-        total = -(-len(rows) // settings.batch)
-        for probs_NCHW in track(batches, f"{kind} {member}", total=total, transient=True):
-            writer.append(probs_NCHW)
-            if stop:
-                raise Stopped(str(member))  # a store is whole or absent: the next run predicts it from its first tile
+        with Progress(transient=True) as progress:
+            bar = progress.add_task(f"{kind} {member}", total=len(rows))
+            for probs_NCHW in batches:
+                writer.append(probs_NCHW)
+                progress.advance(bar, len(probs_NCHW))
+                if stop:
+                    raise Stopped(str(member))  # a store is whole or absent: the next run begins it again
     return path
-
-
-def _mean_holds(run: Run, model: Model) -> bool:
-    """Whether the model's test store is there and was made from the weights that all of its members have now."""
-    path = run.test_store(model)
-    return path.exists() and open_store(path).manifest["members"] == _weights_hashes(run, model)
-
-
-def _weights_hashes(run: Run, model: Model) -> dict[str, str | None]:
-    return {str(member): _weights_hash(run, member) for member in run.members(model)}
-
-
-def _weights_hash(run: Run, member: Member) -> str | None:
-    stamp = read_stamp(stamp_path(run.member_dir(member), is_folder=True))
-    return (
-        stamp.outputs.get(weights_path(run.member_dir(member), run.experiment.predict.weights).name) if stamp else None
-    )
 
 
 def main(argv: list[str] | None = None) -> None:

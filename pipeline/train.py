@@ -30,8 +30,9 @@ from pipeline.augment import build_augment
 from pipeline.checkpoint import TrainState
 from pipeline.data import EpochBatches, TrainTiles, train_loader
 from pipeline.device import autocast, autocast_dtype, make_deterministic, pick_device, set_threads
+from pipeline.finished import member_is_finished
 from pipeline.loop import Plan, fit
-from pipeline.members import MemberRecord, add_member_options, member_is_finished, member_of, weights_path
+from pipeline.members import MemberRecord, add_member_options, member_of, weights_path
 from pipeline.pack import Pack, open_pack
 from pipeline.predict import forward_probs
 from pipeline.prepare import Preparation

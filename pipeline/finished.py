@@ -1,0 +1,52 @@
+"""What of a member is finished and valid. Without torch, so that a grid of hundreds of members is planned at once."""
+
+from pathlib import Path
+
+from base.errors import UserError
+from base.stamps import read_stamp, stamp_path
+from config import Member, Run
+from config.training import Model
+from pipeline.store import open_store
+
+STEPS = ("train", "oof", "test")
+
+
+def member_is_finished(run: Run, member: Member) -> bool:
+    """Whether the member's training has ended, and would come out the same now."""
+    return run.is_fresh(run.member_dir(member), run.member_keys(member.model), run.member_inputs())
+
+
+def weights_hash(run: Run, member: Member) -> str | None:
+    """sha256 of the weights that `predict.weights` names, as written down when they were made; None: there are none."""
+    stamp = read_stamp(stamp_path(run.member_dir(member), is_folder=True))
+    return stamp.outputs.get(f"{run.experiment.predict.weights}.safetensors") if stamp else None
+
+
+def mean_is_finished(run: Run, model: Model) -> bool:
+    """Whether the model's test store is there, and made from the weights that all of its members have now."""
+    wanted = {str(member): weights_hash(run, member) for member in run.members(model)}
+    return _manifest(run.test_store(model)).get("members") == wanted
+
+
+def steps_left(run: Run, member: Member, has_test: bool) -> list[str]:
+    """Those of `STEPS` that a job of this member would do now."""
+    if not member_is_finished(run, member):
+        return [step for step in STEPS if has_test or step != "test"]
+    made_from = weights_hash(run, member)
+    left = []
+    if _manifest(run.oof_store(member)).get("weights_sha256") != made_from:
+        left.append("oof")
+    part = _manifest(run.test_part(member)).get("weights_sha256") == made_from
+    if has_test and not part and not mean_is_finished(run, member.model):
+        left.append("test")
+    return left
+
+
+def _manifest(path: Path) -> dict:
+    """A store's manifest; empty when there is no store, or a damaged one, of which the job will say more."""
+    if not path.exists():
+        return {}
+    try:
+        return open_store(path).manifest
+    except UserError:
+        return {}
