@@ -112,11 +112,10 @@ class WeightedSum(nn.Module):
                 label_smoothing=smoothing,
             )
         valid_NHW = target_NHW != IGNORE_INDEX
-        truth_NHW = torch.where(valid_NHW, target_NHW, 0)
-        smooth_NHW = (truth_NHW * (1 - smoothing) + smoothing / 2).to(logits.dtype)
-        loss_NHW = functional.binary_cross_entropy_with_logits(logits[:, 0], smooth_NHW, reduction="none")
-        if weight_C is not None:
-            loss_NHW = loss_NHW * weight_C[truth_NHW]
+        yes_NHW = torch.where(valid_NHW, target_NHW, 0) * (1 - smoothing) + smoothing / 2
+        of_no, of_yes = (1.0, 1.0) if weight_C is None else weight_C
+        softplus, logits_NHW = functional.softplus, logits[:, 0]  # -log(1 - p) and -log p of the sigmoid
+        loss_NHW = of_yes * yes_NHW * softplus(-logits_NHW) + of_no * (1 - yes_NHW) * softplus(logits_NHW)
         return torch.where(valid_NHW, loss_NHW, 0.0)
 
     def _focal(self, logits: Tensor, target_NHW: Tensor, gamma: float) -> Tensor:
