@@ -1,16 +1,19 @@
 """How members predict, how they are blended, and what is handed in."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, model_validator
 
 from config.base import Section
 
-
-# Views of a tile by name: the eight symmetries of the square. `pipeline/tta.py` makes them.
-VIEWS = ["identity", "hflip", "vflip", "rot90", "rot180", "rot270", "transpose", "antitranspose"]
-VIEW_SETS = {"none": VIEWS[:1], "hflip": VIEWS[:2], "flips": ["identity", "hflip", "vflip", "rot180"], "d4": VIEWS}
+# The eight symmetries of the square; `pipeline/tta.py` makes them.
 ViewName = Literal["identity", "hflip", "vflip", "rot90", "rot180", "rot270", "transpose", "antitranspose"]
+VIEW_SETS: dict[str, list[ViewName]] = {
+    "none": ["identity"],
+    "hflip": ["identity", "hflip"],
+    "flips": ["identity", "hflip", "vflip", "rot180"],
+    "d4": list(get_args(ViewName)),
+}
 Scale = Annotated[float, Field(ge=0.25, le=4)]
 Percent = Annotated[float, Field(gt=0, le=20)]
 
@@ -28,10 +31,11 @@ class Predict(Section):
     """How views are averaged: the mean of their probabilities, or the geometric mean, normalised."""
     batch: int = Field(16, ge=1)
     """Images per forward pass; views count."""
-    weights: Literal["last", "best"] = "last"
-    """Which weights predict. best is the epoch that scored highest on the held-out fold: optimistic, and named so."""
+    weights: Literal["last", "best", "ema", "swa"] = "last"
+    """Which weights predict: of the last step, of an average (train.ema, train.swa), or best: of the epoch that scored
+    highest on the held-out fold, which makes its OOF score optimistic."""
     dtype: Literal["uint8", "float16"] = "uint8"
-    """Of the stored probabilities. uint8 keeps every argmax and is a third of float16's size."""
+    """Of the stored probabilities. Both keep every argmax; float16 is finer, and several times as large."""
 
     @model_validator(mode="after")
     def _distinct(self) -> "Predict":
@@ -45,7 +49,7 @@ class Predict(Section):
         return self
 
     @property
-    def views(self) -> list[str]:
+    def views(self) -> list[ViewName]:
         """Names of the views of each picture and size."""
         return VIEW_SETS[self.tta] if isinstance(self.tta, str) else self.tta
 

@@ -74,13 +74,17 @@ class Run:
     def packs_dir(self) -> Path:
         return Path(self.experiment.runs_dir) / "packs"  # beside the runs: runs on the same tiles share them
 
+    @property
+    def scans_dir(self) -> Path:
+        return Path(self.experiment.runs_dir) / "scans"  # likewise
+
     def member_dir(self, member: Member) -> Path:
         return self.dir / "members" / str(member)
 
     @property
     def variant(self) -> str:
         """Stores made with other weights or views live side by side under this name."""
-        return f"{self.experiment.predict.weights}-{self.experiment.predict.tta}"
+        return self.experiment.predict.variant
 
     def oof_store(self, member: Member) -> Path:
         """Probabilities of the member's held-out fold."""

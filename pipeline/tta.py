@@ -1,0 +1,118 @@
+"""Test-time augmentation: views of a tile, their probabilities turned back and averaged.
+
+A view is one of the square's eight symmetries (ttach's flips and rotations, and their inverses), at one of several
+sizes. Views are stacked into forward passes and added up one by one, so memory does not grow with their number.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+
+import torch
+import ttach
+
+from config.ensemble import Predict
+
+Forward = Callable[[torch.Tensor], torch.Tensor]
+"""(N, B, H, W) images -> (N, C, H, W) logits, for any H and W."""
+
+_FLIP_THEN_ROTATE = ttach.Compose([ttach.HorizontalFlip(), ttach.Rotate90([0, 90, 180, 270])])
+_NAMES = ["identity", "rot90", "rot180", "rot270", "hflip", "transpose", "vflip", "antitranspose"]  # in ttach's order
+SYMMETRIES = dict(zip(_NAMES, _FLIP_THEN_ROTATE, strict=True))
+
+# Logits beyond are cut: +inf (float16 overflows) would become NaN in the softmax, and sums of views must stay finite.
+# Differences of this size are already 0 or 1 as probabilities.
+LARGEST_LOGIT = 1e30
+
+
+@dataclass(frozen=True)
+class View:
+    """One way to look at a tile, and the way back."""
+
+    symmetry: str
+    scale: float = 1.0
+
+    def size_px(self, height: int, width: int) -> tuple[int, int]:
+        """Of the tile before it is flipped or turned."""
+        return max(1, round(height * self.scale)), max(1, round(width * self.scale))
+
+    def look(self, image_NCHW: torch.Tensor) -> torch.Tensor:
+        size = self.size_px(*image_NCHW.shape[2:])
+        return SYMMETRIES[self.symmetry].augment_image(_resized(image_NCHW, size))
+
+    def back(self, seen_NCHW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        """What was seen, turned and resized to the tile of `size`."""
+        return _resized(SYMMETRIES[self.symmetry].deaugment_mask(seen_NCHW), size)
+
+
+def build_views(settings: Predict) -> list[View]:
+    """All views of each picture of a tile: the symmetries of `tta`, at its own size and at each of `scales`."""
+    return [View(symmetry, scale) for scale in (1.0, *settings.scales) for symmetry in settings.views]
+
+
+def predict_probs(
+    forward: Forward,
+    images: Sequence[torch.Tensor],
+    views: Sequence[View],
+    merge: str = "mean",
+    batch: int = 1,
+) -> torch.Tensor:
+    """Probabilities of tiles, averaged over views: (N, C, H, W) float32; sigmoid for one channel, else softmax.
+
+    mean averages probabilities. gmean averages logarithms and normalises, which is the softmax of the averaged logits:
+    a softmax only subtracts one number per pixel from them. So nothing is ever the logarithm of 0.
+
+    Args:
+        forward: may run under autocast; what follows it is float32.
+        images: (N, B, H, W) pictures of the same tiles, of one shape, each seen through all views: the tiles as they
+            are, perhaps stretched ones too.
+        batch: most images in a forward pass; as many views are stacked as fit, and at least one is.
+    """
+    tiles, _, *size = images[0].shape
+    total_NCHW = None
+    for stack in _stacks(images, views, max(1, batch // tiles)):
+        seen = [view.look(image) for view, image in stack]
+        logits = forward(torch.cat(seen) if len(seen) > 1 else seen[0])
+        if total_NCHW is None:
+            total_NCHW = logits.new_zeros((tiles, logits.shape[1], *size), dtype=torch.float32)
+        for (view, _), logits_NCHW in zip(stack, logits.split(tiles), strict=True):
+            _add(total_NCHW, logits_NCHW, view, merge)
+    total_NCHW /= len(views) * len(images)
+    return _activate(total_NCHW) if merge == "gmean" else total_NCHW
+
+
+def _stacks(
+    images: Sequence[torch.Tensor], views: Sequence[View], at_once: int
+) -> Iterator[list[tuple[View, torch.Tensor]]]:
+    """Every view of every picture, up to `at_once` together, those together of one shape."""
+    height, width = images[0].shape[2:]
+
+    def shape(view: View) -> tuple[int, int]:
+        size = view.size_px(height, width)
+        return size[::-1] if view.symmetry in ("rot90", "rot270", "transpose", "antitranspose") else size
+
+    for _, alike in groupby(sorted(views, key=shape), key=shape):
+        looks = ((view, image) for view in alike for image in images)
+        while stack := list(islice(looks, at_once)):
+            yield stack
+
+
+def _add(total_NCHW: torch.Tensor, logits_NCHW: torch.Tensor, view: View, merge: str) -> None:
+    """Add what one view saw, turned back, to the total."""
+    # On a CPU tile by tile: a tile's numbers stay in the cache from here to the sum, several times as fast as a batch.
+    rows = 1 if total_NCHW.device.type == "cpu" else len(total_NCHW)
+    for total, logits in zip(total_NCHW.split(rows), logits_NCHW.split(rows), strict=True):
+        logits = logits.to(torch.float32, memory_format=torch.contiguous_format)
+        logits = logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+        total += view.back(logits if merge == "gmean" else _activate(logits), total.shape[2:])
+
+
+def _activate(logits_NCHW: torch.Tensor) -> torch.Tensor:
+    return logits_NCHW.sigmoid() if logits_NCHW.shape[1] == 1 else logits_NCHW.softmax(1)
+
+
+def _resized(image_NCHW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    # ttach.Scale is not used: it goes back by 1 / scale of the scaled size, and 256 becomes 255 after a factor of 1.1.
+    if tuple(image_NCHW.shape[2:]) == tuple(size):
+        return image_NCHW
+    return ttach.functional.resize(image_NCHW, tuple(size), interpolation="bilinear", align_corners=False)
