@@ -47,7 +47,8 @@ class Experiment(Section):
             if model.target != "all":
                 problems += _unknown([model.target], classes, f"models.{model.name}.target")
             try:
-                problems += _misfits_of_classes(self.train_of(model), classes, model)
+                train = self.train_of(model)
+                problems += _misfits_of_classes(train, classes, model) + _misfits_of_weights(self.predict, train, model)
             except ValidationError as error:
                 problems += [explain(Train, each, f"models.{model.name}.train.") for each in error.errors()]
         if problems:
@@ -190,3 +191,12 @@ def _misfits_of_classes(train: Train, classes: list[str], model: Model) -> list[
         if lacking:
             problems.append(f"train.class_weights.weights of model {model.name}: no weight for {listed(lacking)}")
     return problems
+
+
+def _misfits_of_weights(predict: Predict, train: Train, model: Model) -> list[str]:
+    """Whether training leaves the weights that are to predict."""
+    there = {"last": True, "best": train.validate_every > 0, "ema": train.ema is not None, "swa": train.swa is not None}
+    needs = {"best": "validate_every 1 or more", "ema": "ema: {decay: ...}", "swa": "swa: {start_epoch: ..., lr: ...}"}
+    if there[predict.weights]:
+        return []
+    return [f"predict.weights {predict.weights} needs train.{needs[predict.weights]} (model {model.name})"]

@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.progress import track
 
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError
 from base.files import hash_file, hash_value
-from base.version import code_version
+from base.progress import track
 from config import Run, load_experiment, open_run
 from config.training import Model
 from ensemble.oof import BATCH, blended_models, make_table, mean_over_models, print_table
@@ -39,7 +38,7 @@ def test_stores(run: Run, models: list[Model]) -> list[Store]:
 def test_labels(stores: list[Store]) -> Iterator[tuple[str, np.ndarray]]:
     """(name, (H, W) uint8 class indices) of each test tile, read batch by batch."""
     names = stores[0].names
-    for first in track(range(0, len(names), BATCH), "blend test", transient=True):
+    for first in track(range(0, len(names), BATCH), "blend test"):
         rows = range(first, min(first + BATCH, len(names)))
         probs_NCHW = mean_over_models(np.stack([store.read_many(rows) for store in stores]))
         yield from zip((names[i] for i in rows), probs_NCHW.argmax(1).astype(np.uint8), strict=True)

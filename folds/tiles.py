@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
-from rich.progress import track
 
 from base.command import run, stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_value, whole_file
+from base.progress import track
 from config import Experiment, Run, load_experiment, open_run
 from config.data import IGNORE_INDEX, Data, Folds
 from folds.classes import ClassTable
@@ -58,7 +58,7 @@ def measure_tiles(found: pd.DataFrame, data: Data) -> pd.DataFrame:
     measured = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
         delayed(_measure)(image, mask, classes, len(data.bands)) for image, mask in jobs
     )
-    rows = list(track(measured, "read tiles", total=len(jobs), transient=True))
+    rows = list(track(measured, "read tiles", total=len(jobs)))
     problems = [problem for row in rows for problem in row["problems"]]
     sizes = Counter((row["height"], row["width"]) for row in rows if not row["problems"])
     if len(sizes) > 1:

@@ -78,22 +78,27 @@ def fit(
         batches.set_epoch(state.epoch, order, state.micro_step)
         state.network.train()
         for micro_batches in chunks(loader, train.accumulate.steps):
-            done = state.epoch * steps + state.micro_step // train.accumulate.steps
-            lr = state.plateau.scale * lr_at(done, steps, train)
+            lr = current_lr(state, state.micro_step // train.accumulate.steps, steps, train)
             set_lr(state.optimizer, lr)
             losses = optimizer_step(plan, state, forward, micro_batches, preparation, loss_fn, lr)
             state.averages.after_step(state.network)
             state.micro_step += len(micro_batches)
             state.loss_sum += sum(losses)
             progress.step(state.epoch, state.micro_step, micro_steps, sum(losses) / len(losses), lr, train.batch)
-            if stop or time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+            stopping = bool(stop)  # asked once: the answer may change between two questions
+            if stopping or time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
                 save(state)
                 saved_at = time.monotonic()
-            if stop:
+            if stopping:
                 raise Stopped(plan.name)
-        finish_epoch(plan, state, micro_steps, lr, validate, save_best)
+        finish_epoch(plan, state, micro_steps, current_lr(state, steps - 1, steps, train), validate, save_best)
         progress.epoch(state.log[-1])
     save(state)
+
+
+def current_lr(state: TrainState, step: int, steps: int, train: Train) -> float:
+    """The learning rate of a step of the state's epoch."""
+    return state.plateau.scale * lr_at(state.epoch * steps + step, steps, train)
 
 
 def optimizer_step(

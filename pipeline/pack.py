@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 from filelock import FileLock
 from joblib import Parallel, delayed
-from rich.progress import track
 
 from base.command import run, stage_parser
 from base.errors import UserError
 from base.files import hash_value, read_json, whole_folder, write_json
+from base.progress import track
 from config import Run, load_experiment, open_run
 from folds.classes import ClassTable
 from folds.images import read_image, read_mask
@@ -107,7 +107,7 @@ def _decoded(read: Callable[[str], np.ndarray], paths: Iterable[str], what: str)
     tiles = Parallel(n_jobs=-1, prefer="threads", return_as="generator", pre_dispatch="2*n_jobs")(
         delayed(read)(path) for path in paths
     )
-    return track(tiles, what, total=len(paths), transient=True)
+    return track(tiles, what, total=len(paths))
 
 
 def _write_array(

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.progress import Progress, track
 from torch import nn
 
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed
 from base.files import hash_value
+from base.progress import bar, track
 from base.version import code_version
 from config import Member, Run, load_experiment, open_run
 from config.ensemble import Predict
@@ -24,10 +24,11 @@ from pipeline.device import autocast, autocast_dtype, pick_device, set_threads
 from pipeline.finished import mean_is_finished, weights_hash
 from pipeline.members import MemberRecord, add_member_options, load_member, member_of
 from pipeline.pack import open_pack
+from pipeline.pixels import PixelScale, stretched
 from pipeline.prepare import Preparation
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import open_store, write_store
-from pipeline.tta import build_views, percent_stretch, predict_probs
+from pipeline.tta import build_views, predict_probs
 
 
 def forward_probs(
@@ -50,12 +51,19 @@ def forward_probs(
     forward = partial(padded_logits, network)
     tiles_at_once = max(1, settings.batch // (len(views) * (1 + len(settings.stretch))))
     for first in range(0, len(tile_N), tiles_at_once):
-        rows = tile_N[first : first + tiles_at_once]
-        pixels = torch.from_numpy(np.array(pixels_NHWB[rows])).to(device, non_blocking=True)
+        pictures = pictures_of(np.array(pixels_NHWB[tile_N[first : first + tiles_at_once]]), preparation, settings)
         with torch.inference_mode(), autocast(device, dtype):
-            stretched = [preparation(percent_stretch(pixels, percent)) for percent in settings.stretch]
-            probs_NCHW = predict_probs(forward, preparation(pixels), views, settings.merge, settings.batch, stretched)
+            images = [preparation(torch.from_numpy(picture).to(device)) for picture in pictures]
+            probs_NCHW = predict_probs(forward, images, views, settings.merge, settings.batch)
         yield probs_NCHW.cpu().numpy()
+
+
+def pictures_of(pixels_NHWB: np.ndarray, preparation: Preparation, settings: Predict) -> list[np.ndarray]:
+    """The tiles as they are, and stretched by each of `predict.stretch`."""
+    scale = PixelScale.of(pixels_NHWB.dtype, np.array(preparation.mean), np.array(preparation.std))
+    return [pixels_NHWB] + [
+        np.stack([stretched(pixels_HWB, percent, scale) for pixels_HWB in pixels_NHWB]) for percent in settings.stretch
+    ]
 
 
 def predict_oof(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path:
@@ -99,7 +107,7 @@ def mean_test(run: Run, model: Model) -> Path | None:
     with write_store(
         path, first.names, first.classes, *first.size_px, manifest, run.experiment.predict.dtype
     ) as writer:
-        for tile in track(range(len(first)), f"mean of {model.name}", transient=True):
+        for tile in track(range(len(first)), f"mean of {model.name}"):
             writer.append(np.mean([part.read(tile) for part in parts], axis=0, dtype=np.float32)[None])
     for member in members:
         shutil.rmtree(run.test_part(member))
@@ -134,14 +142,14 @@ def _predict_split(
         "keys_sha256": hash_value(run.member_keys(member.model)),
         "code": code_version(),
     }
-    with write_store(path, names, record.classes, *pixels.shape[1:3], manifest, settings.dtype) as writer:
-        with Progress(transient=True) as progress:
-            bar = progress.add_task(f"{kind} {member}", total=len(rows))
-            for probs_NCHW in batches:
-                writer.append(probs_NCHW)
-                progress.advance(bar, len(probs_NCHW))
-                if stop:
-                    raise Stopped(str(member))  # a store is whole or absent: the next run begins it again
+    progress, task = bar(f"{kind} {member}", len(rows))
+    size = pixels.shape[1:3]
+    with progress, write_store(path, names, record.classes, *size, manifest, settings.dtype) as writer:
+        for probs_NCHW in batches:
+            writer.append(probs_NCHW)
+            progress.advance(task, len(probs_NCHW))
+            if stop:
+                raise Stopped(str(member))  # a store is whole or absent: the next run begins it again
     return path
 
 

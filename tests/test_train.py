@@ -1,0 +1,261 @@
+"""A member's training: the same bits however often it is stopped, killed or loaded by how many workers."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from base.errors import UserError
+from base.files import hash_file
+from config import Member, Run, load_experiment, open_run
+from folds.assign import make_folds, read_folds
+from pipeline import loop
+from pipeline.checkpoint import TrainState
+from pipeline.data import Batch
+from pipeline.members import MemberRecord, load_member, member_is_finished, weights_path
+from pipeline.prepare import Preparation
+from pipeline.stopping import Stopped, StopRequest
+from pipeline.train import train_member
+from tests.tiny import tiny_values, write_config, write_tiny
+
+CPU = torch.device("cpu")
+ROOT = Path(__file__).parent.parent
+
+
+class StopAfter(StopRequest):
+    """Asks for an end after a number of steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def __bool__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def run_of(tmp_path: Path, name: str = "tiny", **train) -> Run:
+    if not (tmp_path / "data").exists():
+        write_tiny(tmp_path / "data")
+    values = tiny_values(tmp_path / "data", tmp_path)
+    values["train"] |= {"precision": "fp32", **train}
+    values["name"] = name
+    config = write_config(tmp_path / f"{name}.yaml", values)
+    run = open_run(load_experiment(config))
+    make_folds(run)
+    return run
+
+
+def member_of(run: Run, fold: int = 0) -> Member:
+    return Member(run.experiment.models[0], fold, run.experiment.seeds[0])
+
+
+def bits(run: Run, member: Member) -> dict[str, str]:
+    """Hashes of all that training leaves: each kind of weights, and the log."""
+    folder = run.member_dir(member)
+    return {path.name: hash_file(path) for path in [*folder.glob("weights/*"), folder / "log.csv"]}
+
+
+EVERYTHING = {
+    "epochs": 3,
+    "batch": 2,
+    "validate_every": 1,
+    "accumulate": {"steps": 2},
+    "ema": {"decay": 0.9},
+    "swa": {"start_epoch": 1, "lr": 1e-4},
+    "augment": [{"name": "d4", "p": 1.0}, {"name": "band_gain", "p": 0.5}],
+    "sampler": {"name": "repeat_factor", "threshold": 0.9},
+}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> tuple[Path, dict[str, str]]:
+    tmp_path = tmp_path_factory.mktemp("undisturbed")
+    run = run_of(tmp_path, "undisturbed", **EVERYTHING)
+    train_member(run, member_of(run), CPU, StopRequest())
+    return tmp_path, bits(run, member_of(run))
+
+
+def test_training_leaves_every_kind_of_weights_a_log_and_a_record(undisturbed):
+    tmp_path, hashes = undisturbed
+    assert set(hashes) == {"last.safetensors", "best.safetensors", "ema.safetensors", "swa.safetensors", "log.csv"}
+    assert len(set(hashes.values())) >= 4  # the best epoch may be the last
+    run = run_of(tmp_path, "undisturbed", **EVERYTHING)
+    member = member_of(run)
+    assert member_is_finished(run, member)
+    log = pd.read_csv(run.member_dir(member) / "log.csv")
+    assert log.epoch.tolist() == [1, 2, 3]
+    assert log[["lr", "loss", "val_miou"]].notna().all(axis=None)
+    record, folds = MemberRecord.read(run.member_dir(member)), read_folds(run.folds_csv)
+    assert record.held_out == folds.name[folds.fold == 0].tolist()
+    assert record.train_tiles == folds.name[folds.fold != 0].tolist()
+
+
+@pytest.mark.parametrize("stops", [[1], [2, 1], [3, 1, 1]])
+def test_a_stopped_run_ends_with_the_bits_of_an_undisturbed_one(undisturbed, stops):
+    tmp_path, expected = undisturbed
+    name = f"stopped-{'-'.join(map(str, stops))}"
+    run = run_of(tmp_path, name, **EVERYTHING)
+    for steps in stops:
+        with pytest.raises(Stopped):
+            train_member(run, member_of(run), CPU, StopAfter(steps))
+        torch.rand(7)  # what else the process draws must not matter
+    train_member(run, member_of(run), CPU, StopRequest())
+    assert bits(run, member_of(run)) == expected
+
+
+def test_loader_workers_change_no_bit(undisturbed):
+    tmp_path, expected = undisturbed
+    run = run_of(tmp_path, "workers", **EVERYTHING)
+    experiment = run.experiment.model_copy(
+        update={"jobs": run.experiment.jobs.model_copy(update={"loader_workers": 2})}
+    )
+    train_member(Run(experiment), member_of(run), CPU, StopRequest())
+    assert bits(run, member_of(run)) == expected
+
+
+def test_a_killed_process_ends_with_the_bits_of_an_undisturbed_one(undisturbed):
+    tmp_path, expected = undisturbed
+    run = run_of(tmp_path, "killed", **EVERYTHING)
+    config = str(tmp_path / "killed.yaml")
+    command = [sys.executable, "-m", "pipeline.train", "--config", config, "--model", "unet", "--fold", "0"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    folder = run.member_dir(member_of(run))
+    while process.poll() is None and not (folder / "stamp.json").exists():
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert subprocess.run(command, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=True).returncode == 0
+    assert bits(run, member_of(run)) == expected
+
+
+def test_a_finished_member_is_left_alone(undisturbed):
+    tmp_path, _ = undisturbed
+    run = run_of(tmp_path, "undisturbed", **EVERYTHING)
+    path = weights_path(run.member_dir(member_of(run)), "last")
+    before = path.stat().st_mtime_ns
+    train_member(run, member_of(run), CPU, StopRequest())
+    assert path.stat().st_mtime_ns == before
+
+
+def test_a_checkpoint_of_another_experiment_is_refused_with_the_difference(tmp_path):
+    run = run_of(tmp_path, batch=2)
+    member = member_of(run)
+    with pytest.raises(Stopped):
+        train_member(run, member, CPU, StopAfter(1))
+    (run.member_dir(member) / "stamp.json").unlink()  # as if somebody had copied a last.pt here
+    other = run_of(tmp_path, batch=2, lr=0.5)
+    with pytest.raises(UserError, match=r"another experiment: train\.lr 0\.001 -> 0\.5"):
+        train_member(other, member_of(other), CPU, StopRequest())
+
+
+def test_a_damaged_checkpoint_is_refused(tmp_path):
+    run = run_of(tmp_path)
+    path = run.member_dir(member_of(run)) / "last.pt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"half of somethi")
+    with pytest.raises(UserError, match="not a checkpoint of ours"):
+        train_member(run, member_of(run), CPU, StopRequest())
+
+
+def test_edited_weights_are_refused(undisturbed):
+    tmp_path, _ = undisturbed
+    run = run_of(tmp_path, "undisturbed", **EVERYTHING)
+    member = member_of(run)
+    path = weights_path(run.member_dir(member), "last")
+    network, _, _ = load_member(run, member, CPU)
+    for key, value in load_file(path).items():
+        torch.testing.assert_close(network.state_dict()[key], value, rtol=0, atol=0)
+    whole = path.read_bytes()
+    try:
+        path.write_bytes(whole[:-4] + b"\1\2\3\4")
+        with pytest.raises(UserError, match="changed since"):
+            load_member(run, member, CPU)
+    finally:
+        path.write_bytes(whole)
+
+
+def test_folds_and_seeds_begin_and_see_other_things(tmp_path):
+    run = run_of(tmp_path, epochs=1, schedule={"warmup_epochs": 0.5})
+    for fold in (0, 1):
+        train_member(run, member_of(run, fold), CPU, StopRequest())
+    first, second = (bits(run, member_of(run, fold)) for fold in (0, 1))
+    assert first["last.safetensors"] != second["last.safetensors"]
+
+
+class Flat(torch.nn.Module):
+    """A network without batch statistics: per-pixel linear."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.layer = torch.nn.Conv2d(4, 3, 3, padding=1)
+
+    def forward(self, image):
+        return self.layer(image)
+
+
+def gradient_of(batches: list[Batch], train) -> torch.Tensor:
+    from models.averaging import Averages
+    from models.losses import build_loss
+    from pipeline.schedule import Plateau, build_optimizer
+
+    network = Flat()
+    state = TrainState(
+        network, build_optimizer(network, train), torch.amp.GradScaler("cpu", enabled=False), Averages(network, train),
+        Plateau(train),
+    )  # fmt: skip
+    plan = loop.Plan("flat", train, 0, 0, CPU, None, lambda epoch: np.arange(4), ["a", "b", "c", "d"])
+    preparation = Preparation(["a", "b", "c", "d"], [], "dataset", [0.1] * 4, [0.5] * 4)
+    loop.optimizer_step(plan, state, network, batches, preparation, build_loss(train.loss, 3, None, False), 1e-3)
+    return network.layer.weight.grad.clone()
+
+
+def batch_of(rng: np.random.Generator, tiles: int, ignored: int) -> Batch:
+    target = rng.integers(0, 3, (tiles, 8, 8), dtype=np.uint8)
+    target.reshape(-1)[:ignored] = 255
+    pixels = torch.from_numpy(rng.integers(1, 255, (tiles, 8, 8, 4), dtype=np.uint8))
+    target = torch.from_numpy(target)
+    return Batch([(0, i, 0) for i in range(tiles)], pixels, target, target, torch.ones(tiles))
+
+
+def joined(batches: list[Batch]) -> Batch:
+    return Batch(
+        [key for batch in batches for key in batch.keys],
+        *(
+            torch.cat([getattr(batch, name) for batch in batches])
+            for name in ("pixels_NHWB", "target_NHW", "second_NHW", "share_N")
+        ),
+    )
+
+
+def test_accumulated_mean_is_the_large_batch_and_sum_is_the_sum(tmp_path):
+    rng = np.random.default_rng(0)
+    batches = [batch_of(rng, 2, ignored=100), batch_of(rng, 2, ignored=3)]  # unequal numbers of valid pixels
+    plain = {"loss": [{"name": "ce"}], "clip_grad_norm": None, "precision": "fp32"}
+    mean = run_of(tmp_path, "mean", **plain, accumulate={"steps": 2, "reduce": "mean"}).experiment.train
+    total = run_of(tmp_path, "sum", **plain, accumulate={"steps": 2, "reduce": "sum"}).experiment.train
+    one = run_of(tmp_path, "one", **plain).experiment.train
+    large = gradient_of([joined(batches)], one)
+    torch.testing.assert_close(gradient_of(batches, mean), large, atol=1e-6, rtol=1e-6)
+    separate = [gradient_of([batch], one) for batch in batches]
+    torch.testing.assert_close(gradient_of(batches, total), sum(separate), atol=1e-6, rtol=1e-6)
+    assert (gradient_of(batches, total) - large).abs().max() > 1e-3
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
+    train = run_of(tmp_path, loss=[{"name": "ce"}]).experiment.train
+    batch = batch_of(np.random.default_rng(0), 2, 0)
+    batch.pixels_NHWB = torch.full((2, 8, 8, 4), float("nan"))
+    with pytest.raises(UserError) as refused:
+        gradient_of([batch], train)
+    for part in ("member flat", "epoch 0", "lr 1.00e-03", "tiles a, b", "nan"):
+        assert part in str(refused.value)
