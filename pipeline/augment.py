@@ -143,7 +143,10 @@ def _symmetry(codes: Sequence[int], arguments: dict[str, Any], **_: Any) -> Step
 # --- albumentations
 
 
-def _geometry(kind: type[A.DualTransform], arguments: dict[str, Any], **_: Any) -> Step:
+def _geometry(kind: type[A.DualTransform], arguments: dict[str, Any], scale: PixelScale, **_: Any) -> Step:
+    # The bands' means: black would be an edge, and for floats perhaps no value at all. OpenCV fills four bands at most.
+    fill = scale.mean_B.tolist() if len(scale.mean_B) <= 4 else [scale.mean_B.mean()]
+    arguments = {"fill": tuple(fill) if len(fill) > 1 else fill[0]} | arguments
     return _both(kind(**arguments, fill_mask=IGNORE_INDEX, p=1.0))
 
 
@@ -157,12 +160,7 @@ def _crop(arguments: dict[str, Any], **_: Any) -> Step:
 
 
 def _dropout(arguments: dict[str, Any], scale: PixelScale, **_: Any) -> Step:
-    # The mean: a hole is not darker than the tile.
     return _both(A.CoarseDropout(**{"fill": tuple(scale.mean_B.tolist())} | arguments, p=1.0))
-
-
-def _blur(arguments: dict[str, Any], **_: Any) -> Step:
-    return _both(A.GaussianBlur(**arguments, p=1.0))  # linear, so it needs no range; masks it leaves alone
 
 
 def _both(transform: A.DualTransform) -> Step:
@@ -175,7 +173,7 @@ def _both(transform: A.DualTransform) -> Step:
 
 
 def _radiometry(kind: type[A.ImageOnlyTransform], arguments: dict[str, Any], scale: PixelScale, **_: Any) -> Step:
-    """albumentations takes uint8 as it is and expects floats in 0..1; other pixels are brought there and back."""
+    """albumentations clips floats to 0..1, even to blur them; other pixels than uint8 are brought there and back."""
     transform = kind(**arguments, p=1.0)
 
     def step(sample: Sample, draw: Draw) -> Sample:
@@ -290,7 +288,7 @@ BUILDERS: dict[str, Callable[..., Step]] = {
     "brightness_contrast": partial(_radiometry, A.RandomBrightnessContrast),
     "gamma": partial(_radiometry, A.RandomGamma),
     "noise": partial(_radiometry, A.GaussNoise),
-    "blur": _blur,
+    "blur": partial(_radiometry, A.GaussianBlur),
     "band_gain": _band_gain,
     "percent_stretch": _percent_stretch,
     "copy_paste": _copy_paste,
