@@ -2,7 +2,7 @@
 
 Rounding never turns an order around, p <= q gives round(p) <= round(q), but it makes ties: .453 and .454 both become
 116/255, and argmax then takes the first channel, which need not be the larger one. So wherever channels tie at the top,
-those before the float's argmax are lowered by one step. Where the floats tie, the first is the argmax before and after.
+all but the float's argmax are lowered by one step: every pixel has one top channel, whatever breaks ties elsewhere.
 
 What is stored is within half a step of the probability, 1/510, and within three halves where a tie was broken. A
 pixel's channels then sum to 1 only roughly, and a stored 0 means below 1/510: readers average and compare
@@ -56,8 +56,8 @@ def _keep_argmax(probs_CHW: np.ndarray, stored_CHW: np.ndarray) -> None:
     best = probs_CHW.reshape(channels, -1)[:, tied].argmax(0)
     flat_CP = stored_CHW.reshape(channels, -1)
     values = flat_CP[:, tied]
-    before_best = (values == top_HW.reshape(-1)[tied]) & (np.arange(channels)[:, None] < best)
-    values[before_best] = _one_step_below(values[before_best])
+    rivals = (values == top_HW.reshape(-1)[tied]) & (np.arange(channels)[:, None] != best)
+    values[rivals] = _one_step_below(values[rivals])
     flat_CP[:, tied] = values
 
 
