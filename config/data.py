@@ -9,6 +9,10 @@ from config.base import Section
 Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+LANDSCAPE_CLASSES = (
+    "farmland", "forest", "grass", "road", "urban", "rural", "industrial", "construction", "water", "bareland"
+)  # fmt: skip
+"""What the generated competition draws; `data.classes` gives them labels and colours."""
 IGNORE_INDEX = 255  # inside the program; a mask on disk may use any value for it, or none
 
 
@@ -34,8 +38,10 @@ class Landscape(Section):
     """A scene is this many tiles wide and high."""
     tile_px: int = Field(128, ge=32, multiple_of=32)
     """Side of a tile in pixels."""
-    test_shift: float = Field(1.0, ge=0)
-    """Spread of the test scenes' sensor gain, relative to the built-in one; 0: no shift between train and test."""
+    test_shift: float = Field(1.0, ge=0, le=4)
+    """How far the light and the sensor gain of test scenes lie from those of train scenes; 0: no shift."""
+    floor: float = Field(0.006, ge=0, le=0.03)
+    """Least average share of a class. The competition's rarest has 0.0008: too little for every fold of a small set."""
 
 
 class Data(Section):
@@ -72,7 +78,22 @@ class Data(Section):
             raise ValueError(f"train_masks {self.train_masks!r} must hold {{name}}")
         if "ndvi" in self.derived and not {"red", "nir"} <= set(self.bands):
             raise ValueError(f"derived ndvi needs bands red and nir; there are {', '.join(self.bands)}")
+        if self.generate:
+            self._must_be_what_is_drawn()
         return self
+
+    def _must_be_what_is_drawn(self) -> None:
+        names = [c.name for c in self.classes]
+        if sorted(names) != sorted(LANDSCAPE_CLASSES):
+            raise ValueError(f"generate draws the classes {', '.join(LANDSCAPE_CLASSES)}; found {', '.join(names)}")
+        for key, drawn in (
+            ("bands", ["red", "green", "blue", "nir"]),
+            ("train_images", "train/*.tif"),
+            ("train_masks", "train/{name}.png"),
+            ("test_images", "test/*.tif"),
+        ):
+            if getattr(self, key) != drawn:
+                raise ValueError(f"generate writes {key} {drawn}; found {getattr(self, key)}")
 
 
 class Folds(Section):

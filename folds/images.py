@@ -1,4 +1,4 @@
-"""The one reader of image and mask files."""
+"""The one reader of image and mask files, and the writer of images."""
 
 import warnings
 from pathlib import Path
@@ -40,6 +40,17 @@ def read_mask(path: Path) -> np.ndarray:
     if len(mask_BHW) != 1 or mask_BHW.dtype != np.uint8:
         raise UserError(f"{path}: {len(mask_BHW)} bands of {mask_BHW.dtype}; a mask has one band of uint8 labels")
     return mask_BHW[0]
+
+
+def write_image(path: Path, image_HWB: np.ndarray) -> None:
+    """A plain, uncompressed TIFF."""
+    height, width, bands = image_HWB.shape
+    # GDAL would tag a fourth band as alpha, and readers that honour the tag change the other three.
+    colour = {"photometric": "rgb", "alpha": "no"} if bands > 3 else {}
+    with rasterio.open(
+        path, "w", "GTiff", width, height, bands, dtype=image_HWB.dtype, interleave="pixel", **colour
+    ) as file:
+        file.write(np.moveaxis(image_HWB, -1, 0))
 
 
 def _read(path: Path) -> np.ndarray:
