@@ -12,7 +12,7 @@ from config.data import Data, Folds
 from config.ensemble import Blend, Predict, Submission
 from config.jobs import Jobs
 from config.losses import ClassTimes, FixedWeights
-from config.sections import Kinds, changes_kind, explain, kinds_at, merged
+from config.sections import Kinds, changes_kind, kinds_at, merged, mistakes
 from config.training import Model, Seeds, Train
 
 
@@ -50,7 +50,7 @@ class Experiment(Section):
                 train = self.train_of(model)
                 problems += _misfits_of_classes(train, classes, model) + _misfits_of_weights(self.predict, train, model)
             except ValidationError as error:
-                problems += [explain(Train, each, f"models.{model.name}.train.") for each in error.errors()]
+                problems += mistakes(Train, error, f"models.{model.name}.train.")
         if problems:
             raise ValueError("; ".join(dict.fromkeys(problems)))
         return self
@@ -86,7 +86,7 @@ def load_experiment(path: str | Path, overrides: list[str] = ()) -> Experiment:
     try:
         return Experiment.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {'; '.join(explain(Experiment, e) for e in error.errors())}") from None
+        raise UserError(f"{path}: {'; '.join(mistakes(Experiment, error))}") from None
 
 
 def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -197,6 +197,5 @@ def _misfits_of_weights(predict: Predict, train: Train, model: Model) -> list[st
     """Whether training leaves the weights that are to predict."""
     there = {"last": True, "best": train.validate_every > 0, "ema": train.ema is not None, "swa": train.swa is not None}
     needs = {"best": "validate_every 1 or more", "ema": "ema: {decay: ...}", "swa": "swa: {start_epoch: ..., lr: ...}"}
-    if there[predict.weights]:
-        return []
-    return [f"predict.weights {predict.weights} needs train.{needs[predict.weights]} (model {model.name})"]
+    absent = [kind for kind in predict.weight_kinds if not there[kind]]
+    return [f"predict.weights {kind} needs train.{needs[kind]} (model {model.name})" for kind in absent]

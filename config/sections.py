@@ -3,9 +3,10 @@
 import difflib
 import re
 from collections.abc import Sequence
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from base.errors import nearest
 
@@ -52,19 +53,27 @@ def changes_kind(under: dict[str, Any], over: dict[str, Any], kinds: Kinds) -> b
     return len(kinds) > 1 and "name" in over and over["name"] != under.get("name")
 
 
-def explain(section: type[BaseModel], error: Any, at: str = "") -> str:
-    """One mistake found by pydantic, as "train.optmizer: unknown key; did you mean train.optimizer?".
+def mistakes(section: type[BaseModel], error: ValidationError, at: str = "") -> list[str]:
+    """What pydantic found, as "train.optmizer: unknown key; did you mean train.optimizer?", once for each path.
 
     Args:
         at: where the section stands, with a dot behind: "models.unet.train."
     """
-    parents, kinds = _walk(section, error["loc"][:-1])
-    if error["loc"] and not _is_tag(kinds, error["loc"][-1]):
-        parents.append(str(error["loc"][-1]))
-    path = at + ".".join(parents)
+    by_path: dict[str, str] = {}
+    for each in error.errors():
+        parts, kinds = _walk(section, each["loc"])
+        path = at + ".".join(parts)
+        # A value that can be of several types is found wrong once for each: the first is enough.
+        by_path.setdefault(path, _explain(each, path, kinds))
+    return list(by_path.values())
+
+
+def _explain(error: Any, path: str, kinds: Kinds) -> str:
+    """One mistake; `kinds` are the classes of the section that the path's last key stands in."""
     kind, context = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        last, prefix = parents[-1], path.removesuffix(parents[-1])
+        last = str(error["loc"][-1])
+        prefix = path.removesuffix(last)
         known = sorted({name for each in kinds for name in each.model_fields})
         close = difflib.get_close_matches(last, known, n=1, cutoff=0.5)
         return f"{path}: unknown key" + (f"; did you mean {prefix}{close[0]}?" if close else nearest(last, known))
@@ -76,26 +85,45 @@ def explain(section: type[BaseModel], error: Any, at: str = "") -> str:
         return f"{path}.name: unknown {context['tag']!r}{nearest(context['tag'], _quoted(context['expected_tags']))}"
     if kind == "literal_error":
         return f"{path}: unknown {error['input']!r}{nearest(str(error['input']), _quoted(context['expected']))}"
+    if kind in ("model_type", "model_attributes_type"):
+        return f"{path}: {error['input']!r}: expected keys, as in {{name: ...}}"
     message = error["msg"].removeprefix("Value error, ")
     found = "" if kind == "value_error" else f"{error['input']!r}: "
     return f"{path}: {found}{message}" if path else message
 
 
 def _walk(section: type[BaseModel], loc: Sequence[str | int]) -> tuple[list[str], Kinds]:
-    """The readable parts of a pydantic location, and the classes of the section that it ends in.
+    """The readable parts of a pydantic location, and the classes of the section that the last of them stands in.
 
-    pydantic puts the kind's name into the location, ("schedule", "poly", "power"): it is no key, and is left out.
+    pydantic also names the kind, ("schedule", "poly", "power"), and the type that it tried, ("tta", "list[...]"): these
+    are no keys, and are left out.
     """
     parts: list[str] = []
     kinds: Kinds = [section]
+    around, names_type = kinds, False
     for part in loc:
-        if _is_tag(kinds, part):
+        if names_type:
+            names_type = False
+        elif _is_tag(kinds, part):
             kinds = [kind for kind in kinds if part in names_of(kind)]
-            continue
-        parts.append(str(part))
-        if isinstance(part, str):
-            kinds = kinds_at(kinds, part)
-    return parts, kinds
+        else:
+            parts.append(str(part))
+            around = kinds
+            if isinstance(part, str):
+                names_type = _has_several_types(kinds, part)
+                kinds = kinds_at(kinds, part)
+    return parts, around
+
+
+def _has_several_types(kinds: Kinds, key: str) -> bool:
+    """Whether a key's plain value is of one type or another, as in `str | list[str]`."""
+    annotations = [kind.model_fields[key].annotation for kind in kinds if key in kind.model_fields]
+    return any(
+        get_origin(annotation) in (Union, UnionType)
+        and len(set(get_args(annotation)) - {NoneType}) > 1
+        and not kinds_in(annotation)
+        for annotation in annotations
+    )
 
 
 def _is_tag(kinds: Kinds, part: str | int) -> bool:
