@@ -99,7 +99,7 @@ def test_training_leaves_every_kind_of_weights_a_log_and_a_record(undisturbed):
     assert record.train_tiles == folds.name[folds.fold != 0].tolist()
 
 
-@pytest.mark.parametrize("stops", [[1], [2, 1], [3, 1, 1]])
+@pytest.mark.parametrize("stops", [[0], [1], [2, 1], [3, 0, 0]])
 def test_a_stopped_run_ends_with_the_bits_of_an_undisturbed_one(undisturbed, stops):
     tmp_path, expected = undisturbed
     name = f"stopped-{'-'.join(map(str, stops))}"
@@ -171,7 +171,7 @@ def test_edited_weights_are_refused(undisturbed):
     run = run_of(tmp_path, "undisturbed", **EVERYTHING)
     member = member_of(run)
     path = weights_path(run.member_dir(member), "last")
-    network, _, _ = load_member(run, member, CPU)
+    (network,) = load_member(run, member, CPU).networks
     for key, value in load_file(path).items():
         torch.testing.assert_close(network.state_dict()[key], value, rtol=0, atol=0)
     whole = path.read_bytes()
