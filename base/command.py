@@ -29,13 +29,14 @@ MENDABLE = {
 }
 
 
-def stage_parser(module: str, what: str, example: str = "") -> argparse.ArgumentParser:
+def stage_parser(module: str, what: str, example: str = "", operands: str = "") -> argparse.ArgumentParser:
     """The parser that all stages share: `--config FILE` and `key=value` overrides; a stage adds its own to it.
 
     Args:
         module: as a person types it, "folds.assign".
         what: the first line of the help.
         example: the rest of an example command line, after `python -m MODULE --config FILE`.
+        operands: names of the words that are no overrides, as in "ZIP"; `split_operands` takes them out.
     """
     command = f"python -m {module} --config {DEFAULT_CONFIG} {example}".strip()
     parser = argparse.ArgumentParser(
@@ -46,9 +47,31 @@ def stage_parser(module: str, what: str, example: str = "") -> argparse.Argument
     )
     parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help="experiment (default: %(default)s)")
     parser.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="change any key of the experiment, as in train.epochs=3"
+        "overrides",
+        nargs="*",
+        metavar=f"{operands} key=value".strip(),
+        help="change any key of the experiment, as in train.epochs=3",
     )
     return parser
+
+
+def split_operands(words: list[str], *counts: int) -> tuple[list[str], list[str]]:
+    """The words without "=" and the overrides among the positional words of a command.
+
+    Not positionals of argparse: next to `overrides`, which takes any number, it cannot tell which is which.
+
+    Args:
+        counts: how many operands there may be.
+
+    Raises:
+        UserError: another number of operands.
+    """
+    operands = [word for word in words if "=" not in word]
+    if len(operands) not in counts:
+        expected = " or ".join(map(str, counts))
+        found = f"found {len(operands)} ({' '.join(operands)})" if operands else "found none"
+        raise UserError(f"expected {expected} words that are no key=value, {found}; see --help")
+    return operands, [word for word in words if "=" in word]
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

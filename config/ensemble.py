@@ -14,6 +14,7 @@ VIEW_SETS: dict[str, list[ViewName]] = {
     "flips": ["identity", "hflip", "vflip", "rot180"],
     "d4": list(get_args(ViewName)),
 }
+WeightsKind = Literal["last", "best", "ema", "swa"]
 Scale = Annotated[float, Field(ge=0.25, le=4)]
 Percent = Annotated[float, Field(gt=0, le=20)]
 
@@ -31,9 +32,9 @@ class Predict(Section):
     """How views are averaged: the mean of their probabilities, or the geometric mean, normalised."""
     batch: int = Field(16, ge=1)
     """Images per forward pass; views count."""
-    weights: Literal["last", "best", "ema", "swa"] = "last"
+    weights: WeightsKind | list[WeightsKind] = "last"
     """Which weights predict: of the last step, of an average (train.ema, train.swa), or best: of the epoch that scored
-    highest on the held-out fold, which makes its OOF score optimistic."""
+    highest on the held-out fold, which makes its OOF score optimistic. A list: the mean of their probabilities."""
     dtype: Literal["uint8", "float16"] = "uint8"
     """Of the stored probabilities. Both keep every argmax; float16 is finer, and several times as large."""
 
@@ -41,7 +42,10 @@ class Predict(Section):
     def _distinct(self) -> "Predict":
         if not self.tta:
             raise ValueError("tta: an empty list; none is the tile as it is")
-        for key, values in (("tta", self.views), ("scales", [1.0, *self.scales]), ("stretch", self.stretch)):
+        if not self.weights:
+            raise ValueError("weights: an empty list; name one kind")
+        lists = {"tta": self.views, "scales": [1.0, *self.scales], "stretch": self.stretch, "weights": self.weight_kinds}
+        for key, values in lists.items():
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:
                 also = " (1.0 is always there)" if key == "scales" else ""
@@ -54,9 +58,13 @@ class Predict(Section):
         return VIEW_SETS[self.tta] if isinstance(self.tta, str) else self.tta
 
     @property
+    def weight_kinds(self) -> list[WeightsKind]:
+        return [self.weights] if isinstance(self.weights, str) else self.weights
+
+    @property
     def variant(self) -> str:
-        """A name that differs wherever probabilities would: "last-flips", "last-d4-gmean-scale0.75+1.25"."""
-        parts = [self.weights, self.tta if isinstance(self.tta, str) else "+".join(self.tta)]
+        """A name that differs wherever probabilities would: "last-flips", "ema+swa-d4-gmean-scale0.75+1.25"."""
+        parts = ["+".join(self.weight_kinds), self.tta if isinstance(self.tta, str) else "+".join(self.tta)]
         parts += [self.merge] if self.merge != "mean" else []
         parts += [f"scale{'+'.join(f'{scale:g}' for scale in self.scales)}"] if self.scales else []
         parts += [f"stretch{'+'.join(f'{percent:g}' for percent in self.stretch)}"] if self.stretch else []
@@ -68,7 +76,25 @@ class Blend(Section):
     name: str = Field("blend", pattern=r"^[A-Za-z0-9_.-]+$")
     """Several blends of one run live side by side under their names."""
     models: list[str] | None = None
-    """Names of the models that are blended; null: all of them."""
+    """Names of the models that are blended, specialists too; null: all of them."""
+    combination: Literal["auto", "mean", "gmean"] = "auto"
+    """Arithmetic or normalised geometric mean of the models' probabilities. Here and below, auto: the first choice
+    unless folds that it was not fitted on speak for another, with an interval of the gain that lies above 0."""
+    weights: Literal["auto", "uniform", "greedy", "direct", "per_class"] = "auto"
+    """greedy: ensemble selection on bags of groups; direct: a search from there; per_class: a search for each class."""
+    calibration: Literal["auto", "none", "temperature", "vector"] = "auto"
+    """temperature: one for each model and one for their combination; vector: a slope and a bias per class for the
+    combination. Judged by log loss: it is there for the specialists and the decision."""
+    specialists: Literal["auto", "none", "evidence", "override"] = "auto"
+    """evidence: p^(1-a) s^a with a share a per specialist; override: a specialist above its threshold wins; auto: none
+    or evidence."""
+    decision: Literal["auto", "argmax", "bias", "miou"] = "auto"
+    """bias: a factor per class; miou: the first-order optimal label for mIoU."""
+    postprocess: Literal["auto", "none", "clean"] = "auto"
+    """clean: patches below a size per class give way, and holes below a size are filled."""
+    sample_pixels: int = Field(500_000, ge=10_000)
+    """Largest number of OOF pixels on which the blend is fitted; its score is that of all pixels. Memory grows with it:
+    about 1 byte x models x classes a pixel."""
 
 
 class Submission(Section):

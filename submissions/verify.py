@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.progress import track
 
-from base.command import add_json, run, stage_parser, write_figures
+from base.command import add_json, run, split_operands, stage_parser, write_figures
 from base.errors import UserError
 from base.files import hash_file
+from base.progress import track
 from config import Experiment, Run, load_experiment
 from folds.tiles import hist_of, read_tiles
 from submissions import content
@@ -44,7 +44,6 @@ def verify_submission(
     experiment: Experiment,
     tiles: pd.DataFrame,
     expected_shares: dict[str, float] | None = None,
-    progress: bool = True,
 ) -> Verdict:
     """Read a submission through once and say everything that is wrong with it.
 
@@ -65,7 +64,7 @@ def verify_submission(
 
     problems, hists, twins = [], [], {}
     walked = walk(path, layout, look)
-    for found in track(walked, "verify", total=len(layout.tiles), transient=True, disable=not progress):
+    for found in track(walked, "verify", total=len(layout.tiles)):
         if isinstance(found, Problem):
             problems.append(found)
             continue
@@ -87,12 +86,12 @@ def verify_submission(
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = stage_parser("submissions.verify", __doc__, "submissions/zips/NAME.zip")
-    parser.add_argument("zip", metavar="ZIP", help="the submission")
+    parser = stage_parser("submissions.verify", __doc__, "submissions/zips/demo.zip", operands="ZIP")
     add_json(parser)
     args = parser.parse_intermixed_args(argv)
-    experiment = load_experiment(args.config, args.overrides)
-    path = Path(args.zip)
+    (zip_path,), overrides = split_operands(args.overrides, 1)
+    experiment = load_experiment(args.config, overrides)
+    path = Path(zip_path)
     receipt = read_receipt(path) if receipt_path(path).exists() else {}
     verdict = verify_submission(
         path, experiment, read_tiles(Run(experiment).tiles_csv), receipt.get("class_shares_oof")

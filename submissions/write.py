@@ -8,11 +8,11 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
-from rich.progress import track
 
 from base.command import run, stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, whole_file
+from base.progress import track
 from config import Run, load_experiment, open_run
 from folds.images import read_mask
 from folds.tiles import make_tiles
@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     tiles = make_tiles(run)
     folder = Path(args.labels)
     layout = Layout.of(run.experiment, tiles)
-    labels = track(labels_in(folder, layout), "write tiles", total=len(layout.tiles), transient=True)
+    labels = track(labels_in(folder, layout), "write tiles", total=len(layout.tiles))
     path = write_submission(run, tiles, labels, {"labels": str(folder)})
     print(f"{path}: written and verified; receipt and ledger row are there")
 

@@ -39,7 +39,7 @@ def good_zip(competition, format: str, seed: int = 0, folder: str = "results") -
 
 def verify(competition, path, *overrides):
     config, tiles = competition
-    return verify_submission(path, load_experiment(config, list(overrides)), tiles, progress=False)
+    return verify_submission(path, load_experiment(config, list(overrides)), tiles)
 
 
 @pytest.mark.parametrize("name", CORRUPTIONS)
@@ -112,7 +112,7 @@ def test_oof_shares_take_the_place_of_the_train_masks(competition, tmp_path):
     experiment = load_experiment(config)
     names = [spec.name for spec in experiment.data.classes]
     same = dict(zip(names, np.eye(10)[1], strict=True))  # a network that says forest out of fold too
-    verdict = verify_submission(tmp_path / "forest.zip", experiment, tiles, same, progress=False)
+    verdict = verify_submission(tmp_path / "forest.zip", experiment, tiles, same)
     assert [(problem.kind, problem.severity) for problem in verdict.problems] == [("constant", WARNING)]
 
 
