@@ -81,6 +81,10 @@ class Run:
     def member_dir(self, member: Member) -> Path:
         return self.dir / "members" / str(member)
 
+    def member_lock(self, member: Member) -> Path:
+        """Held by whoever trains the member; outside its folder, which `redo=stale` removes."""
+        return self.dir / "jobs" / "locks" / f"{member}.lock"
+
     @property
     def variant(self) -> str:
         """Stores made with other weights or views live side by side under this name."""

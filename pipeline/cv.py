@@ -1,99 +1,97 @@
-"""Make all members of an experiment, on every device: train, predict OOF, predict test; then the models' test means."""
+"""Make all members of an experiment on every device: train, predict OOF, predict test; then the models' test means."""
 
-import argparse
+import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from rich.console import Console
+
 from base.command import run as run_command
 from base.command import stage_parser
-from base.errors import UserError, listed
 from base.locks import held
 from config import Experiment, Member, Run, load_experiment, open_run
+from folds.assign import read_folds
+from folds.tiles import read_tiles
+from pipeline.costs import TileCounts, measure_costs, read_costs
+from pipeline.finished import member_is_finished
 from pipeline.jobs import Outcome, run_jobs, write_attempts
+from pipeline.pack import open_pack
+from pipeline.plan import Plan, chosen_members, make_plan, plan_summary, plan_table
 from pipeline.slots import place_here
-from pipeline.supervise import Job, JobState, log_path
+from pipeline.supervise import JobState, log_path
 from pipeline.watch import GridView, clock
 
-ONLY_KEYS = ("model", "fold", "seed", "target")
 FAILED = 3  # exit code: some jobs failed
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = stage_parser("pipeline.cv", __doc__)
     parser.add_argument("--only", metavar="KEY=VALUE,...", help="some members: model=unet,fold=0 (or seed=, target=)")
+    parser.add_argument("--dry-run", action="store_true", help="only say what would be done, and time and disk")
     args = parser.parse_intermixed_args(argv)
     experiment = load_experiment(args.config, args.overrides)
-    folder = jobs_folder(Run(experiment))
-    # Before anything else: redo=stale removes members.
-    with held(folder / "run.lock", f"run {experiment.name!r}"):
-        run = open_run(experiment)
-        members = [member for member in run.members() if matches(member, parse_only(args.only, experiment))]
-        jobs = member_jobs(members, args) + mean_jobs(members, args)
-        slots = len(place_here(experiment.jobs, experiment.member_count).slots)
-        progress = {str(member): run.member_dir(member) / "log.csv" for member in members}
-        with GridView(jobs, slots, progress) as view:
-            outcome = run_jobs(jobs, folder, experiment.jobs, experiment.member_count, view)
-        write_attempts(run.dir / "jobs.csv", folder)
-    return report(outcome, folder)
+    # What is stale is thrown away here, not by the jobs.
+    arguments = ["--config", args.config, *(text for text in args.overrides if not text.startswith("redo="))]
+    if args.dry_run:
+        print_plan(Run(experiment), args.only, arguments)
+        return 0
+    with held(jobs_folder(Run(experiment)) / "run.lock", f"run {experiment.name!r}"):
+        return run_grid(open_run(experiment), args.only, arguments)
 
 
 def jobs_folder(run: Run) -> Path:
-    """Logs, states and the lock of a run's grid."""
+    """Logs, states and locks of a run's grid."""
     return run.dir / "jobs"
 
 
-def parse_only(text: str | None, experiment: Experiment) -> dict[str, str]:
-    """`model=unet,fold=0` as a dict, its values checked against the experiment."""
-    if text is None:
-        return {}
-    wanted = dict(part.partition("=")[::2] for part in text.split(","))
-    known = {
-        "model": [model.name for model in experiment.models],
-        "fold": [str(fold) for fold in range(experiment.folds.k)],
-        "seed": [str(seed) for seed in experiment.seeds],
-        "target": sorted({model.target for model in experiment.models}),
-    }
-    wrong = [key for key in wanted if key not in known]
-    if wrong:
-        raise UserError(f"--only {text}: unknown {listed(wrong)}; known are {', '.join(ONLY_KEYS)}")
-    for key, value in wanted.items():
-        if value not in known[key]:
-            raise UserError(f"--only {text}: this experiment has no {key} {value!r}; it has {listed(known[key])}")
-    return wanted
+def run_grid(run: Run, only: str | None, arguments: Sequence[str]) -> int:
+    """Make what is left of the chosen members; the exit code. The caller holds the run's lock."""
+    slots = slots_here(run.experiment)
+    plan = plan_of(run, chosen_members(run, only), arguments, slots, measure=False)
+    if not plan.tasks:
+        print(f"nothing to do: {plan.finished} members are finished")
+        return 0
+    print(plan_summary(plan, run, slots), flush=True)
+    open_pack(run, read_tiles(run.tiles_csv))  # once, before all jobs want it
+    folder = jobs_folder(run)
+    with GridView(plan.jobs, folder) as view:
+        outcome = run_jobs(plan.jobs, folder, run.experiment.jobs, run.experiment.member_count, view)
+    write_attempts(run.dir / "jobs.csv", folder)
+    return report(outcome, folder)
 
 
-def matches(member: Member, wanted: dict[str, str]) -> bool:
-    has = {"model": member.model.name, "fold": member.fold, "seed": member.seed, "target": member.model.target}
-    return all(str(has[key]) == value for key, value in wanted.items())
+def print_plan(run: Run, only: str | None, arguments: Sequence[str]) -> None:
+    """What `run_grid` would do; nothing is changed, except that networks never seen on this machine are timed."""
+    slots = slots_here(run.experiment)
+    plan = plan_of(run, chosen_members(run, only), arguments, slots, measure=True)
+    if plan.tasks:
+        Console().print(plan_table(plan))
+    print(plan_summary(plan, run, slots))
+    if plan.tasks:
+        print(f"a job: {shlex.join(plan.jobs[0].command)}")
 
 
-def member_jobs(members: Sequence[Member], args: argparse.Namespace) -> list[Job]:
-    """A job per member: training and both predictions in one process, which imports torch once."""
-    jobs = []
-    for member in members:
-        which = ["--model", member.model.name, "--fold", str(member.fold), "--seed", str(member.seed)]
-        jobs.append(
-            Job(str(member), ("python", "-m", "pipeline.member", "--config", args.config, *which, *passed(args)))
-        )
-    return jobs
+def slots_here(experiment: Experiment) -> int:
+    return len(place_here(experiment.jobs, experiment.member_count).slots)
 
 
-def mean_jobs(members: Sequence[Member], args: argparse.Namespace) -> list[Job]:
-    """A job per model: the mean of its members' test predictions, once they are all there."""
-    after: dict[str, list[str]] = {}
-    for member in members:
-        after.setdefault(member.model.name, []).append(str(member))
-    command = ("python", "-m", "pipeline.predict", "--config", args.config)
-    return [
-        Job(f"{name}/mean", (*command, "--model", name, "--mean", *passed(args)), after=tuple(names))
-        for name, names in after.items()
-    ]
+def plan_of(run: Run, members: Sequence[Member], arguments: Sequence[str], slots: int, measure: bool) -> Plan:
+    """The plan for some members.
 
-
-def passed(args: argparse.Namespace) -> list[str]:
-    """The overrides for the jobs; what is stale has been thrown away before they start."""
-    return [override for override in args.overrides if not override.startswith("redo=")]
+    Args:
+        measure: time networks whose costs are not known; otherwise only where the order of jobs depends on them.
+    """
+    tiles = read_tiles(run.tiles_csv)
+    counts = TileCounts.of(tiles, read_folds(run.folds_csv), run.experiment.folds.k)
+    untrained = [member for member in members if not member_is_finished(run, member)]
+    if measure or (len({member.model.name for member in untrained}) > 1 and len(untrained) > slots):
+        known = measure_costs(run, counts, arguments)
+    else:
+        known = read_costs(run, counts)
+    folder = jobs_folder(run)
+    states = {str(member): JobState.read(folder, str(member)) for member in run.members()}
+    return make_plan(run, members, counts, known, states, arguments, slots)
 
 
 def report(outcome: Outcome, folder: Path) -> int:
@@ -101,7 +99,10 @@ def report(outcome: Outcome, folder: Path) -> int:
     states = outcome.states.values()
     failed = [state for state in states if state.status in ("failed", "skipped")]
     for state in failed:
-        print(f"\n{state.job} {state.status}: {_reason(state)}\n  log: {log_path(folder, state.job)}", file=sys.stderr)
+        if state.status == "skipped":
+            print(f"\n{state.job} did not run: it {state.message}", file=sys.stderr)
+            continue
+        print(f"\n{state.job} failed{_how(state)}\n  log: {log_path(folder, state.job)}", file=sys.stderr)
         for line in state.message.splitlines():
             print(f"  | {line}", file=sys.stderr)
     if outcome.signal is not None:
@@ -113,11 +114,11 @@ def report(outcome: Outcome, folder: Path) -> int:
     return FAILED if failed else 0
 
 
-def _reason(state: JobState) -> str:
-    if state.status == "skipped" or not state.attempts:
-        return "did not run"
+def _how(state: JobState) -> str:
+    if not state.attempts:
+        return ""
     last = state.attempts[-1]
-    return f"exit code {last.exit_code} at attempt {last.attempt}, {last.note}, after {clock(last.wall_s)}"
+    return f" with exit code {last.exit_code} at attempt {last.attempt}, {last.note}, after {clock(last.wall_s)}"
 
 
 if __name__ == "__main__":

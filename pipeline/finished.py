@@ -17,15 +17,25 @@ def member_is_finished(run: Run, member: Member) -> bool:
 
 
 def weights_hash(run: Run, member: Member) -> str | None:
-    """sha256 of the weights that `predict.weights` names, as written down when they were made; None: there are none."""
+    """sha256 of the weights that `predict.weights` names, as written down when they were made, several joined by +.
+
+    None: not all of them are there.
+    """
     stamp = read_stamp(stamp_path(run.member_dir(member), is_folder=True))
-    return stamp.outputs.get(f"{run.experiment.predict.weights}.safetensors") if stamp else None
+    hashes = [stamp.outputs.get(f"{kind}.safetensors") for kind in run.experiment.predict.weight_kinds] if stamp else []
+    return "+".join(hashes) if hashes and all(hashes) else None
 
 
 def mean_is_finished(run: Run, model: Model) -> bool:
     """Whether the model's test store is there, and made from the weights that all of its members have now."""
     wanted = {str(member): weights_hash(run, member) for member in run.members(model)}
     return _manifest(run.test_store(model)).get("members") == wanted
+
+
+def part_is_finished(run: Run, member: Member) -> bool:
+    """Whether the member's own test predictions are there, and made from its weights."""
+    made_from = weights_hash(run, member)
+    return made_from is not None and _manifest(run.test_part(member)).get("weights_sha256") == made_from
 
 
 def steps_left(run: Run, member: Member, has_test: bool) -> list[str]:
@@ -36,8 +46,7 @@ def steps_left(run: Run, member: Member, has_test: bool) -> list[str]:
     left = []
     if _manifest(run.oof_store(member)).get("weights_sha256") != made_from:
         left.append("oof")
-    part = _manifest(run.test_part(member)).get("weights_sha256") == made_from
-    if has_test and not part and not mean_is_finished(run, member.model):
+    if has_test and not part_is_finished(run, member) and not mean_is_finished(run, member.model):
         left.append("test")
     return left
 

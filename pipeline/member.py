@@ -2,6 +2,7 @@
 
 from base.command import run as run_command
 from base.command import stage_parser
+from base.locks import held
 from config import load_experiment, open_run
 from pipeline.device import pick_device, set_threads
 from pipeline.members import add_member_options, member_of
@@ -24,9 +25,10 @@ def main(argv: list[str] | None = None) -> int:
     device = pick_device(run.experiment.jobs)
     stop = StopRequest().install()
     try:
-        train_member(run, member, device, stop)
-        predict_oof(run, member, device, stop)
-        predict_test(run, member, device, stop)
+        with held(run.member_lock(member), f"member {member}"):
+            train_member(run, member, device, stop)
+            predict_oof(run, member, device, stop)
+            predict_test(run, member, device, stop)
     except Stopped:
         print(f"{member}: stopped; the same command goes on", flush=True)
         return stop.exit_code

@@ -22,7 +22,8 @@ from pipeline.session import Listener
 from pipeline.slots import Slot, place_here
 
 POLL_S = 0.2
-TAIL_LINES = 8  # of a failed job's log, for the summary
+TAIL_LINES = 12  # of a failed job's log, for the summary
+HEADER = "# attempt "
 LOST = "its worker was killed; time and memory are unknown"
 
 Status = Literal["waiting", "running", "done", "failed", "stopped", "skipped"]
@@ -36,8 +37,10 @@ class Job:
     """Also the path of its log and state: unet/fold0-seed0."""
     command: tuple[str, ...]
     """As a person types it; a leading `python` becomes the worker's own interpreter."""
-    cost_s: float = 1.0
-    """Expected seconds; the longest job goes first."""
+    cost_s: float = 0.0
+    """Expected seconds, 0: unknown; the longest job goes first."""
+    probe_s: float = 0.0
+    """Expected seconds by `pipeline.probe` alone, kept with the state so that later plans know how far off it was."""
     after: tuple[str, ...] = ()
     """Jobs that must be done before this one starts."""
     lock: Path | None = None
@@ -70,6 +73,8 @@ class JobState:
     session: str = ""
     host: str = ""
     device: str = ""
+    probe_s: float = 0.0
+    """Of the job, when it ran last."""
     since: float = 0.0
     """Of the running attempt, in seconds since 1970."""
     attempts: list[Attempt] = field(default_factory=list)
@@ -127,6 +132,7 @@ def supervise(job: Job, rules: Rules) -> JobState:
         lost = Attempt(job.name, len(state.attempts) + 1, state.host, state.device, started, -9, 0.0, 0.0, LOST)
         state.attempts.append(lost)
     state.status, state.session, state.host, state.message = "waiting", listener.id, socket.gethostname(), ""
+    state.probe_s = job.probe_s
     failures, failed_on = 0, None
     while state.status == "waiting":
         if listener.order() != "go":
@@ -157,11 +163,12 @@ def supervise(job: Job, rules: Rules) -> JobState:
 
 
 def log_tail(folder: Path, job: str, lines: int = TAIL_LINES) -> list[str]:
-    """The last lines of a job's log."""
+    """The last lines of a job's log, of its newest attempt."""
     with open(log_path(folder, job), "rb") as file:
         file.seek(max(0, os.path.getsize(file.name) - 8192))
         text = file.read().decode("utf-8", errors="replace")
-    return [line.rstrip() for line in text.splitlines() if line.strip()][-lines:]
+    newest = text.rpartition(HEADER)[2]
+    return [line.rstrip() for line in newest.splitlines() if line.strip()][-lines:]
 
 
 def _run_once(job: Job, slot: Slot, rules: Rules, number: int) -> Attempt:
@@ -172,8 +179,8 @@ def _run_once(job: Job, slot: Slot, rules: Rules, number: int) -> Attempt:
     command = [*job.command, *slot.settings]
     with open(log, "a", encoding="utf-8") as file:
         bounds = " ".join(f"{key}={value}" for key, value in slot.environment.items())
-        file.write(f"\n# {started} attempt {number} on {socket.gethostname()} {slot.device}\n")
-        file.write(f"# {bounds} {shlex.join(command)}\n")
+        file.write(f"\n{HEADER}{number}: {started} on {socket.gethostname()} {slot.device}\n")
+        file.write(f"{bounds} {shlex.join(command)}\n")
     if command[0] == "python":
         command[0] = sys.executable
     process = subprocess.Popen(

@@ -14,6 +14,7 @@ from torch import nn
 from base.command import run as run_command
 from base.command import stage_parser
 from base.files import whole_file, write_text
+from base.locks import held
 from config import Member, Run, load_experiment, open_run
 from config.data import IGNORE_INDEX
 from config.ensemble import Predict
@@ -31,10 +32,10 @@ from pipeline.checkpoint import TrainState
 from pipeline.data import EpochBatches, TrainTiles, train_loader
 from pipeline.device import autocast, autocast_dtype, make_deterministic, pick_device, set_threads
 from pipeline.finished import member_is_finished
+from pipeline.forward import forward_probs
 from pipeline.loop import Plan, fit
 from pipeline.members import MemberRecord, add_member_options, member_of, weights_path
 from pipeline.pack import Pack, open_pack
-from pipeline.predict import forward_probs
 from pipeline.prepare import Preparation
 from pipeline.progress import TrainProgress
 from pipeline.sampler import epoch_order
@@ -195,7 +196,8 @@ def main(argv: list[str] | None = None) -> int:
     set_threads(run.experiment)
     stop = StopRequest().install()
     try:
-        folder = train_member(run, member, pick_device(run.experiment.jobs), stop)
+        with held(run.member_lock(member), f"member {member}"):
+            folder = train_member(run, member, pick_device(run.experiment.jobs), stop)
     except Stopped:
         print(f"{member}: stopped; the same command goes on", flush=True)
         return stop.exit_code

@@ -1,6 +1,6 @@
 """What a person sees of a running grid: a live table on a terminal, a line per event in a log file."""
 
-import csv
+import re
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.supervise import Job, JobState
+from pipeline.supervise import Job, JobState, log_tail
 
 FINISHED = ("done", "failed", "stopped", "skipped")
 MOST_ROWS = 20  # of the live table; the rest is a count
@@ -21,13 +21,12 @@ STYLES = {"done": "green", "failed": "bold red", "running": "cyan", "stopped": "
 class GridView:
     """Shows the states of a grid's jobs as they change. Call it with all states; use it as a context manager."""
 
-    def __init__(self, jobs: Sequence[Job], slots: int, progress: Mapping[str, Path], console: Console | None = None):
+    def __init__(self, jobs: Sequence[Job], folder: Path, console: Console | None = None):
         """
         Args:
-            slots: jobs that run side by side, for the time that is left.
-            progress: of some jobs, the csv with a row per epoch that they write.
+            folder: where the jobs' logs are.
         """
-        self.jobs, self.slots, self.progress = list(jobs), slots, progress
+        self.jobs, self.folder = list(jobs), folder
         self.console = console or Console()
         self.start = time.time()
         self.shown: dict[str, tuple] = {}
@@ -56,7 +55,8 @@ class GridView:
         """One event: "12:03:04 unet/fold0-seed0 done in 61 s on cpu, 3 of 15, about 12 min left"."""
         text = f"{time.strftime('%H:%M:%S')} {state.job} {state.status}"
         if state.status == "running":
-            text += f" on {state.device} ({state.host})"
+            text += f" on {state.device} of {state.host}"
+            text += f", attempt {len(state.attempts) + 1}" if state.attempts else ""
         elif state.attempts and state.status != "skipped":
             last = state.attempts[-1]
             text += f" after {clock(last.wall_s)} on {last.device}" + (f": {last.note}" if last.note else "")
@@ -70,8 +70,8 @@ class GridView:
         parts = [f"{count['done']} of {len(states)} done"]
         parts += [f"{count[status]} {status}" for status in ("running", "waiting", "failed", "stopped", "skipped")
                   if count[status]]  # fmt: skip
-        left = seconds_left(self.jobs, states, self.slots)
-        return ", ".join(parts) + (f", about {clock(left)} left" if left else "")
+        left = seconds_left(self.jobs, states)
+        return ", ".join(parts) + (f", about {clock(left)} left" if left and not count["stopped"] else "")
 
     def table(self, states: Mapping[str, JobState]) -> Group:
         """Running and failed jobs first, then those that wait; finished ones are a count."""
@@ -81,26 +81,31 @@ class GridView:
         order = ["failed", "running", "stopped", "waiting", "skipped", "done"]
         ranked = sorted(states.values(), key=lambda state: order.index(state.status))
         for state in ranked[:MOST_ROWS]:
-            table.add_row(*_row(state, self.progress.get(state.job)), style=STYLES.get(state.status))
+            table.add_row(*_row(state, self.folder), style=STYLES.get(state.status))
         more = len(ranked) - MOST_ROWS
         tail = [Text(f"and {more} more")] if more > 0 else []
         head = f"{self.summary(states)}; {clock(time.time() - self.start)} so far"
         return Group(table, *tail, Text(head))
 
 
-def seconds_left(jobs: Sequence[Job], states: Mapping[str, JobState], slots: int) -> float:
-    """Expected seconds until the last job ends: what is not yet done, at the pace of what is, over all slots."""
+def seconds_left(jobs: Sequence[Job], states: Mapping[str, JobState]) -> float:
+    """Expected seconds until the last job ends: what is not yet done, at the pace of what is, as many at once as now.
+
+    0: nobody knows.
+    """
     expected = {job.name: job.cost_s for job in jobs}
     done = [state for state in states.values() if state.status == "done" and state.attempts]
+    if not all(cost for name, cost in expected.items() if not name.endswith("/mean")):
+        expected = dict.fromkeys(expected, 1.0 if done else 0.0)  # no costs: all jobs are taken for alike
     planned = sum(expected[state.job] for state in done)
     pace = sum(state.attempts[-1].wall_s for state in done) / planned if planned else 1.0
     left = []
     for state in states.values():
-        if state.status in FINISHED:
-            continue
-        ran = time.time() - state.since if state.status == "running" else 0.0
-        left.append(max(expected[state.job] * pace - ran, 1.0))
-    return max(sum(left) / slots, max(left)) if left else 0.0
+        if state.status not in FINISHED:
+            ran = time.time() - state.since if state.status == "running" else 0.0
+            left.append(max(expected[state.job] * pace - ran, 0.0))
+    side_by_side = max(1, sum(state.status == "running" for state in states.values()))
+    return max(sum(left) / side_by_side, max(left)) if left else 0.0
 
 
 def clock(seconds: float) -> str:
@@ -110,25 +115,18 @@ def clock(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _row(state: JobState, progress: Path | None) -> list[str]:
-    if state.status == "running":
-        ran = clock(time.time() - state.since)
-    else:
-        ran = clock(sum(a.wall_s for a in state.attempts)) if state.attempts else ""
-    attempts = len(state.attempts) + (state.status == "running")
-    last = _last_row(progress) if progress else {}
-    shown = [last.get("epoch", ""), _short(last.get("img_s")), _short(last.get("miou"), 4)]
-    return [state.job, state.status, state.device, ran, str(attempts or ""), *shown]
+def figures_in(lines: Sequence[str]) -> dict[str, str]:
+    """The newest epoch, img/s and mIoU in the lines that `pipeline.progress` leaves in a log."""
+    patterns = {"epoch": r"\bepoch (\d+/\d+)", "img/s": r"\b(\d+) img/s", "mIoU": r"\bmIoU (\d\.\d+)"}
+    found = {name: re.findall(pattern, "\n".join(lines)) for name, pattern in patterns.items()}
+    return {name: values[-1] for name, values in found.items() if values}
 
 
-def _last_row(path: Path) -> dict[str, str]:
-    try:
-        with open(path, encoding="utf-8", newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError:
-        return {}
-    return rows[-1] if rows else {}
-
-
-def _short(value: str | None, digits: int = 0) -> str:
-    return f"{float(value):.{digits}f}" if value else ""
+def _row(state: JobState, folder: Path) -> list[str]:
+    running = state.status == "running"
+    seconds = time.time() - state.since if running else sum(attempt.wall_s for attempt in state.attempts)
+    attempts = len(state.attempts) + running
+    figures = figures_in(log_tail(folder, state.job)) if running else {}
+    shown = [figures.get(name, "") for name in ("epoch", "img/s", "mIoU")]
+    started = running or state.attempts
+    return [state.job, state.status, state.device, clock(seconds) if started else "", str(attempts or ""), *shown]

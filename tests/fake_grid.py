@@ -81,7 +81,7 @@ def main() -> int:
     values = {key: yaml.safe_load(value) for key, _, value in (text.partition("=") for text in sys.argv[2:])}
     count, steps, step_s = values.pop("jobs"), values.pop("steps"), values.pop("step_s")
     jobs = [fake_job(folder, f"job{i}", steps, step_s) for i in range(count)]
-    with held(folder / "run.lock", f"run {folder.name!r}"), GridView(jobs, 2, {}) as view:
+    with held(folder / "run.lock", f"run {folder.name!r}"), GridView(jobs, folder) as view:
         outcome = run_jobs(jobs, folder, Jobs(**values), count, view)
     return report(outcome, folder)
 

@@ -1,0 +1,63 @@
+"""A model's test predictions: the mean over its members' (folds and seeds). Without torch: it is done in a second."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from base.command import run as run_command
+from base.command import stage_parser
+from base.errors import UserError, listed
+from base.progress import track
+from config import Run, load_experiment, open_run
+from config.training import Model
+from folds.tiles import read_tiles
+from pipeline.finished import mean_is_finished, part_is_finished, weights_hash
+from pipeline.store import open_store, write_store
+
+
+def mean_test(run: Run, model: Model) -> Path | None:
+    """Write a model's test store, read tile by tile, unless it holds already; its members' parts are then removed.
+
+    Returns:
+        The store, or None where there is no test set.
+
+    Raises:
+        UserError: parts are missing, or made with other weights; lists them.
+    """
+    if not (read_tiles(run.tiles_csv).split == "test").any():
+        return None
+    members, path = list(run.members(model)), run.test_store(model)
+    if not mean_is_finished(run, model):
+        missing = [member for member in members if not part_is_finished(run, member)]
+        if missing:
+            raise UserError(
+                f"model {model.name}: no test predictions by {len(missing)} of {len(members)} members: "
+                f"{listed(missing)}. Run: python -m pipeline.cv --config FILE --only model={model.name}"
+            )
+        parts = [open_store(run.test_part(member)) for member in members]
+        made_from = {str(member): weights_hash(run, member) for member in members}
+        manifest = {"kind": "test", "model": model.name, "members": made_from, "variant": run.variant}
+        first, dtype = parts[0], run.experiment.predict.dtype
+        with write_store(path, first.names, first.classes, *first.size_px, manifest, dtype) as writer:
+            for tile in track(range(len(first)), f"mean of {model.name}"):
+                writer.append(np.mean([part.read(tile) for part in parts], axis=0, dtype=np.float32)[None])
+    for member in members:
+        shutil.rmtree(run.test_part(member), ignore_errors=True)
+    return path
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = stage_parser("pipeline.mean", __doc__, "--model unet_r18")
+    parser.add_argument("--model", required=True, metavar="NAME", help="one of the experiment's models")
+    args = parser.parse_intermixed_args(argv)
+    run = open_run(load_experiment(args.config, args.overrides))
+    try:
+        model = run.experiment.model(args.model)
+    except ValueError as error:
+        raise UserError(f"--{error}") from None
+    print(f"test {model.name}: {mean_test(run, model) or 'no test set'}")
+
+
+if __name__ == "__main__":
+    run_command(main)

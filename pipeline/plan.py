@@ -1,0 +1,197 @@
+"""The grid of an experiment: which members are to be made, by which jobs, in about what time, on how much disk."""
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.table import Table
+
+from base.errors import UserError, listed
+from config import Experiment, Member, Run
+from config.training import Model
+from pipeline.costs import (
+    GIB,
+    Cost,
+    TileCounts,
+    checkpoint_bytes,
+    expected_s,
+    makespan_s,
+    pace_of,
+    store_bytes,
+    weight_bytes,
+)
+from pipeline.finished import mean_is_finished, steps_left
+from pipeline.supervise import Job, JobState
+from pipeline.watch import clock
+
+MOST_ROWS = 40  # of a printed plan
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is left of a member, or a model's mean over them."""
+
+    job: Job
+    steps: list[str]
+
+
+@dataclass(frozen=True)
+class Plan:
+    tasks: list[Task] = field(default_factory=list)
+    finished: int = 0
+    """Members of which nothing is left."""
+    peak_bytes: int = 0
+    """Disk that is needed while it runs, at most; 0: unknown."""
+    kept_bytes: int = 0
+    """Disk that stays in use, at most."""
+
+    @property
+    def jobs(self) -> list[Job]:
+        return [task.job for task in self.tasks]
+
+
+def chosen_members(run: Run, only: str | None) -> list[Member]:
+    """All members, or those that `--only model=unet,fold=0` names.
+
+    Raises:
+        UserError: a key or value that the experiment does not have.
+    """
+    wanted = _parse_only(only, run.experiment) if only else {}
+    members = []
+    for member in run.members():
+        has = {"model": member.model.name, "fold": member.fold, "seed": member.seed, "target": member.model.target}
+        if all(str(has[key]) == value for key, value in wanted.items()):
+            members.append(member)
+    if not members:
+        raise UserError(f"--only {only}: no member is all of that at once")
+    return members
+
+
+def make_plan(
+    run: Run,
+    members: Sequence[Member],
+    counts: TileCounts,
+    known: dict[str, Cost],
+    states: dict[str, JobState],
+    arguments: Sequence[str],
+    slots: int,
+) -> Plan:
+    """The jobs that are left of some members.
+
+    Args:
+        known: what is known of the networks' costs, by model name.
+        states: of earlier sessions, by job name; they say how far off the costs were.
+        arguments: `--config FILE key=value...`, for the jobs' command lines.
+        slots: jobs that run side by side.
+    """
+    tasks, left_of = [], {}
+    for member in members:
+        if left := steps_left(run, member, has_test=counts.test > 0):
+            left_of[member] = left
+            tasks.append(_member_task(run, member, left, counts, known.get(member.model.name), states, arguments))
+    if counts.test:
+        models = {member.model.name: member.model for member in members}.values()
+        tasks += [task for model in models for task in _mean_tasks(run, model, left_of, arguments)]
+    costs_known = known.keys() >= {member.model.name for member in left_of}
+    peak, kept = _disk(run, left_of, counts, known, slots) if costs_known else (0, 0)
+    return Plan(tasks, len(members) - len(left_of), peak, kept)
+
+
+def plan_table(plan: Plan) -> Table:
+    """A row per job, the longest first, as they will start."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("job", "steps", "about"):
+        table.add_column(column, justify="right" if column == "about" else "left", no_wrap=True)
+    ordered = sorted(plan.tasks, key=lambda task: (bool(task.job.after), -task.job.cost_s))
+    for task in ordered[:MOST_ROWS]:
+        table.add_row(task.job.name, ", ".join(task.steps), clock(task.job.cost_s) if task.job.cost_s else "")
+    if len(ordered) > MOST_ROWS:
+        table.add_row(f"and {len(ordered) - MOST_ROWS} more")
+    return table
+
+
+def plan_summary(plan: Plan, run: Run, slots: int) -> str:
+    """Time and disk of the whole plan, in a few lines."""
+    lines = [f"{len(plan.tasks)} jobs on {slots} slots; {plan.finished} members are finished"]
+    if plan.tasks and all(job.cost_s for job in plan.jobs if not job.after):
+        seconds = makespan_s([job.cost_s for job in plan.jobs], slots)
+        lines.append(f"about {clock(seconds)}, where all slots are of this machine's kind and free")
+    if plan.peak_bytes:
+        free = shutil.disk_usage(existing_parent(run.dir)).free
+        lines.append(
+            f"disk: at most {plan.peak_bytes / GIB:.2f} GiB while it runs, {plan.kept_bytes / GIB:.2f} GiB of it stay; "
+            f"{free / GIB:.0f} GiB are free" + (": NOT ENOUGH if little compresses" if free < plan.peak_bytes else "")
+        )
+    return "\n".join(lines)
+
+
+def existing_parent(path: Path) -> Path:
+    """The path, or the nearest folder above it that exists."""
+    path = path.absolute()
+    return path if path.exists() else existing_parent(path.parent)
+
+
+def _parse_only(text: str, experiment: Experiment) -> dict[str, str]:
+    """`model=unet,fold=0` as a dict, its values checked against the experiment."""
+    wanted = dict(part.partition("=")[::2] for part in text.split(","))
+    known = {
+        "model": [model.name for model in experiment.models],
+        "fold": [str(fold) for fold in range(experiment.folds.k)],
+        "seed": [str(seed) for seed in experiment.seeds],
+        "target": sorted({model.target for model in experiment.models}),
+    }
+    wrong = [key for key in wanted if key not in known]
+    if wrong:
+        raise UserError(f"--only {text}: unknown {listed(wrong)}; known are {listed(known)}")
+    for key, value in wanted.items():
+        if value not in known[key]:
+            raise UserError(f"--only {text}: this experiment has no {key} {value!r}; it has {listed(known[key])}")
+    return wanted
+
+
+def _member_task(
+    run: Run,
+    member: Member,
+    left: list[str],
+    counts: TileCounts,
+    cost: Cost | None,
+    states: dict[str, JobState],
+    arguments: Sequence[str],
+) -> Task:
+    """Training and both predictions in one process, which imports torch once."""
+    which = ("--model", member.model.name, "--fold", str(member.fold), "--seed", str(member.seed))
+    probe_s = expected_s(run, member, left, cost, counts) if cost else 0.0
+    pace = pace_of([state for name, state in states.items() if name.startswith(f"{member.model.name}/")])
+    command = ("python", "-m", "pipeline.member", *which, *arguments)
+    return Task(Job(str(member), command, probe_s * pace, probe_s, lock=run.member_lock(member).absolute()), left)
+
+
+def _mean_tasks(run: Run, model: Model, left_of: dict[Member, list[str]], arguments: Sequence[str]) -> list[Task]:
+    """The mean over a model's test predictions, unless it is there, or needs members that are not of this plan."""
+    of_model = list(run.members(model))
+    planned = [member for member in of_model if member in left_of]
+    missing = [member for member in of_model if member not in left_of and steps_left(run, member, has_test=True)]
+    if missing or (not planned and mean_is_finished(run, model)):
+        return []
+    command = ("python", "-m", "pipeline.mean", "--model", model.name, *arguments)
+    return [Task(Job(f"{model.name}/mean", command, after=tuple(map(str, planned))), ["mean"])]
+
+
+def _disk(
+    run: Run, left_of: dict[Member, list[str]], counts: TileCounts, known: dict[str, Cost], slots: int
+) -> tuple[int, int]:
+    """Bytes at most while it runs, and of these, what stays."""
+    kept, parts, checkpoints = 0, 0, [0]
+    for member, left in left_of.items():
+        model, cost = member.model, known[member.model.name]
+        if "train" in left:
+            kept += weight_bytes(run, model, cost)
+            checkpoints.append(checkpoint_bytes(run, model, cost))
+        if "oof" in left:
+            kept += store_bytes(run, model, counts.in_fold[member.fold], counts)
+        if "test" in left:
+            parts += store_bytes(run, model, counts.test, counts)
+    models = {member.model.name: member.model for member in left_of}.values()
+    kept += sum(store_bytes(run, model, counts.test, counts) for model in models)
+    return kept + parts + sum(sorted(checkpoints, reverse=True)[:slots]), kept

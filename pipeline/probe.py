@@ -1,0 +1,100 @@
+"""How heavy is each model here? Times a few steps of every network on the device, for the plan of `pipeline.cv`."""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from base.command import add_json, stage_parser, write_figures
+from base.command import run as run_command
+from base.files import read_json, write_json
+from config import Run, load_experiment
+from config.training import Model
+from folds.assign import read_folds
+from folds.tiles import read_tiles
+from models.zoo import build_model, padded_logits
+from pipeline.costs import Cost, TileCounts, as_entry, cost_key, costs_path, read_costs
+from pipeline.device import autocast, autocast_dtype, pick_device, set_threads
+
+BATCH = 4  # enough for the time per tile to settle, and fits where training fits
+REPEATS = 3
+
+
+def measure(run: Run, model: Model, height: int, width: int, device: torch.device) -> Cost:
+    """Time forward passes and training steps of a model's network with random weights on random tiles."""
+    data, train = run.experiment.data, run.experiment.train_of(model)
+    channels = len(data.bands) + len(data.derived)
+    outputs = len(data.classes) if model.target == "all" else 1
+    network = build_model(model.model_copy(update={"encoder_weights": None}), channels, outputs).to(device)
+    layout = torch.channels_last if train.channels_last else torch.contiguous_format
+    network = network.to(memory_format=layout)
+    batch = max(2, min(BATCH, train.batch))  # batch norm needs two where the deepest layer is one pixel
+    image_NCHW = torch.randn(batch, channels, height, width, device=device).to(memory_format=layout)
+    optimizer = torch.optim.AdamW(network.parameters())
+    dtype = autocast_dtype(train.precision, device)
+
+    def forward() -> None:
+        with torch.inference_mode(), autocast(device, dtype):
+            padded_logits(network, image_NCHW)
+
+    def step() -> None:
+        with autocast(device, dtype):
+            logits_NCHW = padded_logits(network, image_NCHW)
+        optimizer.zero_grad(set_to_none=True)
+        logits_NCHW.float().square().mean().backward()
+        optimizer.step()
+
+    parameters = sum(each.numel() for each in network.parameters())
+    train_s = seconds(step, device) / batch
+    network.eval()
+    return Cost(train_s, seconds(forward, device) / batch, parameters)
+
+
+def seconds(work: Callable[[], None], device: torch.device) -> float:
+    """Median seconds of `work`, the first time not counted."""
+    times = []
+    for _ in range(1 + REPEATS):
+        start = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - start)
+    return statistics.median(times[1:])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = stage_parser("pipeline.probe", __doc__)
+    add_json(parser)
+    args = parser.parse_intermixed_args(argv)
+    run = Run(load_experiment(args.config, args.overrides))
+    set_threads(run.experiment)
+    device = pick_device(run.experiment.jobs)
+    counts = TileCounts.of(read_tiles(run.tiles_csv), read_folds(run.folds_csv), run.experiment.folds.k)
+    known = read_costs(run, counts)
+    missing = [model for model in run.experiment.models if model.name not in known]
+    for model in track(missing, "time networks", transient=True):
+        known[model.name] = measure(run, model, counts.height, counts.width, device)
+        path = costs_path(run)
+        measured = read_json(path) if path.exists() else {}
+        entry = as_entry(known[model.name], model, str(device))
+        write_json(path, measured | {cost_key(run, model, counts): entry})
+    table = Table(box=None, title=f"{counts.height}x{counts.width} on {device}", title_justify="left")
+    for column in ("model", "parameters", "ms/tile to train", "ms/image to predict"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    figures = {}
+    for name in (model.name for model in run.experiment.models):
+        cost = known[name]
+        shown = f"{cost.parameters / 1e6:.1f} M", f"{1e3 * cost.train_s:.1f}", f"{1e3 * cost.forward_s:.1f}"
+        table.add_row(name, *shown)
+        figures |= {f"{name}.{key}": value for key, value in asdict(cost).items()}
+    Console().print(table)
+    write_figures(args.json, figures)
+
+
+if __name__ == "__main__":
+    run_command(main)
