@@ -1,0 +1,139 @@
+"""The main job as a person runs it: `bash run_cv.sh CONFIG` from tiles to the zip, again, and after a change."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from ensemble.oof import oof_table
+from folds.images import read_mask
+from tests.tiny import TINY_CLASSES, tiny_values, write_config, write_tiny
+
+ROOT = Path(__file__).parent.parent
+
+
+def run_cv(config: Path, *overrides: str, check: bool = True) -> subprocess.CompletedProcess:
+    done = subprocess.run(
+        ["bash", "run_cv.sh", str(config), *overrides],
+        cwd=ROOT,
+        env={**os.environ, "FOLDSCAPE_PYTHON": sys.executable},
+        capture_output=True,
+        text=True,
+    )
+    assert not check or done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Path, Path, str]:
+    """(folder, config, what the first run printed) of a finished run of two models on three folds."""
+    tmp_path = tmp_path_factory.mktemp("main")
+    write_tiny(tmp_path / "data")
+    values = tiny_values(tmp_path / "data", tmp_path)
+    values["models"].append(
+        {"name": "linknet", "arch": "Linknet", "encoder": "resnet18", "params": {"encoder_depth": 3}}
+    )
+    values["train"] |= {"epochs": 4, "lr": 0.005}
+    config = write_config(tmp_path / "tiny.yaml", values)
+    return tmp_path, config, run_cv(config).stdout
+
+
+def files_of(folder: Path) -> dict[str, int]:
+    """Every file that a stage made, with its time; not those that say who works or worked."""
+    return {
+        str(path.relative_to(folder)): path.stat().st_mtime_ns
+        for part in ("runs", "zips")
+        for path in sorted((folder / part).rglob("*"))
+        if path.is_file() and "jobs" not in path.parts
+    }
+
+
+def test_the_run_leaves_what_others_rely_on(finished):
+    folder, _, printed = finished
+    run_dir = folder / "runs" / "tiny"
+    tiles = pd.read_csv(run_dir / "tiles.csv", dtype={"name": str})
+    names = [spec["name"] for spec in TINY_CLASSES]
+    assert tiles.columns.tolist() == ["name", "split", "image", "mask", "height", "width", "group", *names]
+    assert tiles.split.value_counts().to_dict() == {"train": 9, "test": 4}
+    folds = pd.read_csv(run_dir / "folds.csv", dtype={"name": str})
+    assert folds.columns.tolist() == ["name", "group", "fold"]
+    assert folds.groupby("group").fold.nunique().eq(1).all()
+    assert (run_dir / "experiment.yaml").exists()
+    table = oof_table(run_dir)
+    assert table[table.kind == "member"].groupby("name").fold.apply(list).to_dict() == {
+        "unet": [0, 1, 2],
+        "linknet": [0, 1, 2],
+    }
+    assert table.set_index("kind").tiles.to_dict()["blend"] == 9
+    assert table[["miou", *names]].notna().all(axis=None)
+    for part in ("OOF", "linknet", "blend", str(folder / "zips" / "tiny.zip")):
+        assert part in printed
+
+
+def test_members_learned_something(finished):
+    table = oof_table(finished[0] / "runs" / "tiny")
+    assert table[table.kind == "blend"].miou.item() > 0.4  # chance is about .2
+
+
+def test_the_zip_holds_labels_of_every_test_tile_and_the_receipt_its_hash(finished):
+    folder, config, _ = finished
+    path = folder / "zips" / "tiny.zip"
+    with zipfile.ZipFile(path) as archive:
+        assert archive.namelist() == [f"results/{i:06d}.png" for i in range(4)]
+        archive.extractall(folder / "unzipped")
+    for png in (folder / "unzipped" / "results").iterdir():
+        label_HW = read_mask(png)
+        assert label_HW.shape == (32, 32)
+        assert set(np.unique(label_HW)) <= {spec["label"] for spec in TINY_CLASSES}
+    receipt = json.loads((folder / "zips" / "tiny.receipt.json").read_text())
+    assert receipt["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    verify = [sys.executable, "-m", "submissions.verify", str(path), "--config", str(config)]
+    assert subprocess.run(verify, cwd=ROOT).returncode == 0
+
+
+def test_a_second_run_touches_nothing(finished):
+    folder, config, _ = finished
+    before = files_of(folder)
+    run_cv(config)
+    assert files_of(folder) == before
+
+
+def test_a_blend_key_redoes_the_blend_alone(finished):
+    folder, config, _ = finished
+    before = files_of(folder)
+    run_cv(config, "blend.models=[unet]", "blend.name=unet_only")
+    after = files_of(folder)
+    changed = {path for path in after if after[path] != before.get(path)}
+    assert not [path for path in changed if "/members/" in path or "/test/" in path or "packs" in path]
+    assert "zips/tiny.unet_only.zip" in changed
+    assert before["zips/tiny.zip"] == after["zips/tiny.zip"]
+
+
+def test_a_members_key_stops_the_run_until_told_otherwise(finished):
+    folder, config, _ = finished
+    before = files_of(folder)
+    refused = run_cv(config, "train.lr=0.01", check=False)
+    assert refused.returncode == 2
+    (error,) = [line for line in refused.stderr.splitlines() if line.startswith("error: ")]
+    for part in ("train.lr 0.005 -> 0.01", "unet/fold0-seed0", "linknet/fold2-seed0", "redo=stale", "name="):
+        assert part in error
+    assert files_of(folder) == before
+
+
+def test_the_first_failing_stage_ends_the_run_with_its_message_and_code(tmp_path):
+    write_tiny(tmp_path / "data")
+    (tmp_path / "data" / "train" / "000002.png").unlink()
+    config = write_config(tmp_path / "tiny.yaml", tiny_values(tmp_path / "data", tmp_path))
+    done = run_cv(config, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("error: ") == 1
+    assert "train/000002.tif" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "runs" / "tiny" / "tiles.csv").exists()
