@@ -142,11 +142,12 @@ def _member_problems(run: Run, member: Member) -> list[str]:
         return ["its member is not trained to its end"]
     problems = [f"its member differs: {change}" for change in stamp.differences(
         run.member_keys(member.model), run.member_inputs())]  # fmt: skip
-    weights = folder / "weights" / f"{run.experiment.predict.weights}.safetensors"
-    if not weights.exists():
-        problems.append(f"its weights {weights.name} are missing")
-    elif hash_file(weights) != stamp.outputs.get(weights.name):
-        problems.append(f"its weights {weights.name} were changed after they were written")
+    for kind in run.experiment.predict.weight_kinds:
+        weights = folder / "weights" / f"{kind}.safetensors"
+        if not weights.exists():
+            problems.append(f"its weights {weights.name} are missing")
+        elif hash_file(weights) != stamp.outputs.get(weights.name):
+            problems.append(f"its weights {weights.name} were changed after they were written")
     return problems
 
 

@@ -45,37 +45,54 @@ def weights_path(folder: Path, kind: str) -> Path:
     return folder / "weights" / f"{kind}.safetensors"
 
 
-def load_member(run: Run, member: Member, device: torch.device) -> tuple[nn.Module, Preparation, str]:
-    """The network in eval mode, its preparation, and the sha256 of the weights that `predict.weights` names.
+@dataclass(frozen=True)
+class LoadedMember:
+    """A member that is ready to predict."""
+
+    member: Member
+    networks: list[nn.Module]
+    """In eval mode, one for each of `predict.weights`; the mean of their probabilities is the member's."""
+    preparation: Preparation
+    classes: list[str]
+    """Of the output's channels."""
+
+
+def load_member(run: Run, member: Member, device: torch.device) -> LoadedMember:
+    """The member with the weights that `predict.weights` names.
 
     Raises:
         UserError: not trained yet, no weights of that kind, or weights edited since they were written.
     """
-    folder, kind = run.member_dir(member), run.experiment.predict.weights
+    folder = run.member_dir(member)
     if not member_is_finished(run, member):
         raise UserError(
             f"member {member} is not trained yet. Run: python -m pipeline.train --config FILE "
             f"--model {member.model.name} --fold {member.fold} --seed {member.seed}"
         )
-    path = weights_path(folder, kind)
     recorded = read_stamp(stamp_path(folder, is_folder=True)).outputs
-    if path.name not in recorded:
-        raise UserError(f"member {member} has no weights {kind!r}; it has {', '.join(Path(n).stem for n in recorded)}")
-    if not path.exists() or (digest := hash_file(path)) != recorded[path.name]:
-        raise UserError(f"{path}: missing or changed since it was written. Delete {folder} and train the member again")
     record = MemberRecord.read(folder)
     preparation = Preparation(**record.preparation)
-    network = build_model(
-        member.model.model_copy(update={"encoder_weights": None}), preparation.channels, len(record.classes)
-    )
-    network.load_state_dict(load_file(path))
-    return network.to(device, memory_format=torch.channels_last).eval(), preparation, digest
+    unfilled = member.model.model_copy(update={"encoder_weights": None})
+    networks = []
+    for kind in run.experiment.predict.weight_kinds:
+        path = weights_path(folder, kind)
+        if path.name not in recorded:
+            there = ", ".join(Path(name).stem for name in recorded)
+            raise UserError(f"member {member} has no weights {kind!r}; it has {there}")
+        if not path.exists() or hash_file(path) != recorded[path.name]:
+            raise UserError(
+                f"{path}: missing or changed since it was written. Delete {folder} and train the member again"
+            )
+        network = build_model(unfilled, preparation.channels, len(record.classes))
+        network.load_state_dict(load_file(path))
+        networks.append(network.to(device, memory_format=torch.channels_last).eval())
+    return LoadedMember(member, networks, preparation, record.classes)
 
 
 def add_member_options(parser: argparse.ArgumentParser) -> None:
     """--model, --fold, --seed: which member a command works on."""
     parser.add_argument("--model", required=True, metavar="NAME", help="one of the experiment's models")
-    parser.add_argument("--fold", type=int, metavar="K", help="the fold that it never sees")
+    parser.add_argument("--fold", required=True, type=int, metavar="K", help="the fold that it never sees")
     parser.add_argument("--seed", type=int, metavar="S", help="default: the experiment's first")
 
 
@@ -89,8 +106,6 @@ def member_of(run: Run, args: argparse.Namespace) -> Member:
         model = run.experiment.model(args.model)
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    if args.fold is None:
-        raise UserError("--fold K is missing: which of the model's members?")
     seeds = run.experiment.seeds
     seed = seeds[0] if args.seed is None else args.seed
     if not 0 <= args.fold < run.experiment.folds.k:

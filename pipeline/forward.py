@@ -1,0 +1,68 @@
+"""Pixels -> probabilities by a trained member: the one path for validation, OOF, test and foreign images."""
+
+from collections.abc import Iterator
+from functools import partial
+
+import numpy as np
+import torch
+from torch import nn
+
+from config.ensemble import Predict
+from models.zoo import padded_logits
+from pipeline.device import autocast, autocast_dtype
+from pipeline.members import LoadedMember
+from pipeline.pixels import PixelScale, stretched
+from pipeline.prepare import Preparation
+from pipeline.tta import build_views, predict_probs
+
+
+def member_probs(
+    loaded: LoadedMember,
+    pixels_NHWB: np.ndarray,
+    tile_N: np.ndarray,
+    settings: Predict,
+    precision: str,
+    device: torch.device,
+) -> Iterator[np.ndarray]:
+    """`forward_probs` of a member: with several kinds of weights, the mean of their probabilities."""
+    streams = [
+        forward_probs(network, loaded.preparation, pixels_NHWB, tile_N, settings, precision, device)
+        for network in loaded.networks
+    ]
+    for probs in zip(*streams, strict=True):
+        yield probs[0] if len(probs) == 1 else np.mean(probs, axis=0)
+
+
+def forward_probs(
+    network: nn.Module,
+    preparation: Preparation,
+    pixels_NHWB: np.ndarray,
+    tile_N: np.ndarray,
+    settings: Predict,
+    precision: str,
+    device: torch.device,
+) -> Iterator[np.ndarray]:
+    """Probabilities of tiles, batch by batch: (n, C, H, W) float32, views averaged.
+
+    Args:
+        network: in eval mode, on the device.
+        pixels_NHWB: an array or memory map; only the rows `tile_N` are read, in that order.
+    """
+    dtype = autocast_dtype(precision, device)
+    views = build_views(settings)
+    forward = partial(padded_logits, network)
+    tiles_at_once = max(1, settings.batch // (len(views) * (1 + len(settings.stretch))))
+    for first in range(0, len(tile_N), tiles_at_once):
+        pictures = pictures_of(np.array(pixels_NHWB[tile_N[first : first + tiles_at_once]]), preparation, settings)
+        with torch.inference_mode(), autocast(device, dtype):
+            images = [preparation(torch.from_numpy(picture).to(device)) for picture in pictures]
+            probs_NCHW = predict_probs(forward, images, views, settings.merge, settings.batch)
+        yield probs_NCHW.cpu().numpy()
+
+
+def pictures_of(pixels_NHWB: np.ndarray, preparation: Preparation, settings: Predict) -> list[np.ndarray]:
+    """The tiles as they are, and stretched by each of `predict.stretch`."""
+    scale = PixelScale.of(pixels_NHWB.dtype, np.array(preparation.mean), np.array(preparation.std))
+    return [pixels_NHWB] + [
+        np.stack([stretched(pixels_HWB, percent, scale) for pixels_HWB in pixels_NHWB]) for percent in settings.stretch
+    ]

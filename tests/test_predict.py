@@ -1,0 +1,129 @@
+"""Prediction: the same path for OOF, test and foreign images; what is predicted twice is the same to the byte."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from base.files import hash_file
+from config import Member, Run, load_experiment, open_run
+from folds.assign import make_folds
+from folds.images import read_image
+from pipeline.check import check_stores
+from pipeline.forward import forward_probs, member_probs
+from pipeline.mean import mean_test
+from pipeline.members import load_member
+from pipeline.predict import predict_oof, predict_test
+from pipeline.quantise import quantise
+from pipeline.stopping import Stopped, StopRequest
+from pipeline.store import PROBS, open_store
+from pipeline.train import train_member
+from tests.tiny import tiny_values, write_config, write_tiny
+
+CPU = torch.device("cpu")
+GO_ON = StopRequest()
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> Path:
+    """Two trained members, of three folds, with last and averaged weights."""
+    folder = tmp_path_factory.mktemp("predict")
+    values = tiny_values(write_tiny(folder / "data", train=6, test=3), folder)
+    values["train"] |= {"precision": "fp32", "ema": {"decay": 0.5}, "epochs": 1}
+    values["folds"]["k"] = 2
+    path = write_config(folder / "tiny.yaml", values)
+    run = run_of(path)
+    make_folds(run)
+    for member in run.members():
+        train_member(run, member, CPU, GO_ON)
+    return path
+
+
+def run_of(config: Path, *overrides: str) -> Run:
+    return open_run(load_experiment(config, list(overrides)))
+
+
+def member(run: Run, fold: int = 0) -> Member:
+    return Member(run.experiment.models[0], fold, 0)
+
+
+def pixels_of(run: Run, names: list[str], split: str) -> np.ndarray:
+    return np.stack([read_image(Path(run.experiment.data.root) / split / f"{name}.tif") for name in names])
+
+
+def test_oof_and_test_stores_hold_the_networks_probabilities_and_are_proven(config):
+    run = run_of(config, "predict.tta=d4", "predict.batch=3")
+    loaded = load_member(run, member(run), CPU)
+    for path, split in (
+        (predict_oof(run, member(run), CPU, GO_ON), "train"),
+        (predict_test(run, member(run), CPU, GO_ON), "test"),
+    ):
+        store = open_store(path)
+        pixels = pixels_of(run, store.names, split)
+        (one_batch,) = forward_probs(
+            loaded.networks[0], loaded.preparation, pixels, np.arange(3),
+            run.experiment.predict.model_copy(update={"batch": 100}), "fp32", CPU,
+        )  # fmt: skip
+        assert np.array_equal(store.read_many(range(3)).argmax(1), one_batch.argmax(1))
+        assert np.abs(store.read_many(range(3)) - one_batch).max() <= 1.6 / 255
+    assert len(check_stores(run, content=True)) == 2
+
+
+def test_several_weights_are_the_mean_of_their_probabilities(config):
+    both = run_of(config, "predict.weights=[last, ema]")
+    probs = {}
+    for kind in ("last", "ema"):
+        run = run_of(config, f"predict.weights={kind}", "predict.dtype=float16")
+        probs[kind] = open_store(predict_oof(run, member(run), CPU, GO_ON)).read_many(range(3))
+    assert np.abs(probs["last"] - probs["ema"]).max() > 0.01
+    store = open_store(predict_oof(both, member(both), CPU, GO_ON))
+    assert np.abs(store.read_many(range(3)) - (probs["last"] + probs["ema"]) / 2).max() <= 1.6 / 255
+    assert store.manifest["weights_sha256"].count("+") == 1
+    assert len(check_stores(both, content=True)) == 1
+
+
+def test_stretched_pictures_take_part(config):
+    plain, run = run_of(config), run_of(config, "predict.stretch=[2]")
+    loaded = load_member(run, member(run), CPU)
+    pixels = pixels_of(run, ["000000", "000001"], "test")
+    with_it, without = (
+        np.concatenate(list(member_probs(loaded, pixels, np.arange(2), each.experiment.predict, "fp32", CPU)))
+        for each in (run, plain)
+    )
+    assert np.abs(with_it - without).max() > 1e-3
+    assert np.abs(with_it.sum(1) - 1).max() <= 1e-5
+
+
+def test_a_stopped_prediction_leaves_nothing_and_the_next_gives_the_same_bytes(config):
+    class StopAfter(StopRequest):
+        left = 1
+
+        def __bool__(self) -> bool:
+            self.left -= 1
+            return self.left < 0
+
+    run = run_of(config, "predict.tta=none", "predict.batch=1")
+    whole = hash_file(predict_oof(run, member(run), CPU, GO_ON) / PROBS)
+    again = run_of(config, "predict.tta=none", "predict.batch=1", "name=again")
+    run.dir.parent.joinpath("again").mkdir(exist_ok=True)
+    for source in run.dir.rglob("*"):
+        target = again.dir / source.relative_to(run.dir)
+        if source.is_file() and "oof-" not in str(source):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(source.read_bytes())
+    path = again.oof_store(member(again))
+    with pytest.raises(Stopped):
+        predict_oof(again, member(again), CPU, StopAfter())
+    assert not [each for each in path.parent.iterdir() if "oof" in each.name]
+    assert hash_file(predict_oof(again, member(again), CPU, GO_ON) / PROBS) == whole
+
+
+def test_a_models_test_store_is_the_mean_of_its_members(config):
+    run = run_of(config, "predict.tta=hflip")
+    parts = [open_store(predict_test(run, each, CPU, GO_ON)) for each in run.members()]
+    expected = np.mean([part.read_many(range(3)) for part in parts], axis=0)
+    store = open_store(mean_test(run, run.experiment.models[0]))
+    assert np.array_equal(store.read_many_raw(range(3)), quantise(expected.astype(np.float32)))
+    assert not any(run.test_part(each).exists() for each in run.members())
+    assert len(check_stores(run, content=True)) == 1
