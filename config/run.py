@@ -19,8 +19,8 @@ from base.stamps import Stamp, hash_files, read_stamp, stamp_path, write_stamp
 from config.experiment import Experiment, flat
 from config.training import Model, Train
 
-# Keys of `data` that say where the data lies, not what it is: moving a data set changes no result.
-PLACE_KEYS = {"data.root"}
+# Keys of `data` that change no result: where the data lies, and test labels, which nothing is made from.
+PLACE_KEYS = {"data.root", "data.test_masks"}
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,9 @@ class Run:
 
     @cached_property
     def folds_keys(self) -> dict[str, Any]:
-        return self.data_keys | flat({"folds": self.experiment.dump()["folds"]})
+        keys = flat({"folds": self.experiment.dump()["folds"]})
+        del keys["folds.allow"]  # it lets a stage go on, and changes no result
+        return self.data_keys | keys
 
     def member_keys(self, model: Model) -> dict[str, Any]:
         train: Train = self.experiment.train_of(model)

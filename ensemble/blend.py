@@ -15,8 +15,10 @@ from base.progress import track
 from config import Run, load_experiment, open_run
 from config.training import Model
 from ensemble.oof import BATCH, blended_models, make_table, mean_over_models, print_table
+from folds.metrics import mean_iou
 from folds.tiles import read_tiles
 from pipeline.store import MANIFEST, Store, open_store
+from submissions.score import score_submission
 from submissions.write import write_submission
 
 
@@ -73,6 +75,10 @@ def make_submission(run: Run, table: pd.DataFrame) -> Path | None:
     return path
 
 
+def test_miou(run: Run, path: Path) -> float:
+    return mean_iou(score_submission(path, run.experiment, read_tiles(run.tiles_csv)))
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = stage_parser(
         "ensemble.blend",
@@ -83,6 +89,8 @@ def main(argv: list[str] | None = None) -> None:
     table = make_table(run)
     print_table(table, Console(width=100))
     path = make_submission(run, table)
+    if path and run.experiment.data.test_masks:
+        print(f"test mIoU {test_miou(run, path):.4f} by data.test_masks, OOF mIoU {table.miou.iloc[-1]:.4f}")
     print(f"zip: {path}" if path else "no zip: the data set has no test tiles (data.test_images)")
 
 

@@ -1,0 +1,64 @@
+"""Score a zip against test labels, where they are known: the demo's, or of tiles of your own that nobody trains on."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from base.command import add_json, run, split_operands, stage_parser, write_figures
+from base.errors import UserError, listed
+from config import Experiment, Run, load_experiment
+from folds.classes import ClassTable
+from folds.images import read_mask
+from folds.metrics import confusion, iou_per_class, mean_iou
+from folds.tiles import read_tiles
+from submissions.formats import read_submission
+from submissions.layout import Layout
+
+
+def score_submission(path: Path, experiment: Experiment, tiles: pd.DataFrame) -> np.ndarray:
+    """(C, C) confusion of a zip's labels against the masks of `data.test_masks`.
+
+    Raises:
+        UserError: no `data.test_masks`, masks that are missing or unreadable, or a zip that does not verify.
+    """
+    data = experiment.data
+    if data.test_masks is None:
+        raise UserError("data.test_masks is not set: there are no test labels to score against")
+    classes, root = ClassTable.of(data), Path(data.root)
+    names = tiles.name[tiles.split == "test"]
+    missing = [name for name in names if not (root / data.test_masks.format(name=name)).exists()]
+    if missing:
+        raise UserError(f"{root}: {len(missing)} test tiles have no mask {data.test_masks}: {listed(missing)}")
+
+    def counted() -> Iterator[np.ndarray]:
+        for name, label_HW in read_submission(path, Layout.of(experiment, tiles)):
+            mask = data.test_masks.format(name=name)
+            truth_HW = classes.to_index(read_mask(root / mask), where=mask)
+            yield confusion(classes.to_index(label_HW, where=name), truth_HW, len(classes))
+
+    return sum(counted())
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = stage_parser("submissions.score", __doc__, "submissions/zips/demo.zip", operands="ZIP")
+    add_json(parser)
+    args = parser.parse_intermixed_args(argv)
+    (path,), overrides = split_operands(args.overrides, 1)
+    experiment = load_experiment(args.config, overrides)
+    conf_CC = score_submission(Path(path), experiment, read_tiles(Run(experiment).tiles_csv))
+    names = ClassTable.of(experiment.data).names
+    figures = {"miou": mean_iou(conf_CC), **dict(zip(names, iou_per_class(conf_CC).tolist(), strict=True))}
+    table = Table("class", "test IoU", title=f"{Path(path).name} against {experiment.data.test_masks}")
+    for name, value in figures.items():
+        table.add_row(name, "-" if np.isnan(value) else f"{value:.4f}")
+    Console(file=sys.stdout, width=100).print(table)
+    write_figures(args.json, {name: None if np.isnan(value) else value for name, value in figures.items()})
+
+
+if __name__ == "__main__":
+    run(main)
