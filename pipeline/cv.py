@@ -1,7 +1,6 @@
 """Make all members of an experiment on every device: train, predict OOF, predict test; then the models' test means."""
 
 import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,14 +14,12 @@ from folds.assign import read_folds
 from folds.tiles import read_tiles
 from pipeline.costs import TileCounts, measure_costs, read_costs
 from pipeline.finished import member_is_finished
-from pipeline.jobs import Outcome, run_jobs, write_attempts
+from pipeline.grid import Grid, chosen_members, grid_summary, grid_table, make_grid
+from pipeline.jobs import run_jobs, write_attempts
 from pipeline.pack import open_pack
-from pipeline.plan import Plan, chosen_members, make_plan, plan_summary, plan_table
 from pipeline.slots import place_here
-from pipeline.supervise import JobState, log_path
-from pipeline.watch import GridView, clock
-
-FAILED = 3  # exit code: some jobs failed
+from pipeline.supervise import JobState
+from pipeline.watch import GridView, report
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -34,7 +31,7 @@ def main(argv: list[str] | None = None) -> int:
     # What is stale is thrown away here, not by the jobs.
     arguments = ["--config", args.config, *(text for text in args.overrides if not text.startswith("redo="))]
     if args.dry_run:
-        print_plan(Run(experiment), args.only, arguments)
+        print_grid(Run(experiment), args.only, arguments)
         return 0
     with held(jobs_folder(Run(experiment)) / "run.lock", f"run {experiment.name!r}"):
         return run_grid(open_run(experiment), args.only, arguments)
@@ -48,36 +45,38 @@ def jobs_folder(run: Run) -> Path:
 def run_grid(run: Run, only: str | None, arguments: Sequence[str]) -> int:
     """Make what is left of the chosen members; the exit code. The caller holds the run's lock."""
     slots = slots_here(run.experiment)
-    plan = plan_of(run, chosen_members(run, only), arguments, slots, measure=False)
-    if not plan.tasks:
-        print(f"nothing to do: {plan.finished} members are finished")
+    grid = grid_of(run, chosen_members(run, only), arguments, slots, measure=False)
+    if not grid.tasks:
+        print(f"nothing to do: {grid.finished} members are finished")
         return 0
-    print(plan_summary(plan, run, slots), flush=True)
+    print(grid_summary(grid, run, slots), flush=True)
     open_pack(run, read_tiles(run.tiles_csv))  # once, before all jobs want it
     folder = jobs_folder(run)
-    with GridView(plan.jobs, folder) as view:
-        outcome = run_jobs(plan.jobs, folder, run.experiment.jobs, run.experiment.member_count, view)
+    with GridView(grid.jobs, folder) as view:
+        outcome = run_jobs(grid.jobs, folder, run.experiment.jobs, run.experiment.member_count, view)
     write_attempts(run.dir / "jobs.csv", folder)
     return report(outcome, folder)
 
 
-def print_plan(run: Run, only: str | None, arguments: Sequence[str]) -> None:
+def print_grid(run: Run, only: str | None, arguments: Sequence[str]) -> None:
     """What `run_grid` would do; nothing is changed, except that networks never seen on this machine are timed."""
     slots = slots_here(run.experiment)
-    plan = plan_of(run, chosen_members(run, only), arguments, slots, measure=True)
-    if plan.tasks:
-        Console().print(plan_table(plan))
-    print(plan_summary(plan, run, slots))
-    if plan.tasks:
-        print(f"a job: {shlex.join(plan.jobs[0].command)}")
+    grid = grid_of(run, chosen_members(run, only), arguments, slots, measure=True)
+    if grid.tasks:
+        Console().print(grid_table(grid))
+    print(grid_summary(grid, run, slots))
+    if stale := run.stale_members():
+        print(f"{len(stale)} members were made from something else: without redo=stale they stop the run")
+    if grid.tasks:
+        print(f"a job: {shlex.join(grid.jobs[0].command)}")
 
 
 def slots_here(experiment: Experiment) -> int:
     return len(place_here(experiment.jobs, experiment.member_count).slots)
 
 
-def plan_of(run: Run, members: Sequence[Member], arguments: Sequence[str], slots: int, measure: bool) -> Plan:
-    """The plan for some members.
+def grid_of(run: Run, members: Sequence[Member], arguments: Sequence[str], slots: int, measure: bool) -> Grid:
+    """What is left of some members.
 
     Args:
         measure: time networks whose costs are not known; otherwise only where the order of jobs depends on them.
@@ -91,34 +90,7 @@ def plan_of(run: Run, members: Sequence[Member], arguments: Sequence[str], slots
         known = read_costs(run, counts)
     folder = jobs_folder(run)
     states = {str(member): JobState.read(folder, str(member)) for member in run.members()}
-    return make_plan(run, members, counts, known, states, arguments, slots)
-
-
-def report(outcome: Outcome, folder: Path) -> int:
-    """Say how it ended; the exit code."""
-    states = outcome.states.values()
-    failed = [state for state in states if state.status in ("failed", "skipped")]
-    for state in failed:
-        if state.status == "skipped":
-            print(f"\n{state.job} did not run: it {state.message}", file=sys.stderr)
-            continue
-        print(f"\n{state.job} failed{_how(state)}\n  log: {log_path(folder, state.job)}", file=sys.stderr)
-        for line in state.message.splitlines():
-            print(f"  | {line}", file=sys.stderr)
-    if outcome.signal is not None:
-        done = sum(state.status == "done" for state in states)
-        print(f"stopped with {done} of {len(states)} jobs done; run the same command again to go on", file=sys.stderr)
-        return 128 + outcome.signal
-    if failed:
-        print(f"{len(failed)} of {len(states)} jobs failed; run the same command to try them again", file=sys.stderr)
-    return FAILED if failed else 0
-
-
-def _how(state: JobState) -> str:
-    if not state.attempts:
-        return ""
-    last = state.attempts[-1]
-    return f" with exit code {last.exit_code} at attempt {last.attempt}, {last.note}, after {clock(last.wall_s)}"
+    return make_grid(run, members, counts, known, states, arguments, slots)
 
 
 if __name__ == "__main__":

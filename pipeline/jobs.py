@@ -19,7 +19,7 @@ from joblib.externals.loky.process_executor import BrokenProcessPool
 from joblib.parallel import BACKENDS
 
 from base.errors import UserError, listed
-from base.files import write_text
+from base.files import read_json, write_json, write_text
 from config.jobs import Jobs
 from pipeline.session import BEAT_S, Session
 from pipeline.slots import place_here
@@ -59,6 +59,8 @@ def run_jobs(
     session = Session(folder.absolute())
     rules = Rules(session.listener(), Path.cwd(), settings, members)
     session.beat()
+    known = [{"name": job.name, "cost_s": job.cost_s} for job in jobs]
+    write_json(folder / "grid.json", {"session": session.id, "jobs": known})
     with _stopping(session), _beating(session, jobs, watch) as states, _backend(settings, members) as many:
         for wave in waves(jobs):
             ready = [job for job in wave if all(states()[name].status == "done" for name in job.after)]
@@ -66,7 +68,7 @@ def run_jobs(
                 if job not in ready:
                     _skip(session, job, states())
             _run_wave(sorted(ready, key=lambda job: -job.cost_s), session, rules, many, states)
-    return Outcome(read_states(session, jobs), session.signal)
+    return Outcome(read_states(session.folder, session.id, jobs), session.signal)
 
 
 def waves(jobs: Sequence[Job]) -> list[list[Job]]:
@@ -83,13 +85,19 @@ def waves(jobs: Sequence[Job]) -> list[list[Job]]:
     return [[job for job in jobs if depth[job.name] == level] for level in range(max(depth.values(), default=-1) + 1)]
 
 
-def read_states(session: Session, jobs: Sequence[Job]) -> dict[str, JobState]:
-    """The state of each job in this session; one that only an earlier session knew is waiting."""
+def read_states(folder: Path, session: str, jobs: Sequence[Job]) -> dict[str, JobState]:
+    """The state of each job in a session; one that only an earlier session knew is waiting."""
     states = {}
     for job in jobs:
-        state = JobState.read(session.folder, job.name)
-        states[job.name] = state if state.session == session.id else JobState(job.name, attempts=state.attempts)
+        state = JobState.read(folder, job.name)
+        states[job.name] = state if state.session == session else JobState(job.name, attempts=state.attempts)
     return states
+
+
+def read_grid(folder: Path) -> tuple[list[Job], str]:
+    """The newest session's jobs without their commands, and its id."""
+    grid = read_json(folder / "grid.json")
+    return [Job(each["name"], (), each["cost_s"]) for each in grid["jobs"]], grid["session"]
 
 
 def write_attempts(path: Path, folder: Path) -> None:
@@ -192,12 +200,13 @@ def _beating(session: Session, jobs: Sequence[Job], watch: Watch) -> Iterator[Ca
     ended = threading.Event()
 
     def states() -> dict[str, JobState]:
-        return read_states(session, jobs)
+        return read_states(session.folder, session.id, jobs)
 
     def loop() -> None:
         while not ended.wait(BEAT_S / 2):
-            session.beat()
-            watch(states())
+            with contextlib.suppress(OSError):  # shared storage may be away for a moment
+                session.beat()
+                watch(states())
 
     thread = threading.Thread(target=loop, daemon=True)
     thread.start()

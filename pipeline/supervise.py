@@ -164,8 +164,11 @@ def supervise(job: Job, rules: Rules) -> JobState:
 
 def log_tail(folder: Path, job: str, lines: int = TAIL_LINES) -> list[str]:
     """The last lines of a job's log, of its newest attempt."""
-    with open(log_path(folder, job), "rb") as file:
-        file.seek(max(0, os.path.getsize(file.name) - 8192))
+    path = log_path(folder, job)
+    if not path.exists():  # about to start
+        return []
+    with open(path, "rb") as file:
+        file.seek(max(0, os.path.getsize(path) - 8192))
         text = file.read().decode("utf-8", errors="replace")
     newest = text.rpartition(HEADER)[2]
     return [line.rstrip() for line in newest.splitlines() if line.strip()][-lines:]

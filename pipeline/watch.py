@@ -1,6 +1,7 @@
 """What a person sees of a running grid: a live table on a terminal, a line per event in a log file."""
 
 import re
+import sys
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,9 +12,11 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from pipeline.supervise import Job, JobState, log_tail
+from pipeline.jobs import Outcome
+from pipeline.supervise import Job, JobState, log_path, log_tail
 
 FINISHED = ("done", "failed", "stopped", "skipped")
+FAILED = 3  # exit code: some jobs failed
 MOST_ROWS = 20  # of the live table; the rest is a count
 STYLES = {"done": "green", "failed": "bold red", "running": "cyan", "stopped": "yellow", "skipped": "yellow"}
 
@@ -21,7 +24,7 @@ STYLES = {"done": "green", "failed": "bold red", "running": "cyan", "stopped": "
 class GridView:
     """Shows the states of a grid's jobs as they change. Call it with all states; use it as a context manager."""
 
-    def __init__(self, jobs: Sequence[Job], folder: Path, console: Console | None = None):
+    def __init__(self, jobs: Sequence[Job], folder: Path, console: Console | None = None) -> None:
         """
         Args:
             folder: where the jobs' logs are.
@@ -43,7 +46,8 @@ class GridView:
 
     def __call__(self, states: Mapping[str, JobState]) -> None:
         if self.live:
-            self.live.update(self.table(states), refresh=True)
+            passed = f"{clock(time.time() - self.start)} so far"
+            self.live.update(Group(self.table(states), Text(f"{self.summary(states)}; {passed}")), refresh=True)
             return
         for name, state in states.items():
             seen = (state.status, len(state.attempts))
@@ -73,8 +77,8 @@ class GridView:
         left = seconds_left(self.jobs, states)
         return ", ".join(parts) + (f", about {clock(left)} left" if left and not count["stopped"] else "")
 
-    def table(self, states: Mapping[str, JobState]) -> Group:
-        """Running and failed jobs first, then those that wait; finished ones are a count."""
+    def table(self, states: Mapping[str, JobState]) -> Table:
+        """Failed and running jobs first, then those that wait; what is beyond `MOST_ROWS` is a count."""
         table = Table(box=None, pad_edge=False)
         for column in ("job", "state", "device", "time", "attempt", "epoch", "img/s", "mIoU"):
             table.add_column(column, justify="left" if column in ("job", "state", "device") else "right", no_wrap=True)
@@ -82,10 +86,9 @@ class GridView:
         ranked = sorted(states.values(), key=lambda state: order.index(state.status))
         for state in ranked[:MOST_ROWS]:
             table.add_row(*_row(state, self.folder), style=STYLES.get(state.status))
-        more = len(ranked) - MOST_ROWS
-        tail = [Text(f"and {more} more")] if more > 0 else []
-        head = f"{self.summary(states)}; {clock(time.time() - self.start)} so far"
-        return Group(table, *tail, Text(head))
+        if len(ranked) > MOST_ROWS:
+            table.add_row(f"and {len(ranked) - MOST_ROWS} more")
+        return table
 
 
 def seconds_left(jobs: Sequence[Job], states: Mapping[str, JobState]) -> float:
@@ -95,7 +98,7 @@ def seconds_left(jobs: Sequence[Job], states: Mapping[str, JobState]) -> float:
     """
     expected = {job.name: job.cost_s for job in jobs}
     done = [state for state in states.values() if state.status == "done" and state.attempts]
-    if not all(cost for name, cost in expected.items() if not name.endswith("/mean")):
+    if not all(expected.values()):
         expected = dict.fromkeys(expected, 1.0 if done else 0.0)  # no costs: all jobs are taken for alike
     planned = sum(expected[state.job] for state in done)
     pace = sum(state.attempts[-1].wall_s for state in done) / planned if planned else 1.0
@@ -113,6 +116,33 @@ def clock(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def report(outcome: Outcome, folder: Path) -> int:
+    """Say how it ended; the exit code."""
+    states = outcome.states.values()
+    failed = [state for state in states if state.status in ("failed", "skipped")]
+    for state in failed:
+        if state.status == "skipped":
+            print(f"\n{state.job} did not run: it {state.message}", file=sys.stderr)
+            continue
+        print(f"\n{state.job} failed{_how(state)}\n  log: {log_path(folder, state.job)}", file=sys.stderr)
+        for line in state.message.splitlines():
+            print(f"  | {line}", file=sys.stderr)
+    if outcome.signal is not None:
+        done = sum(state.status == "done" for state in states)
+        print(f"stopped with {done} of {len(states)} jobs done; run the same command again to go on", file=sys.stderr)
+        return 128 + outcome.signal
+    if failed:
+        print(f"{len(failed)} of {len(states)} jobs failed; run the same command to try them again", file=sys.stderr)
+    return FAILED if failed else 0
+
+
+def _how(state: JobState) -> str:
+    if not state.attempts:
+        return ""
+    last = state.attempts[-1]
+    return f" with exit code {last.exit_code} at attempt {last.attempt}, {last.note}, after {clock(last.wall_s)}"
 
 
 def figures_in(lines: Sequence[str]) -> dict[str, str]:

@@ -16,10 +16,9 @@ import yaml
 from base.command import run
 from base.locks import held
 from config.jobs import Jobs
-from pipeline.cv import report
 from pipeline.jobs import run_jobs
 from pipeline.supervise import Job
-from pipeline.watch import GridView
+from pipeline.watch import GridView, report
 
 SCRIPT = Path(__file__).with_name("fake_member.py")
 CPU = {"devices": "cpu", "parallel": 2, "retries": 1}

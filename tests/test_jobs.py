@@ -13,11 +13,11 @@ from base.errors import UserError
 from base.locks import held, is_free, try_lock
 from config.jobs import Jobs
 from pipeline import slots
-from pipeline.cv import report
 from pipeline.jobs import Outcome, read_states, run_jobs, waves, write_attempts
 from pipeline.session import Session
 from pipeline.slots import place_here, threads_per_job
 from pipeline.supervise import Job, JobState
+from pipeline.watch import report
 from tests.fake_grid import CPU, diary, fake_job, finish, has_started, processes_of, result_of, start_grid, wait_for
 
 
@@ -311,5 +311,5 @@ def test_what_an_earlier_session_knew_is_not_taken_for_now(tmp_path):
     job = Job("a/b", ())
     JobState("a/b", "done", session="earlier").write(tmp_path)
     session = Session(tmp_path)
-    assert read_states(session, [job])["a/b"].status == "waiting"
-    assert report(Outcome(read_states(session, [job]), None), tmp_path) == 0
+    assert read_states(tmp_path, session.id, [job])["a/b"].status == "waiting"
+    assert report(Outcome(read_states(tmp_path, session.id, [job]), None), tmp_path) == 0

@@ -25,7 +25,8 @@ from pipeline.finished import mean_is_finished, steps_left
 from pipeline.supervise import Job, JobState
 from pipeline.watch import clock
 
-MOST_ROWS = 40  # of a printed plan
+MEAN_S = 2.0  # of the mean over a model's members; mostly starting
+MOST_ROWS = 40  # of a printed grid
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Task:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Grid:
     tasks: list[Task] = field(default_factory=list)
     finished: int = 0
     """Members of which nothing is left."""
@@ -68,7 +69,7 @@ def chosen_members(run: Run, only: str | None) -> list[Member]:
     return members
 
 
-def make_plan(
+def make_grid(
     run: Run,
     members: Sequence[Member],
     counts: TileCounts,
@@ -76,7 +77,7 @@ def make_plan(
     states: dict[str, JobState],
     arguments: Sequence[str],
     slots: int,
-) -> Plan:
+) -> Grid:
     """The jobs that are left of some members.
 
     Args:
@@ -95,15 +96,15 @@ def make_plan(
         tasks += [task for model in models for task in _mean_tasks(run, model, left_of, arguments)]
     costs_known = known.keys() >= {member.model.name for member in left_of}
     peak, kept = _disk(run, left_of, counts, known, slots) if costs_known else (0, 0)
-    return Plan(tasks, len(members) - len(left_of), peak, kept)
+    return Grid(tasks, len(members) - len(left_of), peak, kept)
 
 
-def plan_table(plan: Plan) -> Table:
+def grid_table(grid: Grid) -> Table:
     """A row per job, the longest first, as they will start."""
     table = Table(box=None, pad_edge=False)
     for column in ("job", "steps", "about"):
         table.add_column(column, justify="right" if column == "about" else "left", no_wrap=True)
-    ordered = sorted(plan.tasks, key=lambda task: (bool(task.job.after), -task.job.cost_s))
+    ordered = sorted(grid.tasks, key=lambda task: (bool(task.job.after), -task.job.cost_s))
     for task in ordered[:MOST_ROWS]:
         table.add_row(task.job.name, ", ".join(task.steps), clock(task.job.cost_s) if task.job.cost_s else "")
     if len(ordered) > MOST_ROWS:
@@ -111,17 +112,17 @@ def plan_table(plan: Plan) -> Table:
     return table
 
 
-def plan_summary(plan: Plan, run: Run, slots: int) -> str:
-    """Time and disk of the whole plan, in a few lines."""
-    lines = [f"{len(plan.tasks)} jobs on {slots} slots; {plan.finished} members are finished"]
-    if plan.tasks and all(job.cost_s for job in plan.jobs if not job.after):
-        seconds = makespan_s([job.cost_s for job in plan.jobs], slots)
+def grid_summary(grid: Grid, run: Run, slots: int) -> str:
+    """Time and disk of the whole grid, in a few lines."""
+    lines = [f"{len(grid.tasks)} jobs on {slots} slots; {grid.finished} members are finished"]
+    if grid.tasks and all(job.cost_s for job in grid.jobs):
+        seconds = makespan_s([job.cost_s for job in grid.jobs], slots)
         lines.append(f"about {clock(seconds)}, where all slots are of this machine's kind and free")
-    if plan.peak_bytes:
+    if grid.peak_bytes:
         free = shutil.disk_usage(existing_parent(run.dir)).free
         lines.append(
-            f"disk: at most {plan.peak_bytes / GIB:.2f} GiB while it runs, {plan.kept_bytes / GIB:.2f} GiB of it stay; "
-            f"{free / GIB:.0f} GiB are free" + (": NOT ENOUGH if little compresses" if free < plan.peak_bytes else "")
+            f"disk: at most {grid.peak_bytes / GIB:.2f} GiB while it runs, {grid.kept_bytes / GIB:.2f} GiB of it stay; "
+            f"{free / GIB:.0f} GiB are free" + (": NOT ENOUGH if little compresses" if free < grid.peak_bytes else "")
         )
     return "\n".join(lines)
 
@@ -168,14 +169,14 @@ def _member_task(
 
 
 def _mean_tasks(run: Run, model: Model, left_of: dict[Member, list[str]], arguments: Sequence[str]) -> list[Task]:
-    """The mean over a model's test predictions, unless it is there, or needs members that are not of this plan."""
+    """The mean over a model's test predictions, unless it is there, or needs members that are not of this grid."""
     of_model = list(run.members(model))
-    planned = [member for member in of_model if member in left_of]
+    chosen = [member for member in of_model if member in left_of]
     missing = [member for member in of_model if member not in left_of and steps_left(run, member, has_test=True)]
-    if missing or (not planned and mean_is_finished(run, model)):
+    if missing or (not chosen and mean_is_finished(run, model)):
         return []
     command = ("python", "-m", "pipeline.mean", "--model", model.name, *arguments)
-    return [Task(Job(f"{model.name}/mean", command, after=tuple(map(str, planned))), ["mean"])]
+    return [Task(Job(f"{model.name}/mean", command, cost_s=MEAN_S, after=tuple(map(str, chosen))), ["mean"])]
 
 
 def _disk(
