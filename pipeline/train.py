@@ -3,7 +3,6 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,31 +15,19 @@ from base.command import stage_parser
 from base.files import whole_file, write_text
 from base.locks import held
 from config import Member, Run, load_experiment, open_run
-from config.data import IGNORE_INDEX
 from config.ensemble import Predict
-from folds.assign import read_folds
-from folds.check import refuse_bad_folds
-from folds.classes import ClassTable
 from folds.metrics import confusion, mean_iou
-from folds.tiles import hist_of, read_tiles
-from models.averaging import Averages, update_batch_statistics
-from models.class_weights import training_weights
-from models.losses import build_loss
-from models.zoo import build_model
-from pipeline.augment import build_augment
+from models.averaging import update_batch_statistics
 from pipeline.checkpoint import TrainState
-from pipeline.data import EpochBatches, TrainTiles, train_loader
-from pipeline.device import autocast, autocast_dtype, make_deterministic, pick_device, set_threads
+from pipeline.device import autocast, make_deterministic, pick_device, set_threads
 from pipeline.finished import member_is_finished
 from pipeline.forward import forward_probs
-from pipeline.loop import Plan, fit
-from pipeline.members import MemberRecord, add_member_options, member_of, weights_path
-from pipeline.pack import Pack, open_pack
+from pipeline.loop import fit
+from pipeline.members import add_member_options, member_of, weights_path
+from pipeline.pack import Pack
 from pipeline.prepare import Preparation
 from pipeline.progress import TrainProgress
-from pipeline.sampler import epoch_order
-from pipeline.schedule import Plateau, build_optimizer
-from pipeline.seeds import WEIGHTS, seed_of
+from pipeline.setup import set_up, targets
 from pipeline.stopping import Stopped, StopRequest
 
 
@@ -55,55 +42,22 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     if member_is_finished(run, member):
         return folder
     make_deterministic()
-    train = run.experiment.train_of(member.model)
-    tiles, folds = read_tiles(run.tiles_csv), read_folds(run.folds_csv)
-    refuse_bad_folds(tiles, folds, run.experiment.folds.k)
-    pack, classes = open_pack(run, tiles), ClassTable.of(run.experiment.data)
-    held_out_N = (folds.fold == member.fold).to_numpy()
-    train_N, val_N = np.flatnonzero(~held_out_N), np.flatnonzero(held_out_N)
-    hist_NC = hist_of(tiles, classes)
-    class_index = None if member.model.target == "all" else classes.names.index(member.model.target)
-
-    record = record_of(run, member, pack, train_N, val_N)
-    preparation = Preparation(**record.preparation)
-    torch.manual_seed(seed_of(WEIGHTS, member.seed, member.fold))
-    network = build_model(member.model, preparation.channels, len(record.classes)).to(device)
-    if train.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    dtype = autocast_dtype(train.precision, device)
-    state = TrainState(
-        network=network,
-        optimizer=build_optimizer(network, train),
-        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
-        averages=Averages(network, train),
-        plateau=Plateau(train),
-    )
+    setup = set_up(run, member, device)
+    plan, state, pack = setup.plan, setup.state, setup.pack
+    train, preparation = plan.train, setup.preparation
     identity = run.member_keys(member.model) | run.member_inputs() | {"member": str(member)}
     if (folder / "last.pt").exists():
         state.load(folder / "last.pt", identity, device)
     run.begin(folder, run.member_keys(member.model), run.member_inputs())
-    record.write(folder)
-
-    count_C = hist_NC[train_N].sum(0)
-    if class_index is not None:
-        count_C = np.array([count_C.sum() - count_C[class_index], count_C[class_index]])
-    names = record.classes if class_index is None else ["other", member.model.target]
-    weight_C = training_weights(train.class_weights, count_C, names)
-    loss_fn = build_loss(train.loss, len(record.classes), weight_C, binary=class_index is not None).to(device)
-    augment = build_augment(train.augment, classes.names, pack.train_image_NHWB.dtype, pack.mean_B, pack.std_B)
-    batches = EpochBatches(train.batch)
-    data = TrainTiles(pack, train_N, hist_NC[train_N] > 0, augment, member.seed, class_index)
-    loader = train_loader(data, batches, run.experiment.jobs.loader_workers, device)
-    truth_NHW = targets(pack, val_N, class_index)
-
-    def order_of_epoch(epoch: int) -> np.ndarray:
-        return train_N[epoch_order(train.sampler, hist_NC[train_N], classes.names, member.seed, epoch)]
+    setup.record.write(folder)
+    truth_NHW = targets(pack, setup.val_N, setup.class_index)
+    num_classes = max(len(setup.record.classes), 2)
 
     def validate(evaluated: nn.Module) -> float:
         settings = Predict(tta="none")  # for the curves; the OOF score has its views
         pixels = pack.train_image_NHWB
-        probs = forward_probs(evaluated, preparation, pixels, val_N, settings, train.precision, device)
-        return mean_iou(confusion_of_batches(probs, truth_NHW, max(len(record.classes), 2)))
+        probs = forward_probs(evaluated, preparation, pixels, setup.val_N, settings, train.precision, device)
+        return mean_iou(confusion_of_batches(probs, truth_NHW, num_classes))
 
     def save(state: TrainState) -> None:
         state.save(folder / "last.pt", identity)
@@ -112,44 +66,20 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     def save_best(state: TrainState) -> None:
         write_weights(folder, "best", state.network)
 
-    plan = Plan(str(member), train, member.seed, member.fold, device, dtype, order_of_epoch, pack.train_names)
-    compiled = torch.compile(network) if train.compile else network
+    compiled = torch.compile(state.network) if train.compile else state.network
+    loader, batches, loss_fn = setup.loader, setup.batches, setup.loss_fn
     with TrainProgress(str(member), train.epochs, state.epoch) as progress:
         fit(plan, state, compiled, loader, batches, preparation, loss_fn, validate, save, save_best, stop, progress)
 
     write_weights(folder, "last", state.network)
     for kind, averaged in state.averages.networks().items():
-        with autocast(device, dtype):
-            update_batch_statistics(averaged, plain_batches(pack, train_N, train.batch, preparation, device))
+        with autocast(device, plan.dtype):
+            update_batch_statistics(averaged, plain_batches(pack, setup.train_N, train.batch, preparation, device))
         write_weights(folder, kind, averaged)
     outputs = sorted((folder / "weights").glob("*.safetensors"))
     run.finish(folder, run.member_keys(member.model), run.member_inputs(), outputs)
     (folder / "last.pt").unlink()  # three times the weights' size, and nothing will go on from it
     return folder
-
-
-def record_of(run: Run, member: Member, pack: Pack, train_N: np.ndarray, val_N: np.ndarray) -> MemberRecord:
-    """What `member.json` will say."""
-    data, target = run.experiment.data, member.model.target
-    preparation = Preparation(data.bands, data.derived, data.normalize, pack.mean_B.tolist(), pack.std_B.tolist())
-    return MemberRecord(
-        model=member.model.name,
-        fold=member.fold,
-        seed=member.seed,
-        target=target,
-        classes=[spec.name for spec in data.classes] if target == "all" else [target],
-        train_tiles=[pack.train_names[i] for i in train_N],
-        held_out=[pack.train_names[i] for i in val_N],
-        preparation=asdict(preparation),
-    )
-
-
-def targets(pack: Pack, tile_N: np.ndarray, class_index: int | None) -> np.ndarray:
-    """(n, H, W) uint8 what a member should say of some tiles: class indices, or for a specialist 1 and 0."""
-    index_NHW = pack.train_mask_NHW[tile_N]
-    if class_index is None:
-        return index_NHW
-    return np.where(index_NHW == IGNORE_INDEX, IGNORE_INDEX, index_NHW == class_index).astype(np.uint8)
 
 
 def confusion_of_batches(batches: Iterable[np.ndarray], truth_NHW: np.ndarray, num_classes: int) -> np.ndarray:
@@ -167,7 +97,7 @@ def plain_batches(
     pack: Pack, tile_N: np.ndarray, batch: int, preparation: Preparation, device: torch.device
 ) -> Iterator[torch.Tensor]:
     """Prepared training tiles without augmentation, as averaged weights need them for their batch statistics."""
-    for first in range(0, len(tile_N) - batch + 1, batch):
+    for first in range(0, max(len(tile_N) - batch, 0) + 1, batch):
         pixels = np.array(pack.train_image_NHWB[tile_N[first : first + batch]])
         yield preparation(torch.from_numpy(pixels).to(device))
 

@@ -1,0 +1,132 @@
+"""Everything that one member's training is made of, from its experiment, tiles and folds."""
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from config import Member, Run
+from config.data import IGNORE_INDEX
+from folds.assign import read_folds
+from folds.check import refuse_bad_folds
+from folds.classes import ClassTable
+from folds.tiles import hist_of, read_tiles
+from models.averaging import Averages
+from models.class_weights import training_weights
+from models.losses import build_loss
+from models.zoo import build_model
+from pipeline.augment import build_augment
+from pipeline.checkpoint import TrainState
+from pipeline.data import EpochBatches, TrainTiles, train_loader
+from pipeline.device import autocast_dtype
+from pipeline.loop import Plan
+from pipeline.members import MemberRecord
+from pipeline.pack import Pack, open_pack
+from pipeline.prepare import Preparation
+from pipeline.sampler import epoch_order
+from pipeline.schedule import Plateau, build_optimizer
+from pipeline.seeds import WEIGHTS, seed_of
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A member before its first step."""
+
+    plan: Plan
+    record: MemberRecord
+    """What `member.json` will say."""
+    state: TrainState
+    preparation: Preparation
+    loss_fn: nn.Module
+    loader: DataLoader
+    batches: EpochBatches
+    pack: Pack
+    train_N: np.ndarray
+    """Tiles of the pack that the member trains on."""
+    val_N: np.ndarray
+    """Its held-out tiles."""
+    class_index: int | None
+    """A specialist's class."""
+
+
+def set_up(run: Run, member: Member, device: torch.device) -> Setup:
+    """
+    Raises:
+        UserError: folds that fail their audit, a network that cannot be built, an augmentation's wrong argument.
+    """
+    train = run.experiment.train_of(member.model)
+    tiles, folds = read_tiles(run.tiles_csv), read_folds(run.folds_csv)
+    refuse_bad_folds(tiles, folds, run.experiment.folds.k)
+    pack, classes = open_pack(run, tiles), ClassTable.of(run.experiment.data)
+    held_out_N = (folds.fold == member.fold).to_numpy()
+    train_N, val_N = np.flatnonzero(~held_out_N), np.flatnonzero(held_out_N)
+    hist_NC = hist_of(tiles, classes)[train_N]
+    class_index = None if member.model.target == "all" else classes.names.index(member.model.target)
+
+    record = record_of(run, member, pack, train_N, val_N)
+    preparation = Preparation(**record.preparation)
+    torch.manual_seed(seed_of(WEIGHTS, member.seed, member.fold))
+    network = build_model(member.model, preparation.channels, len(record.classes)).to(device)
+    if train.channels_last:
+        network = network.to(memory_format=torch.channels_last)
+    dtype = autocast_dtype(train.precision, device)
+    state = TrainState(
+        network=network,
+        optimizer=build_optimizer(network, train),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype == torch.float16),
+        averages=Averages(network, train),
+        plateau=Plateau(train),
+    )
+
+    count_C, names = hist_NC.sum(0), record.classes
+    if class_index is not None:
+        count_C = np.array([count_C.sum() - count_C[class_index], count_C[class_index]])
+        names = ["other", member.model.target]
+    weight_C = training_weights(train.class_weights, count_C, names)
+    loss_fn = build_loss(train.loss, len(record.classes), weight_C, binary=class_index is not None).to(device)
+    augment = build_augment(train.augment, classes.names, pack.train_image_NHWB.dtype, pack.mean_B, pack.std_B)
+    data = TrainTiles(pack, train_N, hist_NC > 0, augment, member.seed, class_index)
+    batches = EpochBatches(train.batch)
+
+    def order_of_epoch(epoch: int) -> np.ndarray:
+        return train_N[epoch_order(train.sampler, hist_NC, classes.names, member.seed, epoch)]
+
+    return Setup(
+        plan=Plan(str(member), train, member.seed, member.fold, device, dtype, order_of_epoch, pack.train_names),
+        record=record,
+        state=state,
+        preparation=preparation,
+        loss_fn=loss_fn,
+        loader=train_loader(data, batches, run.experiment.jobs.loader_workers, device),
+        batches=batches,
+        pack=pack,
+        train_N=train_N,
+        val_N=val_N,
+        class_index=class_index,
+    )
+
+
+def record_of(run: Run, member: Member, pack: Pack, train_N: np.ndarray, val_N: np.ndarray) -> MemberRecord:
+    """What `member.json` will say."""
+    data, target = run.experiment.data, member.model.target
+    preparation = Preparation(data.bands, data.derived, data.normalize, pack.mean_B.tolist(), pack.std_B.tolist())
+    return MemberRecord(
+        model=member.model.name,
+        fold=member.fold,
+        seed=member.seed,
+        target=target,
+        classes=[spec.name for spec in data.classes] if target == "all" else [target],
+        train_tiles=[pack.train_names[i] for i in train_N],
+        held_out=[pack.train_names[i] for i in val_N],
+        preparation=asdict(preparation),
+    )
+
+
+def targets(pack: Pack, tile_N: np.ndarray, class_index: int | None) -> np.ndarray:
+    """(n, H, W) uint8 what a member should say of some tiles: class indices, or for a specialist 1 and 0."""
+    index_NHW = pack.train_mask_NHW[tile_N]
+    if class_index is None:
+        return index_NHW
+    return np.where(index_NHW == IGNORE_INDEX, IGNORE_INDEX, index_NHW == class_index).astype(np.uint8)
