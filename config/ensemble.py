@@ -44,7 +44,12 @@ class Predict(Section):
             raise ValueError("tta: an empty list; none is the tile as it is")
         if not self.weights:
             raise ValueError("weights: an empty list; name one kind")
-        lists = {"tta": self.views, "scales": [1.0, *self.scales], "stretch": self.stretch, "weights": self.weight_kinds}
+        lists = {
+            "tta": self.views,
+            "scales": [1.0, *self.scales],
+            "stretch": self.stretch,
+            "weights": self.weight_kinds,
+        }
         for key, values in lists.items():
             twice = sorted({str(value) for value in values if values.count(value) > 1})
             if twice:

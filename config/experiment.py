@@ -43,11 +43,19 @@ class Experiment(Section):
         twice = sorted({name for name in names if names.count(name) > 1})
         problems = [f"models: name {', '.join(twice)} is given twice"] if twice else []
         problems += _unknown(self.blend.models or [], names, "blend.models")
+        problems += _unknown(self.folds.split_groups_of, classes, "folds.split_groups_of")
         for model in self.models:
             if model.target != "all":
                 problems += _unknown([model.target], classes, f"models.{model.name}.target")
             try:
                 train = self.train_of(model)
+                if model.folds == "each+all" and (
+                    train.schedule.name == "plateau" or "best" in self.predict.weight_kinds
+                ):
+                    problems.append(
+                        f"models.{model.name}.folds each+all: a member trained on every tile has no held-out score, "
+                        f"which schedule plateau and predict.weights best need"
+                    )
                 problems += _misfits_of_classes(train, classes, model) + _misfits_of_weights(self.predict, train, model)
             except ValidationError as error:
                 problems += mistakes(Train, error, f"models.{model.name}.train.")

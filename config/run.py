@@ -28,14 +28,15 @@ class Member:
     """One trained network: (model, fold, seed). Its target, all classes or one, is the model's."""
 
     model: Model
-    fold: int
+    fold: int | None
+    """The fold that it never sees; None: it is trained on every tile."""
     seed: int
 
     def __hash__(self) -> int:  # names are unique in an experiment; a Model holds dicts, which have no hash
         return hash((self.model.name, self.fold, self.seed))
 
     def __str__(self) -> str:
-        return f"{self.model.name}/fold{self.fold}-seed{self.seed}"
+        return f"{self.model.name}/{'all' if self.fold is None else f'fold{self.fold}'}-seed{self.seed}"
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,8 @@ class Run:
             for seed in self.experiment.seeds:
                 for fold in range(self.experiment.folds.k):
                     yield Member(each, fold, seed)
+                if each.folds == "each+all":
+                    yield Member(each, None, seed)
 
     @cached_property
     def data_keys(self) -> dict[str, Any]:
@@ -122,7 +125,7 @@ class Run:
 
     def member_keys(self, model: Model) -> dict[str, Any]:
         train: Train = self.experiment.train_of(model)
-        own = model.model_dump(mode="json", exclude={"train"})
+        own = model.model_dump(mode="json", exclude={"train", "folds"})  # more members change none
         return self.folds_keys | flat({"models": {model.name: own}, "train": train.model_dump(mode="json")})
 
     @property

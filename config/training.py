@@ -30,6 +30,9 @@ class Model(Section):
     """`all` classes (softmax), or one class name: a specialist (sigmoid) for it."""
     train: dict[str, Any] = {}
     """Keys of the section `train` that differ for this model."""
+    folds: Literal["each", "each+all"] = "each"
+    """each: a member per fold. each+all: and one that is trained on every tile; nothing honest can be said of it alone,
+    so it has no OOF, and joins the mean of the model's test predictions."""
 
 
 class Accumulate(Section):

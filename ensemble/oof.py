@@ -50,7 +50,7 @@ def oof_batches(run: Run, models: list[Model]) -> Iterator[OofBatch]:
     Raises:
         UserError: stores that are not there; lists them all.
     """
-    members = [member for model in models for member in run.members(model)]
+    members = [member for model in models for member in run.members(model) if member.fold is not None]
     missing = [member for member in members if not run.oof_store(member).exists()]
     if missing:
         raise UserError(
@@ -123,7 +123,7 @@ def score_oof(run: Run) -> pd.DataFrame:
 
 def make_table(run: Run) -> pd.DataFrame:
     """Write `oof.csv` unless it holds already; return the table."""
-    members = [member for model in blended_models(run) for member in run.members(model)]
+    members = [member for model in blended_models(run) for member in run.members(model) if member.fold is not None]
     manifests = [run.oof_store(member) / MANIFEST for member in members]
     inputs = {str(member): hash_file(path) for member, path in zip(members, manifests, strict=True) if path.exists()}
     if run.is_fresh(run.oof_csv, run.blend_keys, inputs, is_folder=False):

@@ -46,6 +46,9 @@ class TileCounts:
     height: int
     width: int
 
+    def held_out(self, member: Member) -> int:
+        return 0 if member.fold is None else self.in_fold[member.fold]
+
     @classmethod
     def of(cls, tiles: pd.DataFrame, folds: pd.DataFrame, k: int) -> "TileCounts":
         in_fold = folds.fold.value_counts().reindex(range(k), fill_value=0).tolist()
@@ -96,7 +99,7 @@ def measure_costs(run: Run, counts: TileCounts, arguments: Sequence[str]) -> dic
 def expected_s(run: Run, member: Member, steps: Sequence[str], cost: Cost, counts: TileCounts) -> float:
     """Seconds that the steps of a member will take by the probe alone."""
     train, predict = run.experiment.train_of(member.model), run.experiment.predict
-    held_out = counts.in_fold[member.fold]
+    held_out = counts.held_out(member)
     passes = len(predict.views) * sum(scale**2 for scale in (1.0, *predict.scales)) * (1 + len(predict.stretch))
     seconds = {
         "train": train.epochs * (sum(counts.in_fold) - held_out) * cost.train_s,

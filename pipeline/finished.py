@@ -40,11 +40,12 @@ def part_is_finished(run: Run, member: Member) -> bool:
 
 def steps_left(run: Run, member: Member, has_test: bool) -> list[str]:
     """Those of `STEPS` that a job of this member would do now."""
+    wanted = {"train": True, "oof": member.fold is not None, "test": has_test}
     if not member_is_finished(run, member):
-        return [step for step in STEPS if has_test or step != "test"]
+        return [step for step in STEPS if wanted[step]]
     made_from = weights_hash(run, member)
     left = []
-    if _manifest(run.oof_store(member)).get("weights_sha256") != made_from:
+    if wanted["oof"] and _manifest(run.oof_store(member)).get("weights_sha256") != made_from:
         left.append("oof")
     if has_test and not part_is_finished(run, member) and not mean_is_finished(run, member.model):
         left.append("test")

@@ -61,7 +61,12 @@ def chosen_members(run: Run, only: str | None) -> list[Member]:
     wanted = _parse_only(only, run.experiment) if only else {}
     members = []
     for member in run.members():
-        has = {"model": member.model.name, "fold": member.fold, "seed": member.seed, "target": member.model.target}
+        has = {
+            "model": member.model.name,
+            "fold": fold_name(member),
+            "seed": member.seed,
+            "target": member.model.target,
+        }
         if all(str(has[key]) == value for key, value in wanted.items()):
             members.append(member)
     if not members:
@@ -133,12 +138,17 @@ def existing_parent(path: Path) -> Path:
     return path if path.exists() else existing_parent(path.parent)
 
 
+def fold_name(member: Member) -> str:
+    """As `--fold` takes it."""
+    return "all" if member.fold is None else str(member.fold)
+
+
 def _parse_only(text: str, experiment: Experiment) -> dict[str, str]:
     """`model=unet,fold=0` as a dict, its values checked against the experiment."""
     wanted = dict(part.partition("=")[::2] for part in text.split(","))
     known = {
         "model": [model.name for model in experiment.models],
-        "fold": [str(fold) for fold in range(experiment.folds.k)],
+        "fold": [*map(str, range(experiment.folds.k)), "all"],
         "seed": [str(seed) for seed in experiment.seeds],
         "target": sorted({model.target for model in experiment.models}),
     }
@@ -161,7 +171,7 @@ def _member_task(
     arguments: Sequence[str],
 ) -> Task:
     """Training and both predictions in one process, which imports torch once."""
-    which = ("--model", member.model.name, "--fold", str(member.fold), "--seed", str(member.seed))
+    which = ("--model", member.model.name, "--fold", fold_name(member), "--seed", str(member.seed))
     probe_s = expected_s(run, member, left, cost, counts) if cost else 0.0
     pace = pace_of([state for name, state in states.items() if name.startswith(f"{member.model.name}/")])
     command = ("python", "-m", "pipeline.member", *which, *arguments)
@@ -190,7 +200,7 @@ def _disk(
             kept += weight_bytes(run, model, cost)
             checkpoints.append(checkpoint_bytes(run, model, cost))
         if "oof" in left:
-            kept += store_bytes(run, model, counts.in_fold[member.fold], counts)
+            kept += store_bytes(run, model, counts.held_out(member), counts)
         if "test" in left:
             parts += store_bytes(run, model, counts.test, counts)
     models = {member.model.name: member.model for member in left_of}.values()

@@ -51,7 +51,7 @@ def fit(
     batches: EpochBatches,
     preparation: Preparation,
     loss_fn: nn.Module,
-    validate: Callable[[nn.Module], float],
+    validate: Callable[[nn.Module], float] | None,
     save: Callable[[TrainState], None],
     save_best: Callable[[TrainState], None],
     stop: StopRequest,
@@ -61,6 +61,7 @@ def fit(
 
     Args:
         forward: the state's network, perhaps compiled.
+        validate: the mIoU of a network on the held-out tiles; None: there are none.
 
     Raises:
         UserError: the loss is not finite; nothing was stepped with it.
@@ -160,14 +161,14 @@ def finish_epoch(
     state: TrainState,
     micro_steps: int,
     lr: float,
-    validate: Callable[[nn.Module], float],
+    validate: Callable[[nn.Module], float] | None,
     save_best: Callable[[TrainState], None],
 ) -> None:
     """Count the epoch, score it where asked, and write its row of the log."""
     train = plan.train
     state.epoch, state.micro_step = state.epoch + 1, 0
     state.averages.after_epoch(state.network, state.epoch)
-    due = train.validate_every and (state.epoch % train.validate_every == 0 or state.epoch == train.epochs)
+    due = validate and train.validate_every and (state.epoch % train.validate_every == 0 or state.epoch == train.epochs)
     miou = validate(state.network.eval()) if due else None
     row = {"epoch": state.epoch, "lr": lr, "loss": state.loss_sum / micro_steps, "val_miou": miou}
     state.log.append(row)

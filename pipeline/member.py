@@ -27,7 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         with held(run.member_lock(member), f"member {member}"):
             train_member(run, member, device, stop)
-            predict_oof(run, member, device, stop)
+            if member.fold is not None:
+                predict_oof(run, member, device, stop)
             predict_test(run, member, device, stop)
     except Stopped:
         print(f"{member}: stopped; the same command goes on", flush=True)

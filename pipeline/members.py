@@ -23,7 +23,8 @@ class MemberRecord:
     """`member.json`: what a person, the provenance check and prediction need to know of a member."""
 
     model: str
-    fold: int
+    fold: int | None
+    """None: trained on every tile."""
     seed: int
     target: str
     classes: list[str]
@@ -92,7 +93,9 @@ def load_member(run: Run, member: Member, device: torch.device) -> LoadedMember:
 def add_member_options(parser: argparse.ArgumentParser) -> None:
     """--model, --fold, --seed: which member a command works on."""
     parser.add_argument("--model", required=True, metavar="NAME", help="one of the experiment's models")
-    parser.add_argument("--fold", required=True, type=int, metavar="K", help="the fold that it never sees")
+    parser.add_argument(
+        "--fold", required=True, metavar="K", help="the fold that it never sees, or all: it sees every tile"
+    )
     parser.add_argument("--seed", type=int, metavar="S", help="default: the experiment's first")
 
 
@@ -102,14 +105,14 @@ def member_of(run: Run, args: argparse.Namespace) -> Member:
     Raises:
         UserError: the experiment has no such model, fold or seed.
     """
-    try:
-        model = run.experiment.model(args.model)
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
+    model = run.experiment.model(args.model)
     seeds = run.experiment.seeds
     seed = seeds[0] if args.seed is None else args.seed
-    if not 0 <= args.fold < run.experiment.folds.k:
-        raise UserError(f"--fold {args.fold}: folds are 0..{run.experiment.folds.k - 1}")
+    folds = {str(fold): fold for fold in range(run.experiment.folds.k)}
+    if model.folds == "each+all":
+        folds["all"] = None
+    if args.fold not in folds:
+        raise UserError(f"--fold {args.fold}: the folds of {model.name} are {', '.join(folds)}")
     if seed not in seeds:
         raise UserError(f"--seed {seed}: seeds are {', '.join(map(str, seeds))}")
-    return Member(model, args.fold, seed)
+    return Member(model, folds[args.fold], seed)

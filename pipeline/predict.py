@@ -7,6 +7,7 @@ import torch
 
 from base.command import run as run_command
 from base.command import stage_parser
+from base.errors import UserError
 from base.files import hash_value
 from base.progress import bar
 from base.version import code_version
@@ -23,6 +24,8 @@ from pipeline.store import open_store, write_store
 
 def predict_oof(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path:
     """Write the OOF store of a member unless it holds already; return its path."""
+    if member.fold is None:
+        raise UserError(f"member {member} was trained on every tile: it has no held-out fold to predict")
     record = MemberRecord.read(run.member_dir(member))
     return _predict_split(run, member, device, run.oof_store(member), "oof", record.held_out, stop)
 

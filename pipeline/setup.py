@@ -29,6 +29,8 @@ from pipeline.sampler import epoch_order
 from pipeline.schedule import Plateau, build_optimizer
 from pipeline.seeds import WEIGHTS, seed_of
 
+ALL_FOLDS = 1 << 16  # stands for the fold in the seeds of a member that is trained on every tile
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -46,7 +48,7 @@ class Setup:
     train_N: np.ndarray
     """Tiles of the pack that the member trains on."""
     val_N: np.ndarray
-    """Its held-out tiles."""
+    """Its held-out tiles; none where it is trained on every tile."""
     class_index: int | None
     """A specialist's class."""
 
@@ -60,14 +62,15 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
     tiles, folds = read_tiles(run.tiles_csv), read_folds(run.folds_csv)
     refuse_bad_folds(tiles, folds, run.experiment.folds.k)
     pack, classes = open_pack(run, tiles), ClassTable.of(run.experiment.data)
-    held_out_N = (folds.fold == member.fold).to_numpy()
+    held_out_N = np.zeros(len(folds), bool) if member.fold is None else (folds.fold == member.fold).to_numpy()
     train_N, val_N = np.flatnonzero(~held_out_N), np.flatnonzero(held_out_N)
     hist_NC = hist_of(tiles, classes)[train_N]
     class_index = None if member.model.target == "all" else classes.names.index(member.model.target)
 
     record = record_of(run, member, pack, train_N, val_N)
     preparation = Preparation(**record.preparation)
-    torch.manual_seed(seed_of(WEIGHTS, member.seed, member.fold))
+    fold = ALL_FOLDS if member.fold is None else member.fold
+    torch.manual_seed(seed_of(WEIGHTS, member.seed, fold))
     network = build_model(member.model, preparation.channels, len(record.classes)).to(device)
     if train.channels_last:
         network = network.to(memory_format=torch.channels_last)
@@ -94,7 +97,7 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
         return train_N[epoch_order(train.sampler, hist_NC, classes.names, member.seed, epoch)]
 
     return Setup(
-        plan=Plan(str(member), train, member.seed, member.fold, device, dtype, order_of_epoch, pack.train_names),
+        plan=Plan(str(member), train, member.seed, fold, device, dtype, order_of_epoch, pack.train_names),
         record=record,
         state=state,
         preparation=preparation,

@@ -69,7 +69,8 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     compiled = torch.compile(state.network) if train.compile else state.network
     loader, batches, loss_fn = setup.loader, setup.batches, setup.loss_fn
     with TrainProgress(str(member), train.epochs, state.epoch) as progress:
-        fit(plan, state, compiled, loader, batches, preparation, loss_fn, validate, save, save_best, stop, progress)
+        scored = validate if len(setup.val_N) else None
+        fit(plan, state, compiled, loader, batches, preparation, loss_fn, scored, save, save_best, stop, progress)
 
     write_weights(folder, "last", state.network)
     for kind, averaged in state.averages.networks().items():

@@ -20,9 +20,13 @@ from folds.assign import make_folds, read_folds
 from pipeline import loop
 from pipeline.checkpoint import TrainState
 from pipeline.data import Batch
+from pipeline.finished import steps_left
+from pipeline.mean import mean_test
 from pipeline.members import MemberRecord, load_member, member_is_finished, weights_path
+from pipeline.predict import predict_oof, predict_test
 from pipeline.prepare import Preparation
 from pipeline.stopping import Stopped, StopRequest
+from pipeline.store import open_store
 from pipeline.train import train_member
 from tests.tiny import tiny_values, write_config, write_tiny
 
@@ -259,3 +263,40 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
         gradient_of([batch], train)
     for part in ("member flat", "epoch 0", "lr 1.00e-03", "tiles a, b", "nan"):
         assert part in str(refused.value)
+
+
+def test_a_member_of_all_folds_sees_every_tile_has_no_oof_and_joins_the_test_mean(tmp_path):
+    values = tiny_values(write_tiny(tmp_path / "data"), tmp_path)
+    values["models"][0]["folds"] = "each+all"
+    values["train"] |= {"epochs": 1, "validate_every": 1}
+    run = open_run(load_experiment(write_config(tmp_path / "all.yaml", values)))
+    make_folds(run)
+    members = list(run.members())
+    assert [str(member) for member in members] == [*(f"unet/fold{k}-seed0" for k in range(3)), "unet/all-seed0"]
+    assert steps_left(run, members[-1], has_test=True) == ["train", "test"]
+    for member in members:
+        train_member(run, member, CPU, StopRequest())
+        predict_test(run, member, CPU, StopRequest())
+    with pytest.raises(UserError, match="no held-out fold"):
+        predict_oof(run, members[-1], CPU, StopRequest())
+    record = MemberRecord.read(run.member_dir(members[-1]))
+    assert (len(record.train_tiles), record.held_out, record.fold) == (9, [], None)
+    assert pd.read_csv(run.member_dir(members[-1]) / "log.csv").val_miou.isna().all()
+
+    parts = [open_store(run.test_part(member)).read_many(range(4)) for member in members]
+    mean = open_store(mean_test(run, run.experiment.models[0]))
+    assert list(mean.manifest["members"]) == [str(member) for member in members]
+    np.testing.assert_allclose(mean.read_many(range(4)), np.mean(parts, axis=0), atol=1.5 / 255)
+    assert np.abs(parts[-1] - parts[0]).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    "changes", [{"train.schedule": "{name: plateau}", "train.validate_every": "1"}, {"predict.weights": "best"}]
+)
+def test_a_member_of_all_folds_has_no_score_to_choose_by(tmp_path, changes):
+    values = tiny_values(tmp_path / "data", tmp_path)
+    values["models"][0]["folds"] = "each+all"
+    values["train"]["validate_every"] = 1
+    overrides = [f"{key}={value}" for key, value in changes.items()]
+    with pytest.raises(UserError, match="no held-out score"):
+        load_experiment(write_config(tmp_path / "all.yaml", values), overrides)
