@@ -11,7 +11,8 @@ from PIL import Image
 from submissions.problems import FlawError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# 6: on real masks and on noisy ones smaller than Pillow's default and four times as fast; 9 gains 15 % for 6x the time.
+# 6 is four times as fast as Pillow's default, and smaller on real masks by 19 %, larger on ragged ones by up to 6 %.
+# 9 gains 6 to 16 % for six times the time.
 LEVEL = 6
 COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and alpha", 6: "RGBA"}
 OTHER_FILES = {b"\xff\xd8\xff": "a JPEG", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"GIF8": "a GIF", b"BM": "a BMP"}

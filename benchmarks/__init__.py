@@ -1,0 +1,1 @@
+"""Figures: each module measures one part and prints them; `--json FILE` writes them flat."""
