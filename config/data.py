@@ -13,6 +13,9 @@ LANDSCAPE_CLASSES = (
     "farmland", "forest", "grass", "road", "urban", "rural", "industrial", "construction", "water", "bareland"
 )  # fmt: skip
 """What the generated competition draws; `data.classes` gives them labels and colours."""
+AuditError = Literal[
+    "class_in_few_groups", "copies_across_folds", "dead_band", "neighbours_across_folds", "one_label_masks"
+]
 IGNORE_INDEX = 255  # inside the program; a mask on disk may use any value for it, or none
 
 
@@ -53,6 +56,9 @@ class Data(Section):
     """Mask of the tile {name}."""
     test_images: str | None = "test/*.tif"
     """Glob of the test images; null: there is no test set."""
+    test_masks: str | None = None
+    """Mask of the test tile {name}, where test labels are known: the zip is scored with them, and nothing reads them
+    before; null: they are not."""
     bands: list[str] = Field(["red", "green", "blue", "nir"], min_length=1)
     """Names of the image's bands in file order; their count is checked against the files."""
     derived: list[Literal["ndvi"]] = []
@@ -74,8 +80,9 @@ class Data(Section):
                 raise ValueError(f"classes: {what} {', '.join(twice)} is given twice")
         if self.ignore_label in [c.label for c in self.classes]:
             raise ValueError(f"ignore_label {self.ignore_label} is also the label of a class")
-        if "{name}" not in self.train_masks:
-            raise ValueError(f"train_masks {self.train_masks!r} must hold {{name}}")
+        for key, pattern in (("train_masks", self.train_masks), ("test_masks", self.test_masks)):
+            if pattern is not None and "{name}" not in pattern:
+                raise ValueError(f"{key} {pattern!r} must hold {{name}}")
         if "ndvi" in self.derived and not {"red", "nir"} <= set(self.bands):
             raise ValueError(f"derived ndvi needs bands red and nir; there are {', '.join(self.bands)}")
         if self.generate:
@@ -99,13 +106,22 @@ class Data(Section):
 class Folds(Section):
     k: int = Field(5, ge=2)
     """Number of folds."""
-    groups: Literal["none", "column"] = "none"
-    """Tiles that must stay in one fold: none (each tile alone), or a column of `groups_csv`."""
+    groups: Literal["none", "column", "mosaic", "mosaic+duplicates"] = "mosaic+duplicates"
+    """Tiles that must stay in one fold: none (each tile alone); a column of `groups_csv`; the tiles of one scene, found
+    by their borders; or those together with copies of each other."""
     groups_csv: str = "tiles.csv"
     """For `groups: column`: a csv under data.root with one row per train tile."""
     groups_column: str = "scene"
     """For `groups: column`: its column with the group."""
     name_column: str = "name"
     """For `groups: column`: its column with the tile's name."""
+    split_groups_of: list[str] = []
+    """Classes that live in too few groups: the tiles that hold one of them leave their groups, so that every fold can
+    have some. Neighbours may then stand on both sides."""
     seed: int = 0
     """Order among equals in the assignment."""
+    file: str | None = None
+    """A csv with columns name and fold, made by hand or elsewhere, used instead of the assignment; null: assign. Its
+    folds must not split the groups."""
+    allow: list[AuditError] = []
+    """Errors of the audit that do not stop the run."""

@@ -1,4 +1,8 @@
-"""The folds: no group is split, every class is shared out evenly -> `runs/<name>/folds.csv`."""
+"""The folds: no group is split, every class is shared out evenly -> `runs/<name>/folds.csv`.
+
+Folds made elsewhere or by hand come in through `folds.file`, and pass the same audit. A `folds.csv` that was edited in
+the run folder is refused: what trained on it could not be told from what trained on the folds of the experiment.
+"""
 
 from pathlib import Path
 
@@ -9,32 +13,31 @@ from rich.table import Table
 
 from base.command import run, stage_parser
 from base.errors import UserError, listed
-from base.files import whole_file
-from base.stamps import hash_files
+from base.files import hash_file, whole_file
+from base.stamps import hash_files, read_stamp, stamp_path
 from config import Run, load_experiment, open_run
+from folds.balance import PARTS, greedy_folds, search_folds
 from folds.classes import ClassTable
+from folds.folds_csv import import_folds, read_folds
 from folds.tiles import hist_of, make_tiles
-
-# Shares are counted in integer parts of this. Integer sums are exact in any order, so the same folds come out on every
-# processor and BLAS; with floats, the last bit would decide between two folds that are nearly equally full.
-# A share is at most 2^26 and a table has at most 256 columns: a dot product stays below 2^60, within int64.
-PARTS = 1 << 26
 
 
 def assign_folds(hist_NC: np.ndarray, group_N: np.ndarray, k: int, seed: int = 0) -> np.ndarray:
     """Give each tile a fold: a group is never split, every fold gets its share of every class and of the tiles.
 
     Groups are taken in descending order of the largest share of any class that they hold, each to the fold whose
-    load it raises least. Shares, not pixels: a rare class weighs as much as a common one.
+    load it raises least; then local search swaps and moves groups. Shares, not pixels: a rare class weighs as much as
+    a common one.
 
     Args:
         hist_NC: (N, C) pixels per tile and class; a row of zeros is a tile without labels.
         group_N: (N,) tiles with the same value stay together.
         k: number of folds.
-        seed: order among groups with equal largest shares.
+        seed: order among equals.
 
     Returns:
-        (N,) fold numbers 0..k-1. They depend on group names and contents, not on the order of the tiles.
+        (N,) fold numbers 0..k-1. They depend on group names and contents, not on the order of the tiles, nor on the
+        machine.
 
     Raises:
         UserError: k is larger than the number of groups.
@@ -42,17 +45,10 @@ def assign_folds(hist_NC: np.ndarray, group_N: np.ndarray, k: int, seed: int = 0
     groups, group_of_tile = np.unique(np.asarray(group_N), return_inverse=True)
     if not 2 <= k <= len(groups):
         raise UserError(f"folds.k={k}: {len(group_N)} tiles form {len(groups)} groups, so k can be 2..{len(groups)}")
-    share_GC = _shares(hist_NC, group_of_tile, len(groups))
-
-    shuffled = np.random.default_rng(seed).permutation(len(groups))
-    order = shuffled[np.argsort(-share_GC[shuffled].max(1), kind="stable")]
-    load_KC = np.zeros((k, share_GC.shape[1]), np.int64)
-    fold_G = np.empty(len(groups), np.int64)
-    for g in order:
-        # Adding s to a fold with load l raises the sum of squares by 2 l.s + s.s, and s.s is the same for all folds.
-        fold = int(np.argmin(load_KC @ share_GC[g]))
-        fold_G[g] = fold
-        load_KC[fold] += share_GC[g]
+    hist_GC = _summed(hist_NC, group_of_tile, len(groups))
+    share_GC = np.rint(hist_GC / np.maximum(hist_GC.sum(0), 1) * PARTS).astype(np.int64)
+    rng = np.random.default_rng(seed)
+    fold_G = search_folds(share_GC, greedy_folds(share_GC, k, rng), k, rng)
     return fold_G[group_of_tile]
 
 
@@ -61,50 +57,93 @@ def relative_deviation(hist_NC: np.ndarray, fold_N: np.ndarray, k: int) -> np.nd
 
     0.1: 10 % more than an even share; -1: nothing of it. A class without any pixel is 0 everywhere.
     """
-    share_KC = _shares(hist_NC, np.asarray(fold_N), k)
-    return share_KC / (PARTS / k) - (share_KC.sum(0) > 0)
+    hist_KC = _summed(hist_NC, np.asarray(fold_N), k)
+    total_C = hist_KC.sum(0)
+    return np.where(total_C > 0, hist_KC * k / np.maximum(total_C, 1) - 1, 0.0)
 
 
-def _shares(hist_NC: np.ndarray, part_N: np.ndarray, parts: int) -> np.ndarray:
-    """(parts, C+1) share of each class, and of the tiles, that lies in each part, as integers out of PARTS."""
+def least_deviation(hist_NC: np.ndarray, group_N: np.ndarray, k: int) -> float:
+    """A worst deviation that no folds can go below: the largest group of a class takes its share to one fold whole."""
+    groups, group_of_tile = np.unique(np.asarray(group_N), return_inverse=True)
+    hist_GC = _summed(hist_NC, group_of_tile, len(groups))
+    return float(np.maximum(hist_GC.max(0) * k / np.maximum(hist_GC.sum(0), 1) - 1, 0).max())
+
+
+def _summed(hist_NC: np.ndarray, part_N: np.ndarray, parts: int) -> np.ndarray:
+    """(parts, C+1) int64 pixels per class, and tiles, in each part."""
     with_ones = np.column_stack([hist_NC, np.ones(len(hist_NC), np.int64)]).astype(np.int64)
     hist_PC = np.zeros((parts, with_ones.shape[1]), np.int64)
     np.add.at(hist_PC, part_N, with_ones)
-    return np.rint(hist_PC / np.maximum(hist_PC.sum(0), 1) * PARTS).astype(np.int64)
+    return hist_PC
+
+
+def few_groups(hist_NC: np.ndarray, group_N: np.ndarray, k: int, names: tuple[str, ...]) -> dict[str, list[str]]:
+    """Each class that lives in fewer groups than folds, so that some fold has nothing of it, with its groups."""
+    group_N = np.asarray(group_N)
+    groups_of = {name: np.unique(group_N[hist_NC[:, c] > 0]).tolist() for c, name in enumerate(names)}
+    return {name: groups for name, groups in groups_of.items() if 0 < len(groups) < k}
+
+
+def explain_few(few: dict[str, list[str]]) -> list[str]:
+    return [f"{name} lives in {len(groups)} groups ({listed(groups)})" for name, groups in few.items()]
 
 
 def make_folds(run: Run) -> pd.DataFrame:
-    """Write `folds.csv` (name, group, fold; the train tiles in the tile table's order) unless it holds; return it."""
+    """Write `folds.csv` (name, group, fold; the train tiles in the tile table's order) unless it holds; return it.
+
+    Raises:
+        UserError: a class lives in fewer groups than folds, `folds.file` fails its audit, or `folds.csv` was edited.
+    """
+    experiment = run.experiment
     tiles = make_tiles(run)
-    inputs = hash_files([run.tiles_csv])
+    inputs = hash_files([run.tiles_csv]) | _file_input(experiment.folds.file)
+    _refuse_edited(run)
     if run.is_fresh(run.folds_csv, run.folds_keys, inputs, is_folder=False):
         return read_folds(run.folds_csv)
-    experiment = run.experiment
     train = tiles[tiles.split == "train"]
-    hist_NC = hist_of(tiles, ClassTable.of(experiment.data))
-    fold_N = assign_folds(hist_NC, train.group.to_numpy(), experiment.folds.k, experiment.folds.seed)
-    folds = train[["name", "group"]].assign(fold=fold_N).reset_index(drop=True)
+    k = experiment.folds.k
+    if experiment.folds.file:
+        folds = import_folds(Path(experiment.folds.file), train, k)
+    else:
+        classes = ClassTable.of(experiment.data)
+        hist_NC, group_N = hist_of(tiles, classes), train.group.to_numpy()
+        few = few_groups(hist_NC, group_N, k, classes.names)
+        if few and "class_in_few_groups" not in experiment.folds.allow:
+            raise UserError(
+                f"{k} folds cannot all hold every class: {listed(explain_few(few))}. Lower folds.k; or let the tiles "
+                f"of these classes leave their groups, though neighbours may then stand on both sides: "
+                f"folds.split_groups_of=[{', '.join(few)}]; or accept it: folds.allow=[class_in_few_groups]"
+            )
+        fold_N = assign_folds(hist_NC, group_N, k, experiment.folds.seed)
+        folds = train[["name", "group"]].assign(fold=fold_N).reset_index(drop=True)
     with whole_file(run.folds_csv) as aside:
         folds.to_csv(aside, index=False)
     run.finish(run.folds_csv, run.folds_keys, inputs, [run.folds_csv], is_folder=False)
     return folds
 
 
-def read_folds(path: Path) -> pd.DataFrame:
-    """The columns name, group (text) and fold (int) of a folds file, in the file's order."""
-    if not path.exists():
-        raise UserError(f"{path}: no folds yet. Run: python -m folds.assign --config FILE")
-    folds = pd.read_csv(path, dtype={"name": str, "group": str}, keep_default_na=False)
-    missing = [column for column in ("name", "group", "fold") if column not in folds]
-    if missing:
-        raise UserError(f"{path}: no column {listed(missing)}; a folds file has name, group and fold")
-    return folds
+def _file_input(file: str | None) -> dict[str, str]:
+    if file is None:
+        return {}
+    if not Path(file).is_file():
+        raise UserError(f"folds.file={file}: no such file")
+    return {"folds.file": hash_file(file)}
 
 
-def deviation_table(hist_NC: np.ndarray, fold_N: np.ndarray, k: int, names: list[str]) -> Table:
+def _refuse_edited(run: Run) -> None:
+    stamp = read_stamp(stamp_path(run.folds_csv, is_folder=False))
+    if stamp is None or not run.folds_csv.exists() or stamp.outputs.get("folds.csv") == hash_file(run.folds_csv):
+        return
+    raise UserError(
+        f"{run.folds_csv} was edited after it was made. To train on the edited folds, move the file elsewhere and name "
+        f"it: folds.file=FILE; to have the assigned ones again, delete it"
+    )
+
+
+def deviation_table(hist_NC: np.ndarray, fold_N: np.ndarray, k: int, names: tuple[str, ...]) -> Table:
     """What `relative_deviation` says, for the screen: a row per class and one for the tiles, a column per fold."""
     deviation_KC = relative_deviation(hist_NC, fold_N, k)
-    table = Table(title="fold against an even share")
+    table = Table(title="each fold against an even share")
     table.add_column("class")
     table.add_column("share", justify="right")
     for fold in range(k):
@@ -123,11 +162,13 @@ def main(argv: list[str] | None = None) -> None:
     run = open_run(load_experiment(args.config, args.overrides))
     folds = make_folds(run)
     classes = ClassTable.of(run.experiment.data)
-    hist_NC = hist_of(make_tiles(run), classes)
-    k = run.experiment.folds.k
-    Console(width=100).print(deviation_table(hist_NC, folds.fold.to_numpy(), k, list(classes.names)))
-    worst = np.abs(relative_deviation(hist_NC, folds.fold.to_numpy(), k)).max()
-    print(f"{run.folds_csv}: {len(folds)} tiles in {folds.group.nunique()} groups, {k} folds, worst {worst:.2%}")
+    hist_NC, fold_N, k = hist_of(make_tiles(run), classes), folds.fold.to_numpy(), run.experiment.folds.k
+    Console(width=100).print(deviation_table(hist_NC, fold_N, k, classes.names))
+    worst = np.abs(relative_deviation(hist_NC, fold_N, k)).max()
+    print(
+        f"{run.folds_csv}: {len(folds)} tiles in {folds.group.nunique()} groups, {k} folds; "
+        f"the worst deviation is {worst:.2%}, and {least_deviation(hist_NC, folds.group, k):.2%} is unavoidable"
+    )
 
 
 if __name__ == "__main__":

@@ -1,22 +1,19 @@
 """The tile table: every tile, its files, size, group and pixels per class -> `runs/<name>/tiles.csv`."""
 
 import glob
-from collections import Counter
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 
 from base.command import run, stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_value, whole_file
-from base.progress import track
-from config import Experiment, Run, load_experiment, open_run
-from config.data import IGNORE_INDEX, Data, Folds
+from config import Run, load_experiment, open_run
+from config.data import Data
 from folds.classes import ClassTable
-from folds.images import read_image, read_mask
+from folds.groups import GROUP_KEYS, group_inputs, tile_groups
+from folds.scan import Scan, open_scan
 
 COLUMNS = ["name", "split", "image", "mask", "height", "width", "group"]
 
@@ -45,56 +42,18 @@ def find_tiles(data: Data) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["name", "split", "image", "mask"])
 
 
-def measure_tiles(found: pd.DataFrame, data: Data) -> pd.DataFrame:
-    """Read every tile once: adds height, width and pixels per class (empty for test tiles).
+def tile_table(found: pd.DataFrame, scan: Scan, classes: ClassTable) -> pd.DataFrame:
+    """Adds height, width and pixels per class (empty for test tiles) to the files found.
 
     Raises:
-        UserError: lists every unreadable file, size or band count that differs, and unknown label.
+        UserError: a class has no pixel in any train tile.
     """
-    classes = ClassTable.of(data)
-    root = Path(data.root)
-    jobs = [(root / row.image, root / row.mask if row.split == "train" else None) for row in found.itertuples()]
-    # Threads: GDAL and zlib work outside the interpreter's lock.
-    measured = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
-        delayed(_measure)(image, mask, classes, len(data.bands)) for image, mask in jobs
-    )
-    rows = list(track(measured, "read tiles", total=len(jobs)))
-    problems = [problem for row in rows for problem in row["problems"]]
-    sizes = Counter((row["height"], row["width"]) for row in rows if not row["problems"])
-    if len(sizes) > 1:
-        usual = sizes.most_common(1)[0][0]
-        odd = [f"{job[0].name} {r['height']}x{r['width']}" for job, r in zip(jobs, rows, strict=True)
-               if not r["problems"] and (r["height"], r["width"]) != usual]  # fmt: skip
-        problems.append(f"{len(odd)} tiles are not {usual[0]}x{usual[1]} like the others: {listed(odd)}")
-    refuse_all(f"tiles in {root}: {len(problems)} problems", problems)
-    table = found.assign(height=[r["height"] for r in rows], width=[r["width"] for r in rows])
-    hist_NC = np.stack([row["hist_C"] for row in rows])
+    table = found.assign(height=scan.size_N2[:, 0], width=scan.size_N2[:, 1])
     for c, name in enumerate(classes.names):
-        table[name] = pd.array(hist_NC[:, c], dtype="Int64")
+        table[name] = pd.array(scan.hist_NC[:, c], dtype="Int64")
         table.loc[table.split == "test", name] = pd.NA
     _refuse_absent_classes(table[table.split == "train"], classes)
     return table
-
-
-def column_groups(names: Sequence[str], data: Data, folds: Folds) -> list[str]:
-    """The group of each train tile from the csv that `folds.groups: column` names."""
-    path = Path(data.root) / folds.groups_csv
-    try:
-        csv = pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: unreadable as csv ({error}); folds.groups is column, which needs it") from None
-    missing = [column for column in (folds.name_column, folds.groups_column) if column not in csv]
-    if missing:
-        raise UserError(f"{path}: no column {listed(missing)}; it has {listed(csv.columns)}")
-    rows = csv.dropna(subset=[folds.groups_column])
-    twice = rows[folds.name_column][rows[folds.name_column].duplicated()].unique()
-    if len(twice):
-        raise UserError(f"{path}: {len(twice)} names stand in two rows with a group: {listed(twice)}")
-    group_of = dict(zip(rows[folds.name_column], rows[folds.groups_column], strict=True))
-    lone = [name for name in names if name not in group_of]
-    if lone:
-        raise UserError(f"{path}: {len(lone)} train tiles have no {folds.groups_column}: {listed(lone)}")
-    return [group_of[name] for name in names]
 
 
 def read_tiles(path: Path) -> pd.DataFrame:
@@ -113,16 +72,19 @@ def hist_of(tiles: pd.DataFrame, classes: ClassTable) -> np.ndarray:
 
 def make_tiles(run: Run) -> pd.DataFrame:
     """Write `tiles.csv` unless it holds already; return it."""
-    experiment = run.experiment
-    found = find_tiles(experiment.data)
-    inputs = {"image and mask files": sources_hash(found, Path(experiment.data.root))}
-    if run.is_fresh(run.tiles_csv, run.folds_keys, inputs, is_folder=False):
+    data, folds = run.experiment.data, run.experiment.folds
+    found = find_tiles(data)
+    sources = sources_hash(found, Path(data.root))
+    inputs = {"image and mask files": sources} | group_inputs(data, folds)
+    keys = run.data_keys | {key: value for key, value in run.folds_keys.items() if key in GROUP_KEYS}
+    if run.is_fresh(run.tiles_csv, keys, inputs, is_folder=False):
         return read_tiles(run.tiles_csv)
-    table = measure_tiles(found, experiment.data)
-    table.insert(COLUMNS.index("group"), "group", _groups(table, experiment))
+    scan = open_scan(run, found, sources)
+    table = tile_table(found, scan, ClassTable.of(data))
+    table.insert(COLUMNS.index("group"), "group", tile_groups(run, table, scan, sources))
     with whole_file(run.tiles_csv) as aside:
         table.to_csv(aside, index=False)
-    run.finish(run.tiles_csv, run.folds_keys, inputs, [run.tiles_csv], is_folder=False)
+    run.finish(run.tiles_csv, keys, inputs, [run.tiles_csv], is_folder=False)
     return table
 
 
@@ -161,30 +123,6 @@ def _stem(pattern: str, path: str) -> str:
     return path[len(before) : len(path) - len(after)]
 
 
-def _measure(image: Path, mask: Path | None, classes: ClassTable, bands: int) -> dict:
-    """Size and class counts of one tile, or what is wrong with it."""
-    row = {"height": 0, "width": 0, "hist_C": np.zeros(len(classes), np.int64), "problems": []}
-    try:
-        image_HWB = read_image(image)
-        row["height"], row["width"] = image_HWB.shape[:2]
-        if image_HWB.shape[2] != bands:
-            row["problems"].append(f"{image.name}: {image_HWB.shape[2]} bands, data.bands names {bands}")
-    except UserError as error:
-        row["problems"].append(str(error))
-    if mask is None:
-        return row
-    try:
-        index_HW = classes.to_index(read_mask(mask), where=mask.name)
-        if not row["problems"] and index_HW.shape != (row["height"], row["width"]):
-            row["problems"].append(
-                f"{mask.name}: {index_HW.shape[0]}x{index_HW.shape[1]}, its image is {row['height']}x{row['width']}"
-            )
-        row["hist_C"] = np.bincount(index_HW[index_HW != IGNORE_INDEX], minlength=len(classes))
-    except UserError as error:
-        row["problems"].append(str(error))
-    return row
-
-
 def _refuse_absent_classes(train: pd.DataFrame, classes: ClassTable) -> None:
     absent = [name for name in classes.names if train[name].sum() == 0]
     if absent:
@@ -192,16 +130,6 @@ def _refuse_absent_classes(train: pd.DataFrame, classes: ClassTable) -> None:
             f"classes without a pixel in any train mask: {listed(absent)}. They could neither be learned nor scored; "
             f"correct data.classes (labels {listed(classes.labels)}) or the masks"
         )
-
-
-def _groups(table: pd.DataFrame, experiment: Experiment) -> list[str | None]:
-    """The group of each row; test tiles have none."""
-    is_train = (table.split == "train").to_numpy()
-    names = table.name[is_train].tolist()
-    column = experiment.folds.groups == "column"
-    groups = column_groups(names, experiment.data, experiment.folds) if column else names
-    filled = iter(groups)
-    return [next(filled) if train else None for train in is_train]
 
 
 def sources_hash(found: pd.DataFrame, root: Path) -> str:

@@ -100,4 +100,4 @@ def test_mixed_dtypes_are_refused_and_leave_nothing(tmp_path):
     write_tif(root / "train" / "000005.tif", read_image(root / "train" / "000005.tif").astype(np.uint16))
     with pytest.raises(UserError, match="one dtype"):
         pack_of(tmp_path)
-    assert not [path for path in (tmp_path / "runs" / "packs").iterdir() if path.is_dir()]
+    assert not list((tmp_path / "runs").rglob("*.npy"))

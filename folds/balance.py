@@ -1,0 +1,141 @@
+"""Groups into folds so that every class is shared out evenly: a greedy start, then local search.
+
+Everything is counted in integers: a group's share of a class is a whole number of PARTS. Integer sums are exact in any
+order, so the same folds come out on every processor; with floats, the last bit of a BLAS product would decide between
+two folds that are nearly equally full.
+
+Names: `share_GC` is what each group holds of each column (the classes, and the tiles as one more), `load_KC` what each
+fold holds, `fold_G` the fold of each group.
+"""
+
+import numpy as np
+
+PARTS = 1 << 24
+"""A share of 1. Products of two shares, summed over up to 255 classes, stay below 2^57, within int64."""
+
+LOOKED_AT = 512  # groups that a descent considers, divided among the folds; of more groups, a new sample each time
+WORK = 40_000  # rounds of search times groups: seconds for any number of groups. Not a time: machines must agree
+MAX_ROUNDS = 1000
+KICKED = 8  # groups thrown into random folds to leave a local optimum
+
+
+def greedy_folds(share_GC: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """(G,) folds: groups in descending order of their largest share, each to the fold whose load it raises least."""
+    shuffled = rng.permutation(len(share_GC))
+    order = shuffled[np.argsort(-share_GC[shuffled].max(1), kind="stable")]
+    load_KC = np.zeros((k, share_GC.shape[1]), np.int64)
+    fold_G = np.empty(len(share_GC), np.int64)
+    for g in order:
+        # Adding s to a load l raises the sum of squares by 2 l.s + s.s, and s.s is the same for every fold.
+        fold = int(np.argmin(load_KC @ share_GC[g]))
+        fold_G[g] = fold
+        load_KC[fold] += share_GC[g]
+    return fold_G
+
+
+def search_folds(share_GC: np.ndarray, fold_G: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """(G,) folds whose worst deviation beyond the unavoidable is at most that of `fold_G`: iterated local search.
+
+    A round descends by swaps and moves, first on the sum of squared loads, then on the worst deviation itself; the
+    next round starts from the best so far with a few groups thrown about. Small tables get more rounds.
+    """
+    best_G, best = fold_G, _worst_excess(share_GC, fold_G, k)
+    start_G = fold_G
+    for _ in range(1 + min(WORK // len(share_GC), MAX_ROUNDS)):
+        found_G = _lower_worst(share_GC, _lower_squares(share_GC, start_G, k, rng), k, rng)
+        found = _worst_excess(share_GC, found_G, k)
+        if found < best:
+            best_G, best = found_G, found
+        start_G = best_G.copy()
+        kicked = rng.choice(len(share_GC), min(KICKED, max(2, len(share_GC) // 3)), replace=False)
+        start_G[kicked] = rng.integers(0, k, len(kicked))
+    return best_G
+
+
+def unavoidable_deviation(share_GC: np.ndarray, k: int) -> np.ndarray:
+    """(C,) what no assignment can go below: the largest group of a class takes its share to some fold whole."""
+    return np.maximum(share_GC.max(0) * k - share_GC.sum(0), 0)
+
+
+def _loads(share_GC: np.ndarray, fold_G: np.ndarray, k: int) -> np.ndarray:
+    load_KC = np.zeros((k, share_GC.shape[1]), np.int64)
+    np.add.at(load_KC, fold_G, share_GC)
+    return load_KC
+
+
+def _worst_excess(share_GC: np.ndarray, fold_G: np.ndarray, k: int) -> int:
+    """The largest deviation from an even share, beyond what is unavoidable, in k-ths of PARTS.
+
+    Beyond what is unavoidable: else a class that sits in one big group would end the search for all the others.
+    """
+    deviation_KC = np.abs(_loads(share_GC, fold_G, k) * k - share_GC.sum(0))
+    return int((deviation_KC - unavoidable_deviation(share_GC, k)).max())
+
+
+def _sample(fold_G: np.ndarray, fold: int, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Groups of one fold: all of them where they are few."""
+    groups = np.flatnonzero(fold_G == fold)
+    limit = max(LOOKED_AT // k, 1)
+    return groups if len(groups) <= limit else rng.choice(groups, limit, replace=False)
+
+
+def _lower_squares(share_GC: np.ndarray, fold_G: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Steepest descent on the sum of squared loads: swap two groups of different folds, or move one."""
+    fold_G, load_KC = fold_G.copy(), _loads(share_GC, fold_G, k)
+    looked_at = np.concatenate([_sample(fold_G, fold, k, rng) for fold in range(k)])
+    n = len(looked_at)
+    # k empty groups, one standing in each fold: swapping with one of them is a move.
+    share_AC = np.vstack([share_GC[looked_at], np.zeros((k, share_GC.shape[1]), np.int64)])
+    dot_AA = share_AC @ share_AC.T
+    square_A = np.diagonal(dot_AA)
+    distance_AA = square_A[:, None] + square_A - 2 * dot_AA
+    while True:
+        fold_A = np.concatenate([fold_G[looked_at], np.arange(k)])
+        dot_AK = share_AC @ load_KC.T
+        own_A = dot_AK[np.arange(n + k), fold_A]
+        other_AA = dot_AK[:, fold_A]
+        # With d = s_b - s_a and a in fold i, b in fold j: half the change of the sum is d.(l_i - l_j) + d.d
+        change_AA = other_AA + other_AA.T - own_A[:, None] - own_A + distance_AA
+        change_AA[fold_A[:, None] == fold_A] = 0
+        a, b = np.unravel_index(np.argmin(change_AA), change_AA.shape)
+        if change_AA[a, b] >= 0:
+            return fold_G
+        step_C = share_AC[b] - share_AC[a]
+        load_KC[fold_A[a]] += step_C
+        load_KC[fold_A[b]] -= step_C
+        for one, fold in ((a, fold_A[b]), (b, fold_A[a])):
+            if one < n:
+                fold_G[looked_at[one]] = fold
+
+
+def _lower_worst(share_GC: np.ndarray, fold_G: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """Steepest descent on the worst deviation: the worst fold swaps a group with another fold, gives or takes one."""
+    fold_G, load_KC, total_C = fold_G.copy(), _loads(share_GC, fold_G, k), share_GC.sum(0)
+    unavoidable_C = unavoidable_deviation(share_GC, k)
+    nothing_1C = np.zeros((1, share_GC.shape[1]), np.int64)
+    while True:
+        deviation_KC = load_KC * k - total_C
+        excess_K = (np.abs(deviation_KC) - unavoidable_C).max(1)
+        worst = int(excess_K.argmax())
+        lowest, swap = excess_K[worst], None
+        gives = _sample(fold_G, worst, k, rng)
+        given_AC = np.vstack([share_GC[gives], nothing_1C]) * k
+        for fold in range(k):
+            if fold == worst:
+                continue
+            takes = _sample(fold_G, fold, k, rng)
+            step_ABC = np.vstack([share_GC[takes], nothing_1C]) * k - given_AC[:, None]
+            excess_AB = np.maximum(
+                (np.abs(deviation_KC[worst] + step_ABC) - unavoidable_C).max(2),
+                (np.abs(deviation_KC[fold] - step_ABC) - unavoidable_C).max(2),
+            )
+            a, b = np.unravel_index(excess_AB.argmin(), excess_AB.shape)
+            if excess_AB[a, b] < lowest:
+                lowest, swap = excess_AB[a, b], (fold, gives[a : a + 1], takes[b : b + 1])  # empty slice: nothing
+        if swap is None:
+            return fold_G
+        fold, given, taken = swap
+        step_C = share_GC[taken].sum(0) - share_GC[given].sum(0)
+        load_KC[worst] += step_C
+        load_KC[fold] -= step_C
+        fold_G[given], fold_G[taken] = fold, worst

@@ -1,0 +1,89 @@
+"""The one place that decides which train tiles must stay in one fold: the column `group` of `tiles.csv`."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from base.errors import UserError, listed
+from base.files import hash_file
+from config import Run
+from config.data import Data, Folds
+from folds.links import open_links
+from folds.scan import Scan
+
+GROUP_KEYS = {f"folds.{key}" for key in ("groups", "groups_csv", "groups_column", "name_column", "split_groups_of")}
+"""The keys on which groups depend."""
+
+
+def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> list[str | None]:
+    """The group of each row of the tile table; test tiles have none.
+
+    A group that was found, not given, has the name of its first train tile.
+    """
+    data, folds = run.experiment.data, run.experiment.folds
+    is_train_N = (tiles.split == "train").to_numpy()
+    names = tiles.name.to_numpy(str)
+    group_N = names.astype(object)
+    copies = np.empty((0, 2), np.int64)
+    if folds.groups == "column":
+        group_N[is_train_N] = column_groups(names[is_train_N].tolist(), data, folds)
+    elif folds.groups != "none":
+        links = open_links(run, tiles, scan, sources)
+        pairs = links.neighbours[["a", "b"]].to_numpy(np.int64)
+        if folds.groups == "mosaic+duplicates":
+            copies = links.copies[["a", "b"]].to_numpy(np.int64)
+        group_N = component_names(names, is_train_N, np.concatenate([pairs, copies]))
+    for name in folds.split_groups_of:
+        # Copies of each other leave together: between them, the leak would be complete.
+        leave_N = is_train_N & (tiles[name].fillna(0) > 0).to_numpy(bool)
+        alone_N = component_names(names, is_train_N, copies[leave_N[copies].all(1)])
+        group_N = np.where(leave_N, group_N + "/" + alone_N, group_N)
+    return [group if train else None for group, train in zip(group_N, is_train_N, strict=True)]
+
+
+def component_names(names: np.ndarray, is_train_N: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
+    """(N,) of each tile the name of the first train tile that is linked to it, over any number of links.
+
+    Links through test tiles count: two train tiles on both sides of a test tile lie in one scene.
+
+    Args:
+        names: in the order of the tile table, which has train tiles first.
+    """
+    n = len(names)
+    links = coo_array((np.ones(len(pairs_P2), bool), (pairs_P2[:, 0], pairs_P2[:, 1])), shape=(n, n))
+    number_of, component_N = connected_components(links, directed=False)
+    first = np.full(number_of, n, np.int64)
+    np.minimum.at(first, component_N, np.where(is_train_N, np.arange(n), n))
+    # A component of test tiles alone keeps no name of a train tile; its rows are not asked for.
+    return np.append(names.astype(object), "")[first[component_N]]
+
+
+def group_inputs(data: Data, folds: Folds) -> dict[str, str]:
+    """Hashes of the files on which groups depend, beside the tiles."""
+    path = Path(data.root) / folds.groups_csv
+    return {"folds.groups_csv": hash_file(path)} if folds.groups == "column" and path.is_file() else {}
+
+
+def column_groups(names: Sequence[str], data: Data, folds: Folds) -> list[str]:
+    """The group of each train tile from the csv that `folds.groups: column` names."""
+    path = Path(data.root) / folds.groups_csv
+    try:
+        csv = pd.read_csv(path, dtype=str)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: unreadable as csv ({error}); folds.groups is column, which needs it") from None
+    missing = [column for column in (folds.name_column, folds.groups_column) if column not in csv]
+    if missing:
+        raise UserError(f"{path}: no column {listed(missing)}; it has {listed(csv.columns)}")
+    rows = csv.dropna(subset=[folds.groups_column])
+    twice = rows[folds.name_column][rows[folds.name_column].duplicated()].unique()
+    if len(twice):
+        raise UserError(f"{path}: {len(twice)} names stand in two rows with a group: {listed(twice)}")
+    group_of = dict(zip(rows[folds.name_column], rows[folds.groups_column], strict=True))
+    lone = [name for name in names if name not in group_of]
+    if lone:
+        raise UserError(f"{path}: {len(lone)} train tiles have no {folds.groups_column}: {listed(lone)}")
+    return [group_of[name] for name in names]

@@ -1,0 +1,74 @@
+"""Which tiles belong together by their pixels: neighbours and copies, found once and kept -> `runs/<name>/links/`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from base.files import read_json, whole_folder, write_json
+from config import Run
+from folds.duplicates import find_duplicates
+from folds.mosaic import recover_mosaics
+from folds.scan import Scan
+
+FORMAT = "1"  # raised when the search changes, so that links found by an older one are searched anew
+FILES = ("neighbours.csv", "copies.csv", "places.csv", "evidence.json")
+
+
+@dataclass(frozen=True)
+class Links:
+    """Tiles are given by their position in the tile table."""
+
+    neighbours: pd.DataFrame
+    """a, b, relation (b stands `right` of or `below` a), cost, margin, found: see `folds.mosaic.Mosaics`."""
+    copies: pd.DataFrame
+    """a, b, symmetry, exact, difference: see `folds.duplicates.Duplicates`."""
+    places: pd.DataFrame
+    """A row per tile: mosaic (position of its first tile), row, col."""
+    evidence: dict[str, Any]
+    """margin, mirrored and borders of `folds.mosaic.Mosaics`."""
+
+
+def find_links(scan: Scan) -> Links:
+    """Copies first: a copy of a neighbour is as good a match as the neighbour, and would hide it."""
+    duplicates = find_duplicates(scan)
+    mosaics = recover_mosaics(scan, ~duplicates.copy_N)
+    places = pd.DataFrame(
+        {"mosaic": mosaics.mosaic_N, "row": mosaics.place_N2[:, 0], "col": mosaics.place_N2[:, 1]}, dtype=np.int64
+    )
+    evidence = {"margin": mosaics.margin, "mirrored": mosaics.mirrored, "borders": mosaics.borders}
+    return Links(mosaics.pairs, duplicates.pairs, places, evidence)
+
+
+def open_links(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> Links:
+    """The links of a tile table; searched now unless they are there.
+
+    The files name tiles as split/name, for people and other programs.
+    """
+    folder = run.dir / "links"
+    inputs = {"image and mask files": sources, "format of links": FORMAT}
+    tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
+    if run.is_fresh(folder, run.data_keys, inputs):
+        return _read(folder, tile_names)
+    links = find_links(scan)
+    with whole_folder(folder) as aside:
+        for pairs, file in ((links.neighbours, FILES[0]), (links.copies, FILES[1])):
+            pairs.assign(a=tile_names[pairs.a], b=tile_names[pairs.b]).to_csv(aside / file, index=False)
+        places = links.places.assign(mosaic=tile_names[links.places.mosaic])
+        places.insert(0, "tile", tile_names)
+        places.to_csv(aside / FILES[2], index=False)
+        write_json(aside / FILES[3], links.evidence)
+    run.finish(folder, run.data_keys, inputs, [folder / file for file in FILES])
+    return links
+
+
+def _read(folder: Path, tile_names: np.ndarray) -> Links:
+    position = {name: n for n, name in enumerate(tile_names)}
+    tables = []
+    for file, columns in ((FILES[0], ("a", "b")), (FILES[1], ("a", "b")), (FILES[2], ("mosaic",))):
+        table = pd.read_csv(folder / file, dtype=dict.fromkeys(columns, str), keep_default_na=False, na_values=[""])
+        tables.append(table.assign(**{column: table[column].map(position).astype(np.int64) for column in columns}))
+    neighbours, copies, places = tables
+    return Links(neighbours, copies, places.drop(columns="tile"), read_json(folder / FILES[3]))

@@ -1,0 +1,177 @@
+"""One pass over all pixels, which keeps the little that folds and audits need of each tile.
+
+    runs/scans/<fingerprint>/   one .npy per field of `Scan`
+
+Mosaic recovery, the duplicate search and the data audit start from here: the tiles are read once, and memory is
+bounded by borders and thumbnails (about 25 KiB a tile of 256x256x4) whatever the size of the data set.
+"""
+
+import hashlib
+from collections import Counter
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+
+from base.errors import UserError, listed, refuse_all
+from base.files import hash_value, whole_folder
+from base.progress import track
+from config import Run
+from config.data import IGNORE_INDEX
+from folds.classes import ClassTable
+from folds.images import read_image, read_mask
+
+FORMAT = 1  # raised when a field changes its meaning, so that older scans are not taken for new ones
+THUMB_CELLS = 32
+SAMPLE_PX = 64
+
+
+@dataclass(frozen=True)
+class Scan:
+    """What is kept of every tile, in the order of the table that `scan_tiles` was given."""
+
+    hist_NC: np.ndarray
+    """int64 pixels per class; zeros for a tile without mask."""
+    size_N2: np.ndarray
+    """Height and width in pixels."""
+    mean_NB: np.ndarray
+    std_NB: np.ndarray
+    zero_NB: np.ndarray
+    """Share of pixels that are 0."""
+    full_NB: np.ndarray
+    """Share of pixels at the integer dtype's largest value; 0 for floats."""
+    digest_N: np.ndarray
+    """sha256 of size and pixels: equal for exact copies."""
+    sample_NPB: np.ndarray
+    """Pixels of a regular grid, for percentiles; own dtype."""
+    thumb_NEEB: np.ndarray
+    """float32 means over E x E cells."""
+    right_N2HB: np.ndarray
+    """Last and second-last column; own dtype, as the other three."""
+    left_N2HB: np.ndarray
+    """First and second column."""
+    bottom_N2WB: np.ndarray
+    """Last and second-last row."""
+    top_N2WB: np.ndarray
+    """First and second row."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self.right_N2HB.dtype
+
+
+def open_scan(run: Run, found: pd.DataFrame, sources: str) -> Scan:
+    """The scan of a table of files (columns image, mask, split); made now if it is not there.
+
+    Args:
+        sources: `folds.tiles.sources_hash` of the table.
+    """
+    data = run.experiment.data
+    classes = ClassTable.of(data)
+    fingerprint = hash_value([FORMAT, sources, classes.labels, classes.ignore_label, len(data.bands)])
+    folder = run.scans_dir / fingerprint[:16]
+    if not folder.exists():
+        scan = scan_tiles(found, Path(data.root), classes, len(data.bands))
+        with whole_folder(folder) as aside:
+            for field in fields(Scan):
+                np.save(aside / f"{field.name}.npy", getattr(scan, field.name), allow_pickle=False)
+    return Scan(*(np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in fields(Scan)))
+
+
+def scan_tiles(found: pd.DataFrame, root: Path, classes: ClassTable, bands: int) -> Scan:
+    """Read every tile of the table once.
+
+    Raises:
+        UserError: lists every unreadable file, size, dtype or band count that differs, and unknown label.
+    """
+    jobs = [(root / row.image, root / row.mask if row.split == "train" else None) for row in found.itertuples()]
+    # Threads: GDAL and zlib work outside the interpreter's lock.
+    scanned = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
+        delayed(_scan_tile)(image, mask, classes, bands) for image, mask in jobs
+    )
+    kept: dict[str, np.ndarray] = {}
+    sizes, dtypes, problems = [], [], []
+    for n, (row, wrong) in enumerate(track(scanned, "read tiles", total=len(jobs))):
+        problems += wrong
+        sizes.append("x".join(map(str, row["size_N2"])) if row else None)
+        dtypes.append(str(row["sample_NPB"].dtype) if row else None)
+        if not kept and row:
+            kept = {name: np.empty((len(jobs), *value.shape), value.dtype) for name, value in row.items()}
+        if row and (sizes[-1], dtypes[-1]) == (sizes[0], dtypes[0]):
+            for name, value in row.items():
+                kept[name][n] = value
+    problems += _odd_ones("size", found.image, sizes) + _odd_ones("dtype", found.image, dtypes)
+    refuse_all(f"tiles in {root}: {len(problems)} problems", problems)
+    return Scan(**kept)
+
+
+def _scan_tile(image: Path, mask: Path | None, classes: ClassTable, bands: int) -> tuple[dict | None, list[str]]:
+    """The fields of one tile, and what is wrong with it; None where the image cannot be used."""
+    row, problems = None, []
+    try:
+        image_HWB = read_image(image)
+        if image_HWB.shape[2] == bands:
+            row = _fields_of(image_HWB) | {"hist_NC": np.zeros(len(classes), np.int64)}
+        else:
+            problems.append(f"{image.name}: {image_HWB.shape[2]} bands, data.bands names {bands}")
+    except UserError as error:
+        problems.append(str(error))
+    if mask is None:
+        return row, problems
+    try:
+        index_HW = classes.to_index(read_mask(mask), where=mask.name)
+    except UserError as error:
+        return row, [*problems, str(error)]
+    if row and index_HW.shape != tuple(row["size_N2"]):
+        height, width = row["size_N2"]
+        problems.append(f"{mask.name}: {index_HW.shape[0]}x{index_HW.shape[1]}, its image is {height}x{width}")
+    if row:
+        row["hist_NC"] = np.bincount(index_HW[index_HW != IGNORE_INDEX], minlength=len(classes))
+    return row, problems
+
+
+def _fields_of(image_HWB: np.ndarray) -> dict[str, np.ndarray]:
+    height, width, bands = image_HWB.shape
+    pixels_PB = image_HWB.reshape(-1, bands)
+    largest = np.iinfo(image_HWB.dtype).max if image_HWB.dtype.kind == "u" else np.inf
+    grid = np.linspace(0, len(pixels_PB) - 1, SAMPLE_PX).astype(np.int64)
+    size = np.array([height, width])
+    return {
+        "size_N2": size,
+        "mean_NB": pixels_PB.mean(0, dtype=np.float64),
+        "std_NB": pixels_PB.std(0, dtype=np.float64),
+        "zero_NB": (pixels_PB == 0).mean(0),
+        "full_NB": (pixels_PB == largest).mean(0),
+        "digest_N": np.array(hashlib.sha256(size.astype("<i8").tobytes() + image_HWB.tobytes()).hexdigest()),
+        "sample_NPB": pixels_PB[grid],
+        "thumb_NEEB": thumbnail(image_HWB, min(THUMB_CELLS, height, width)),
+        "right_N2HB": image_HWB[:, :-3:-1].swapaxes(0, 1).copy(),
+        "left_N2HB": image_HWB[:, :2].swapaxes(0, 1).copy(),
+        "bottom_N2WB": image_HWB[:-3:-1].copy(),
+        "top_N2WB": image_HWB[:2].copy(),
+    }
+
+
+def thumbnail(image_HWB: np.ndarray, cells: int) -> np.ndarray:
+    """(E, E, B) float32 means over cells as equal as the size allows, each at least a pixel."""
+    means = image_HWB
+    for axis in (0, 1):
+        starts = np.arange(cells) * image_HWB.shape[axis] // cells
+        counts = np.diff([*starts, image_HWB.shape[axis]]).astype(np.float32)
+        sums = np.add.reduceat(means, starts, axis=axis, dtype=np.float32)
+        means = sums / np.expand_dims(counts, tuple(a for a in range(3) if a != axis))
+    return means
+
+
+def _odd_ones(what: str, images: pd.Series, values: list[str | None]) -> list[str]:
+    """One problem that lists the tiles whose value is not the usual one."""
+    counts = Counter(value for value in values if value)
+    if len(counts) < 2:
+        return []
+    usual = counts.most_common(1)[0][0]
+    odd = [
+        f"{Path(image).name} {value}" for image, value in zip(images, values, strict=True) if value not in (None, usual)
+    ]
+    return [f"a data set has one {what}, and {len(odd)} tiles are not {usual} like the others: {listed(odd)}"]
