@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> None:
     # Not open_run: it would stop at members that are stale, and this command tells everything and writes nothing.
     run = Run(load_experiment(args.config, args.overrides))
     checked = check_stores(run, content=True)
-    members = list(run.members())
+    members = [member for member in run.members() if member.fold is not None]  # one of all tiles has no OOF
     oof = sum(run.oof_store(member) in checked for member in members)
     print(f"run {run.experiment.name!r}, {run.variant}: {len(checked)} stores proven")
     print(f"{oof} of {len(members)} members have predicted their held-out fold")

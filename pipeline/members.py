@@ -32,6 +32,8 @@ class MemberRecord:
     train_tiles: list[str]
     held_out: list[str]
     preparation: dict[str, Any]
+    dtype: str = "uint8"
+    """Of the pixels that it was trained on."""
 
     @classmethod
     def read(cls, folder: Path) -> "MemberRecord":
@@ -54,8 +56,7 @@ class LoadedMember:
     networks: list[nn.Module]
     """In eval mode, one for each of `predict.weights`; the mean of their probabilities is the member's."""
     preparation: Preparation
-    classes: list[str]
-    """Of the output's channels."""
+    record: MemberRecord
 
 
 def load_member(run: Run, member: Member, device: torch.device) -> LoadedMember:
@@ -87,14 +88,14 @@ def load_member(run: Run, member: Member, device: torch.device) -> LoadedMember:
         network = build_model(unfilled, preparation.channels, len(record.classes))
         network.load_state_dict(load_file(path))
         networks.append(network.to(device, memory_format=torch.channels_last).eval())
-    return LoadedMember(member, networks, preparation, record.classes)
+    return LoadedMember(member, networks, preparation, record)
 
 
-def add_member_options(parser: argparse.ArgumentParser) -> None:
+def add_member_options(parser: argparse.ArgumentParser, fold_required: bool = True) -> None:
     """--model, --fold, --seed: which member a command works on."""
     parser.add_argument("--model", required=True, metavar="NAME", help="one of the experiment's models")
     parser.add_argument(
-        "--fold", required=True, metavar="K", help="the fold that it never sees, or all: it sees every tile"
+        "--fold", required=fold_required, metavar="K", help="the fold that it never sees, or all: it sees every tile"
     )
     parser.add_argument("--seed", type=int, metavar="S", help="default: the experiment's first")
 
@@ -111,6 +112,8 @@ def member_of(run: Run, args: argparse.Namespace) -> Member:
     folds = {str(fold): fold for fold in range(run.experiment.folds.k)}
     if model.folds == "each+all":
         folds["all"] = None
+    if args.fold is None:
+        raise UserError(f"--fold K is missing; the folds of {model.name} are {', '.join(folds)}")
     if args.fold not in folds:
         raise UserError(f"--fold {args.fold}: the folds of {model.name} are {', '.join(folds)}")
     if seed not in seeds:

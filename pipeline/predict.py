@@ -1,13 +1,14 @@
 """Predict with a member: its held-out fold (OOF) and the test tiles, by one code path, into probability stores."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
 
 from base.command import run as run_command
 from base.command import stage_parser
-from base.errors import UserError
+from base.errors import UserError, listed
 from base.files import hash_value
 from base.progress import bar
 from base.version import code_version
@@ -16,6 +17,7 @@ from folds.tiles import read_tiles
 from pipeline.device import pick_device, set_threads
 from pipeline.finished import mean_is_finished, weights_hash
 from pipeline.forward import member_probs
+from pipeline.images import LabelFormat, label_images
 from pipeline.members import MemberRecord, add_member_options, load_member, member_of
 from pipeline.pack import open_pack
 from pipeline.stopping import Stopped, StopRequest
@@ -70,7 +72,7 @@ def _predict_split(
     }
     progress, task = bar(f"{kind} {member}", len(rows))
     size = pixels.shape[1:3]
-    with progress, write_store(path, names, loaded.classes, *size, manifest, settings.dtype) as writer:
+    with progress, write_store(path, names, loaded.record.classes, *size, manifest, settings.dtype) as writer:
         for probs_NCHW in batches:
             writer.append(probs_NCHW)
             progress.advance(task, len(probs_NCHW))
@@ -82,16 +84,32 @@ def _predict_split(
 def main(argv: list[str] | None = None) -> None:
     parser = stage_parser(
         "pipeline.predict",
-        "Predict with a trained member: its held-out fold, or the test tiles.",
+        "Predict with a trained member: its held-out fold, the test tiles, or any images.",
         "--model unet_r18 --fold 0 --split oof",
     )
-    add_member_options(parser)
+    add_member_options(parser, fold_required=False)
     parser.add_argument("--split", choices=["oof", "test"], default="oof", help="which tiles (default: %(default)s)")
+    images = parser.add_argument_group("any images, of any size; without --fold by the mean of the model's members")
+    images.add_argument("--images", metavar="GLOB", help="these instead of the run's own tiles")
+    images.add_argument("--out", metavar="DIR", type=Path, help="where to write their labels")
+    images.add_argument(
+        "--format", choices=get_args(LabelFormat), default="png",
+        help="geotiff: with the images' coordinates and the classes' colours (default: %(default)s)",
+    )  # fmt: skip
+    images.add_argument("--probs", action="store_true", help="their probabilities too, as <name>.probs.tif")
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
-    member = member_of(run, args)
     set_threads(run.experiment)
     device = pick_device(run.experiment.jobs)
+    if args.images:
+        if not args.out:
+            raise UserError("--images needs --out DIR")
+        model = run.experiment.model(args.model)
+        members = [member_of(run, args)] if args.fold else list(run.members(model))
+        count = label_images(run, members, args.images, args.out, args.format, args.probs, device)
+        print(f"{args.out}: {count} images by {listed(members)}")
+        return
+    member = member_of(run, args)
     predict_split = predict_oof if args.split == "oof" else predict_test
     path = predict_split(run, member, device, StopRequest())
     print(f"{args.split} {member}: {path or 'no test set'}")

@@ -124,6 +124,7 @@ def record_of(run: Run, member: Member, pack: Pack, train_N: np.ndarray, val_N: 
         train_tiles=[pack.train_names[i] for i in train_N],
         held_out=[pack.train_names[i] for i in val_N],
         preparation=asdict(preparation),
+        dtype=str(pack.train_image_NHWB.dtype),
     )
 
 

@@ -4,14 +4,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 
+from base.errors import UserError
 from base.files import hash_file
 from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds
-from folds.images import read_image
+from folds.images import read_image, read_mask
+from pipeline import predict
 from pipeline.check import check_stores
 from pipeline.forward import forward_probs, member_probs
+from pipeline.images import predict_scene
 from pipeline.mean import mean_test
 from pipeline.members import load_member
 from pipeline.predict import predict_oof, predict_test
@@ -19,7 +23,7 @@ from pipeline.quantise import quantise
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import PROBS, open_store
 from pipeline.train import train_member
-from tests.tiny import tiny_values, write_config, write_tiny
+from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_tiny
 
 CPU = torch.device("cpu")
 GO_ON = StopRequest()
@@ -127,3 +131,97 @@ def test_a_models_test_store_is_the_mean_of_its_members(config):
     assert np.array_equal(store.read_many_raw(range(3)), quantise(expected.astype(np.float32)))
     assert not any(run.test_part(each).exists() for each in run.members())
     assert len(check_stores(run, content=True)) == 1
+
+
+def draw_scene(path: Path, height: int, width: int, bands: int = 4, dtype: str = "uint8", **place) -> np.ndarray:
+    rng = np.random.default_rng([height, width])
+    mask_HW = np.kron(draw_mask(rng, 40, [1, 2, 4]), np.ones((8, 8), np.uint8))[:height, :width]
+    image_HWB = draw_image(rng, mask_HW, bands, dtype)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(path, "w", "GTiff", width, height, bands, dtype=dtype, **place) as file:
+        file.write(np.moveaxis(image_HWB, -1, 0))
+    return image_HWB
+
+
+PLACE = {"crs": "EPSG:32650", "transform": rasterio.Affine(2, 0, 5000, 0, -2, 7000)}
+
+
+def test_images_of_any_size_get_labels_that_lie_where_they_do(config, tmp_path):
+    run = run_of(config, "predict.tta=d4")
+    sizes = {"wide": (33, 97), "high": (130, 31), "tile": (32, 32), "also": (32, 32)}
+    for name, size in sizes.items():
+        draw_scene(tmp_path / "in" / f"{name}.tif", *size, **PLACE)
+    overrides = ["--config", str(config), "predict.tta=d4"]
+    ask = ["--model", "unet", "--images", str(tmp_path / "in" / "*.tif")]
+    predict.main([*overrides, *ask, "--out", str(tmp_path / "out"), "--probs", "--format", "geotiff"])
+    predict.main([*overrides, *ask, "--out", str(tmp_path / "png")])
+    members = [load_member(run, each, CPU) for each in run.members()]
+    for name, size in sizes.items():
+        pixels = read_image(tmp_path / "in" / f"{name}.tif")[None]
+        expected = np.mean(
+            [np.concatenate(list(member_probs(m, pixels, [0], run.experiment.predict, "fp32", CPU))) for m in members],
+            0,
+        )[0]
+        with rasterio.open(tmp_path / "out" / f"{name}.tif") as file:
+            assert (file.crs, file.transform) == (PLACE["crs"], PLACE["transform"])
+            assert file.colormap(1)[4][:3] == (128, 64, 0)
+            label_HW = file.read(1)
+        with rasterio.open(tmp_path / "out" / f"{name}.probs.tif") as file:
+            assert file.descriptions == ("field", "forest", "bare")
+            np.testing.assert_allclose(file.read(), expected, atol=1e-5)
+        assert label_HW.shape == size
+        assert np.array_equal(label_HW, np.array([1, 2, 4])[expected.argmax(0)])
+        assert np.array_equal(label_HW, read_mask(tmp_path / "png" / f"{name}.png"))
+    assert len(list((tmp_path / "png").iterdir())) == 4
+
+
+def test_one_member_alone_can_be_asked(config, tmp_path):
+    draw_scene(tmp_path / "in" / "a.tif", 40, 40)
+    for fold in ("0", "1"):
+        predict.main(
+            ["--config", str(config), "--model", "unet", "--fold", fold, "--images", str(tmp_path / "in" / "*.tif"),
+             "--out", str(tmp_path / fold), "--probs"]
+        )  # fmt: skip
+    probs = [rasterio.open(tmp_path / fold / "a.probs.tif").read() for fold in ("0", "1")]
+    assert np.abs(probs[0] - probs[1]).max() > 0.01
+
+
+@pytest.mark.parametrize("size", [(64, 200), (200, 64), (150, 170), (30, 129)])
+def test_a_scene_in_windows_is_the_scene_where_a_network_sees_pixels_alone(size):
+    pixels = np.random.default_rng(0).random((*size, 3), np.float32)
+    seen = []
+
+    def predict_pixels(pixels_NHWB):
+        seen.append(pixels_NHWB.shape)
+        return np.moveaxis(pixels_NHWB, -1, 1).copy()
+
+    probs = predict_scene(pixels, predict_pixels, window_px=64)
+    np.testing.assert_allclose(probs, np.moveaxis(pixels, -1, 0), atol=1e-6)
+    assert all(shape[1] <= 64 and shape[2] <= 64 for shape in seen)
+
+
+def test_windows_hide_what_a_network_does_at_its_borders():
+    def with_borders(pixels_NHWB):
+        probs = np.full((1, 1, *pixels_NHWB.shape[1:3]), 0.5, np.float32)
+        probs[..., :3, :] = probs[..., -3:, :] = probs[..., :, :3] = probs[..., :, -3:] = 1.0
+        return probs
+
+    inner = predict_scene(np.zeros((200, 200, 1), np.uint8), with_borders, window_px=64)[0, 4:-4, 4:-4]
+    assert inner.max() < 0.65
+
+
+def test_images_that_do_not_fit_are_refused_all_at_once(config, tmp_path):
+    draw_scene(tmp_path / "in" / "good.tif", 40, 40)
+    draw_scene(tmp_path / "in" / "rgb.tif", 40, 40, bands=3)
+    draw_scene(tmp_path / "in" / "deep.tif", 40, 40, dtype="uint16")
+    draw_scene(tmp_path / "in" / "sub" / "good.tif", 40, 40)
+    (tmp_path / "in" / "text.tif").write_text("not an image")
+    ask = ["--config", str(config), "--model", "unet", "--out", str(tmp_path / "out"), "--images"]
+    with pytest.raises(UserError) as refusal:
+        predict.main([*ask, str(tmp_path / "in" / "**" / "*.tif")])
+    message = str(refusal.value)
+    for part in ("3 bands", "uint16; the members were trained on uint8", "another file has the name good", "text.tif"):
+        assert part in message
+    with pytest.raises(UserError, match="nothing matches"):
+        predict.main([*ask, str(tmp_path / "nothing" / "*.tif")])
+    assert not (tmp_path / "out").exists()

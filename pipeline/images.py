@@ -1,0 +1,193 @@
+"""Predict any images, of any size, with members of a run: labels, and probabilities where they are asked for.
+
+An image is predicted whole; one that is larger than a window, in windows that overlap, so that a scene of any size
+needs the memory of a window and of its own probabilities.
+"""
+
+import contextlib
+import glob
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import rasterio
+import torch
+from PIL import Image
+from rasterio.errors import RasterioError
+from rasterio.io import DatasetWriter
+
+from base.errors import UserError, refuse_all
+from base.files import whole_file
+from base.progress import bar
+from config import Member, Run
+from folds.classes import ClassTable
+from folds.images import read_image
+from folds.tiles import read_tiles
+from pipeline.forward import member_probs
+from pipeline.members import LoadedMember, load_member
+
+WINDOW_PX = 1024
+OVERLAP = 0.25  # of a window's side: where the next one takes over, little by little
+LabelFormat = Literal["png", "geotiff"]
+PredictPixels = Callable[[np.ndarray], np.ndarray]
+"""(N, H, W, B) pixels -> (N, C, H, W) float32 probabilities."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """An image file, as its header describes it."""
+
+    path: Path
+    height: int
+    width: int
+
+
+def find_images(pattern: str, bands: Sequence[str], dtype: str) -> list[Found]:
+    """The images of a glob, by size and name.
+
+    Raises:
+        UserError: none; lists names that stand for two files, unreadable files, other bands or another dtype.
+    """
+    paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
+    if not paths:
+        raise UserError(f"--images {pattern}: nothing matches in {Path.cwd()}")
+    stems = [path.stem for path in paths]
+    problems = [f"{path}: another file has the name {path.stem} too" for path in paths if stems.count(path.stem) > 1]
+    found = []
+    for path in paths:
+        try:
+            with rasterio.open(path) as file:
+                found.append(Found(path, file.height, file.width))
+                if file.count != len(bands):
+                    problems.append(f"{path}: {file.count} bands; the members know {', '.join(bands)}")
+                if file.dtypes[0] != dtype:
+                    problems.append(f"{path}: {file.dtypes[0]}; the members were trained on {dtype}")
+        except RasterioError as error:
+            problems.append(f"{path}: unreadable ({str(error)[:100]})")
+    refuse_all(f"--images {pattern}", problems)
+    return sorted(found, key=lambda image: (image.height, image.width, image.path))
+
+
+def mean_of_members(run: Run, members: Sequence[LoadedMember], device: torch.device) -> PredictPixels:
+    """A function from pixels to the mean of the members' probabilities. `predict.batch` is for tiles of the run's size;
+    of larger images fewer go through at once."""
+    usual_px = float(read_tiles(run.tiles_csv).eval("height * width").max())
+
+    def predict(pixels_NHWB: np.ndarray) -> np.ndarray:
+        count, height, width, _ = pixels_NHWB.shape
+        settings = run.experiment.predict
+        batch = max(1, round(settings.batch * min(1.0, usual_px / (height * width))))
+        settings = settings.model_copy(update={"batch": batch})
+        total_NCHW = np.float32(0)
+        for loaded in members:
+            precision = run.experiment.train_of(loaded.member.model).precision
+            batches = member_probs(loaded, pixels_NHWB, np.arange(count), settings, precision, device)
+            total_NCHW = total_NCHW + np.concatenate(list(batches))
+        return total_NCHW / np.float32(len(members))
+
+    return predict
+
+
+def predict_images(
+    found: Sequence[Found], predict: PredictPixels, at_once: int, window_px: int = WINDOW_PX
+) -> Iterator[tuple[Found, np.ndarray]]:
+    """Each image with its (C, H, W) float32 probabilities; images of one size are predicted `at_once` together."""
+    for (height, width), alike in groupby(found, key=lambda image: (image.height, image.width)):
+        alike = list(alike)
+        if max(height, width) > window_px:
+            for image in alike:
+                yield image, predict_scene(read_image(image.path), predict, window_px)
+            continue
+        for first in range(0, len(alike), at_once):
+            images = alike[first : first + at_once]
+            yield from zip(images, predict(np.stack([read_image(image.path) for image in images])), strict=True)
+
+
+def predict_scene(pixels_HWB: np.ndarray, predict: PredictPixels, window_px: int = WINDOW_PX) -> np.ndarray:
+    """(C, H, W) probabilities of a large image by windows that overlap, each of which counts less towards its edge."""
+    height, width = min(window_px, pixels_HWB.shape[0]), min(window_px, pixels_HWB.shape[1])
+    weight_HW = np.outer(_ramp(height), _ramp(width)).astype(np.float32)
+    total_CHW, weights_HW = None, np.zeros(pixels_HWB.shape[:2], np.float32)
+    for top in _starts(pixels_HWB.shape[0], height):
+        for left in _starts(pixels_HWB.shape[1], width):
+            here = (slice(top, top + height), slice(left, left + width))
+            probs_CHW = predict(pixels_HWB[here][None])[0]
+            if total_CHW is None:
+                total_CHW = np.zeros((len(probs_CHW), *pixels_HWB.shape[:2]), np.float32)
+            total_CHW[:, *here] += probs_CHW * weight_HW
+            weights_HW[here] += weight_HW
+    total_CHW /= weights_HW
+    return total_CHW
+
+
+def label_images(
+    run: Run, members: Sequence[Member], pattern: str, out: Path, format: LabelFormat, probs: bool, device: torch.device
+) -> int:
+    """Predict the images of a glob by the mean of some members of one model; the number of images.
+
+    Args:
+        probs: write the probabilities too, all that a specialist has.
+
+    Raises:
+        UserError: members that are not trained, images that do not fit them, labels asked of a specialist.
+    """
+    loaded = [load_member(run, member, device) for member in members]
+    record = loaded[0].record
+    if record.target != "all" and not probs:
+        raise UserError(f"model {record.model} knows {record.target} only and gives no labels; ask for --probs")
+    found = find_images(pattern, loaded[0].preparation.bands, record.dtype)
+    predicted = predict_images(found, mean_of_members(run, loaded, device), run.experiment.predict.batch)
+    classes = ClassTable.of(run.experiment.data)
+    progress, task = bar("predict images", len(found))
+    with progress:
+        for image, probs_CHW in predicted:
+            if record.target == "all":
+                write_labels(out, image.path, classes.to_label(probs_CHW.argmax(0)), classes, format)
+            if probs:
+                write_probs(out, image.path, probs_CHW, record.classes)
+            progress.advance(task)
+    return len(found)
+
+
+def write_labels(out: Path, image: Path, label_HW: np.ndarray, classes: ClassTable, format: LabelFormat) -> None:
+    """`<name>.png`, one channel; or `<name>.tif`, which lies where the image does and shows the classes' colours."""
+    if format == "png":
+        with whole_file(out / f"{image.stem}.png") as aside:
+            Image.fromarray(label_HW).save(aside, "png")
+        return
+    with _geotiff(out / f"{image.stem}.tif", image, label_HW[None]) as file:
+        file.write_colormap(1, dict(zip(classes.labels, classes.colors, strict=True)))
+
+
+def write_probs(out: Path, image: Path, probs_CHW: np.ndarray, names: Sequence[str]) -> None:
+    """`<name>.probs.tif`, float32, a band per class with its name, which lies where the image does."""
+    with _geotiff(out / f"{image.stem}.probs.tif", image, probs_CHW) as file:
+        file.descriptions = tuple(names)
+
+
+@contextlib.contextmanager
+def _geotiff(path: Path, image: Path, values_CHW: np.ndarray) -> Iterator[DatasetWriter]:
+    """A compressed GeoTIFF with the coordinates of `image`, its bands written, still open."""
+    with rasterio.open(image) as source:
+        place = {"crs": source.crs, "transform": source.transform}
+    count, height, width = values_CHW.shape
+    kind = {"dtype": values_CHW.dtype, "compress": "deflate", "predictor": 3 if values_CHW.dtype.kind == "f" else 1}
+    with whole_file(path) as aside, rasterio.open(aside, "w", "GTiff", width, height, count, **kind, **place) as file:
+        file.write(values_CHW)
+        yield file
+
+
+def _starts(length: int, window: int) -> list[int]:
+    """Where windows begin: the first at 0, the last at the end, evenly spread, overlapping by OVERLAP or more."""
+    overlap = round(window * OVERLAP)
+    count = 1 if length <= window else -(-(length - overlap) // (window - overlap))
+    return np.linspace(0, length - window, count).round().astype(int).tolist()
+
+
+def _ramp(length: int) -> np.ndarray:
+    """Weights along a window's side: 1 inside, falling towards 0 over the overlap."""
+    to_edge = np.minimum(np.arange(length) + 0.5, length - np.arange(length) - 0.5)
+    return np.minimum(1.0, to_edge / max(1, round(length * OVERLAP)))
