@@ -15,7 +15,7 @@ CSV_NAME = "submission.csv"
 
 @dataclass(frozen=True)
 class Tile:
-    """A test tile: its name, its size in pixels and the image that it is the label of."""
+    """A tile: its name, its size in pixels and the image that its labels are of."""
 
     name: str
     height: int
@@ -32,7 +32,7 @@ class Tile:
 @dataclass(frozen=True)
 class Layout:
     tiles: dict[str, Tile]
-    """Test tiles by name, sorted by name: the order of the zip."""
+    """The tiles to hand in by name, sorted by name: the order of the zip."""
     classes: ClassTable
     format: str
     """`submission.format`."""
@@ -40,18 +40,21 @@ class Layout:
     """`submission.folder`; empty: the files lie at the top of the zip."""
 
     @classmethod
-    def of(cls, experiment: Experiment, tiles: pd.DataFrame) -> "Layout":
+    def of(cls, experiment: Experiment, tiles: pd.DataFrame, split: str = "test") -> "Layout":
         """The layout that an experiment demands.
+
+        Args:
+            split: `train` for a rehearsal with OOF labels, which can be scored.
 
         Raises:
             UserError: there is no test tile.
         """
-        test = tiles[tiles.split == "test"]
-        if test.empty:
-            raise UserError("no test tiles in the tile table: there is nothing to hand in; set data.test_images")
+        rows = tiles[tiles.split == split]
+        if rows.empty:
+            raise UserError(f"no {split} tiles in the tile table: there is nothing to hand in; set data.{split}_images")
         root = Path(experiment.data.root)
         found = [Tile(row.name, int(row.height), int(row.width), root / row.image)
-                 for row in test.sort_values("name").itertuples(index=False)]  # fmt: skip
+                 for row in rows.sort_values("name").itertuples(index=False)]  # fmt: skip
         submission = experiment.submission
         return cls({t.name: t for t in found}, ClassTable.of(experiment.data), submission.format, submission.folder)
 

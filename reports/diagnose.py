@@ -1,0 +1,165 @@
+"""Why is the board lower than the OOF score? The round trip first, then leaks, flattery, members and shift."""
+
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from base.command import add_json, split_operands, stage_parser, write_figures
+from base.command import run as run_command
+from config import Run, load_experiment
+from ensemble.apply import apply_blend
+from ensemble.fitted import FittedBlend, uniform_blend
+from ensemble.oof import oof_table
+from ensemble.source import Source
+from ensemble.stores import oof_stores, test_stores
+from folds.folds_csv import read_folds
+from folds.images import read_mask
+from folds.links import Links, open_links
+from folds.metrics import confusion, mean_iou
+from folds.scan import Scan, open_scan
+from folds.tiles import read_tiles, sources_hash
+from reports import causes
+from reports.causes import Finding
+from submissions.formats import read_submission
+from submissions.layout import Layout
+from submissions.receipt import read_receipt
+from submissions.verify import verify_submission
+from submissions.write import Labels, write_zip
+
+SAMPLED = 64  # tiles per set on which the probabilities are looked at
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the stores say of a run. The rest of the diagnosis reads tiles, folds, zip and receipt."""
+
+    oof_labels: Callable[[], Labels]
+    """(name, (H, W) indices) of each train tile, by the blend that made the zip."""
+    oof_miou: float
+    """Of those labels, counted from the stores."""
+    miou_of: dict[str, dict[str, float]]
+    """Model -> member -> OOF mIoU on its fold."""
+    sure_oof: dict[str, float]
+    """Model -> mean largest probability of the OOF pixels."""
+    sure_test: dict[str, float]
+
+
+def diagnose(run: Run, zip_path: Path, predictions: Predictions) -> dict[str, list[Finding]]:
+    """Every test by its title, with what it found."""
+    experiment = run.experiment
+    tiles = read_tiles(run.tiles_csv)
+    receipt = read_receipt(zip_path)
+    fold_N = fold_of_rows(run, tiles)
+    sources = sources_hash(tiles, Path(experiment.data.root))
+    scan = open_scan(run, tiles, sources)
+    links = open_links(run, tiles, scan, sources)
+    verdict = verify_submission(zip_path, experiment, tiles, receipt.get("class_shares_oof"))
+    from_zip = score_from_zip(run, tiles[(tiles.split == "test") | (fold_N >= 0)], predictions.oof_labels())
+    return {
+        "the zip verifies": causes.of_verify(verdict.problems),
+        "OOF labels survive the way into a zip": causes.round_trip(from_zip, predictions.oof_miou),
+        "no neighbour nor copy lies in another fold": causes.leak(links, fold_N),
+        "the score was not fitted": causes.in_sample(predictions.oof_miou, receipt.get("honest_miou")),
+        "no member is broken": causes.weak_member(predictions.miou_of),
+        "test tiles look like train tiles": shift_of(scan, links, tiles, experiment.data.bands),
+        "fold means are as sure as members": causes.fold_mean(predictions.sure_oof, predictions.sure_test),
+    }
+
+
+def score_from_zip(run: Run, tiles: pd.DataFrame, labels: Labels) -> float:
+    """mIoU of OOF labels against the mask files after they went through the writer of submissions and its reader."""
+    layout = Layout.of(run.experiment, tiles, split="train")
+    mask_of = tiles[tiles.split == "train"].set_index("name")["mask"]
+    root = Path(run.experiment.data.root)
+    conf_CC = np.zeros((len(layout.classes),) * 2, np.int64)
+    with tempfile.TemporaryDirectory(dir=run.dir) as folder:
+        path = Path(folder) / "oof.zip"
+        write_zip(layout, labels, path)
+        for name, label_HW in read_submission(path, layout):
+            truth_HW = layout.classes.to_index(read_mask(root / mask_of[name]), where=mask_of[name])
+            conf_CC += confusion(layout.classes.to_index(label_HW, where=name), truth_HW, len(layout.classes))
+    return mean_iou(conf_CC)
+
+
+def fold_of_rows(run: Run, tiles: pd.DataFrame) -> np.ndarray:
+    """(N,) fold of each row of the tile table; -1 for tiles without one."""
+    folds = read_folds(run.folds_csv).set_index("name").fold
+    fold_N = tiles.name.map(folds).fillna(-1).to_numpy(np.int64)
+    return np.where(tiles.split == "train", fold_N, -1)
+
+
+def shift_of(scan: Scan, links: Links, tiles: pd.DataFrame, bands: list[str]) -> list[Finding]:
+    """`causes.shift` on mean, spread and quantiles of each band. Scenes of test tiles are the recovered mosaics."""
+    is_test_N = (tiles.split == "test").to_numpy()
+    if not is_test_N.any():
+        return []
+    quantiles = np.quantile(np.asarray(scan.sample_NPB, np.float64), (0.05, 0.25, 0.75, 0.95), axis=1)
+    feature_NF = np.concatenate([scan.mean_NB, scan.std_NB, *quantiles], axis=1)
+    scenes = np.where(is_test_N, "test/" + links.places.mosaic.astype(str), tiles.group.astype(str))
+    group_N = pd.factorize(scenes)[0]
+    return causes.shift(feature_NF, is_test_N, group_N, np.asarray(scan.mean_NB), bands)
+
+
+def predictions_of(run: Run, zip_path: Path) -> Predictions:
+    """From the stores of a run, with the blend that the zip's receipt holds."""
+    oof, test = oof_stores(run), test_stores(run)
+    fitted = read_receipt(zip_path).get("fitted")
+    blend = FittedBlend.of_json(fitted) if fitted else uniform_blend(oof.classes, oof.models)
+    specialists = [specialist.name for specialist in blend.specialists]
+
+    def labels() -> Iterable[tuple[str, np.ndarray]]:
+        for i, name in enumerate(oof.names):
+            yield name, apply_blend(blend, oof.probs(i, blend.models), oof.evidence(i, specialists))[1]
+
+    conf_CC = sum(confusion(index_HW, oof.truth(i), len(oof.classes)) for i, (_, index_HW) in enumerate(labels()))
+    table = oof_table(run.dir)
+    members = table[table.kind == "member"]
+    return Predictions(
+        oof_labels=labels,
+        oof_miou=mean_iou(conf_CC),
+        miou_of={
+            str(model): {f"fold{row.fold}-seed{row.seed}": float(row.miou) for row in rows.itertuples()}
+            for model, rows in members.groupby("name")
+        },
+        sure_oof=mean_sureness(oof),
+        sure_test=mean_sureness(test),
+    )
+
+
+def mean_sureness(source: Source) -> dict[str, float]:
+    """Model -> mean largest probability, over SAMPLED tiles evenly spread."""
+    some = np.unique(np.linspace(0, len(source.names) - 1, SAMPLED).astype(int)).tolist()
+    sure = {}
+    for model in source.models:
+        peak = []
+        for i in some:
+            (probs_CHW,) = source.probs(i, [model])
+            scale = 255 if probs_CHW.dtype == np.uint8 else 1
+            peak.append(float(probs_CHW.max(0).mean(dtype=np.float64)) / scale)
+        sure[model] = float(np.mean(peak))
+    return sure
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = stage_parser("reports.diagnose", __doc__, "submissions/zips/demo.zip", operands="ZIP")
+    add_json(parser)
+    args = parser.parse_intermixed_args(argv)
+    (zip_path,), overrides = split_operands(args.overrides, 1)
+    run = Run(load_experiment(args.config, overrides))
+    outcome = diagnose(run, Path(zip_path), predictions_of(run, Path(zip_path)))
+    for title, findings in outcome.items():
+        print(f"{'NO ' if findings else 'yes'}  {title}")
+        for finding in findings:
+            print(f"     {finding.what}")
+    found = [finding for findings in outcome.values() for finding in findings]
+    print(causes.verdict(found))
+    first = next((cause for cause in causes.CAUSES if cause in {finding.cause for finding in found}), None)
+    write_figures(args.json, {"cause": first, "findings": [[finding.cause, finding.what] for finding in found]})
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,196 @@
+"""Diagnose: each planted fault is found and named, and a clean submission is blamed for nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from config import load_experiment, open_run
+from folds.assign import make_folds
+from folds.classes import ClassTable
+from folds.images import read_mask
+from folds.metrics import confusion, mean_iou
+from folds.tiles import make_tiles
+from reports import causes
+from reports.causes import CAUSES, Finding
+from reports.diagnose import Predictions, diagnose
+from submissions import png
+from submissions.write import write_submission
+from tests.corruptions import Zip
+from tests.tiny import TINY_CLASSES, tiny_values, write_config, write_mask, write_tif
+
+PX, SIDE = 48, 3
+
+
+def write_scenes(root: Path, gain: float = 1.0) -> None:
+    """Nine train and five test scenes of 3x3 tiles that continue across their borders; scenes.csv names them.
+
+    Args:
+        gain: of the test tiles' sensor.
+    """
+    rng = np.random.default_rng(0)
+    rows, count = ["name,scene"], {"train": 0, "test": 0}
+    for scene in range(14):
+        split = "train" if scene < 9 else "test"
+        shape = (PX * SIDE, PX * SIDE, 4)
+        height = gaussian_filter(rng.normal(size=shape), (6, 6, 0)) * 18 + gaussian_filter(rng.normal(size=shape), 1)
+        image = 90 + rng.normal(0, 4, 4) + 22 * height
+        image = np.clip(image * (gain if split == "test" else 1), 1, 254).astype(np.uint8)
+        mask = np.array([1, 2, 4], np.uint8)[np.digitize(height[:, :, 0], (-0.3, 0.9))]
+        for row in range(SIDE):
+            for col in range(SIDE):
+                part = np.s_[row * PX : (row + 1) * PX, col * PX : (col + 1) * PX]
+                name = f"{count[split]:06d}"
+                count[split] += 1
+                write_tif(root / split / f"{name}.tif", image[part])
+                write_mask(root / split / f"{name}.png", mask[part])
+                if split == "train":
+                    rows.append(f"{name},scene{scene}")
+    (root / "scenes.csv").write_text("\n".join(rows) + "\n")
+
+
+class World:
+    """A run whose networks are played by masks with errors, so that no network is needed."""
+
+    def __init__(self, folder: Path, gain: float = 1.0, *overrides: str) -> None:
+        write_scenes(folder / "data", gain)
+        config = write_config(folder / "config.yaml", tiny_values(folder / "data", folder))
+        self.run = open_run(load_experiment(config, list(overrides)))
+        self.tiles = make_tiles(self.run)
+        make_folds(self.run)
+        self.classes = ClassTable.of(self.run.experiment.data)
+        self.folder = folder
+        self.receipt = {}
+
+    def labels(self, split: str):
+        rng = np.random.default_rng(1)
+        for name in self.tiles.name[self.tiles.split == split]:
+            index_HW = self.classes.to_index(read_mask(self.folder / "data" / split / f"{name}.png"))
+            wrong = rng.random(index_HW.shape) < 0.1
+            yield name, np.where(wrong, 0, index_HW).astype(np.uint8)
+
+    def predictions(self) -> Predictions:
+        """What clean stores would say."""
+        train = self.tiles[self.tiles.split == "train"].set_index("name")["mask"]
+        conf_CC = sum(
+            confusion(index_HW, self.classes.to_index(read_mask(self.folder / "data" / train[name])), 3)
+            for name, index_HW in self.labels("train")
+        )
+        members = {"unet": {"fold0-seed0": 0.61, "fold1-seed0": 0.55, "fold2-seed0": 0.58}}
+        miou = mean_iou(conf_CC)
+        self.receipt.setdefault("honest_miou", miou - 0.003)
+        return Predictions(lambda: self.labels("train"), miou, members, {"unet": 0.84}, {"unet": 0.82})
+
+    def findings(self, predictions: Predictions | None = None) -> list[Finding]:
+        predictions = predictions or self.predictions()
+        path = write_submission(self.run, self.tiles, self.labels("test"), self.receipt)
+        return [finding for found in diagnose(self.run, path, predictions).values() for finding in found]
+
+
+def named(findings: list[Finding]) -> list[str]:
+    return sorted({finding.cause for finding in findings})
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    return World(tmp_path_factory.mktemp("clean"))
+
+
+def test_a_clean_submission_is_blamed_for_nothing(world):
+    findings = world.findings()
+    assert findings == []
+    assert "no cause found" in causes.verdict(findings)
+
+
+def test_folds_that_cut_scenes_apart(tmp_path):
+    findings = World(tmp_path, 1.0, "folds.groups=none").findings()
+    assert named(findings) == ["leak"]
+    assert "leak: folds leak" in causes.verdict(findings)
+
+
+def test_test_tiles_of_another_sensor(tmp_path):
+    findings = World(tmp_path, 1.4).findings()
+    assert named(findings) == ["shift"]
+    assert "band means moved" in findings[0].what
+    assert "+" in findings[0].what.split("band means moved")[1]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda encode: lambda label_HW: encode(np.where(label_HW == 2, 4, label_HW).astype(np.uint8)),
+        lambda encode: lambda label_HW: encode(np.ascontiguousarray(label_HW.T)),
+        lambda encode: lambda label_HW: encode(np.roll(label_HW, 1, axis=1)),
+    ],
+    ids=["a label too many", "transposed", "a pixel aside"],
+)
+def test_a_writer_that_changes_labels(world, monkeypatch, spoil):
+    predictions = world.predictions()
+    monkeypatch.setattr(png, "encode", spoil(png.encode))
+    findings = world.findings(predictions)
+    assert "labels" in named(findings)
+    assert causes.verdict(findings).startswith("likeliest cause: labels")
+
+
+def test_a_zip_that_lost_a_tile(world):
+    path = write_submission(world.run, world.tiles, world.labels("test"), {"honest_miou": 0.9})
+    from submissions.layout import Layout
+
+    layout = Layout.of(world.run.experiment, world.tiles)
+    spoiled = Zip(layout, {name: world.classes.to_label(index_HW) for name, index_HW in world.labels("test")})
+    del spoiled.entries[0]
+    spoiled.write(path)
+    findings = [f for found in diagnose(world.run, path, world.predictions()).values() for f in found]
+    assert causes.verdict(findings).startswith("likeliest cause: zip")
+
+
+def test_a_blend_that_flatters_itself(world):
+    predictions = world.predictions()
+    world.receipt = {"honest_miou": predictions.oof_miou - 0.04}
+    findings = world.findings(predictions)
+    world.receipt = {}
+    assert named(findings) == ["in_sample"]
+
+
+def test_a_member_that_learned_nothing(world):
+    members = {"unet": {"fold0-seed0": 0.61, "fold1-seed0": 0.12, "fold2-seed0": 0.58}}
+    findings = world.findings(replace(world.predictions(), miou_of=members))
+    assert named(findings) == ["weak_member"]
+    assert "fold1-seed0" in findings[0].what
+
+
+def test_fold_means_that_are_less_sure(world):
+    findings = world.findings(replace(world.predictions(), sure_test={"unet": 0.6}))
+    assert named(findings) == ["fold_mean"]
+
+
+def test_every_cause_has_its_planted_fault():
+    """The list of causes and the tests above grow together."""
+    assert set(CAUSES) == {"zip", "labels", "leak", "in_sample", "weak_member", "shift", "fold_mean"}
+
+
+def test_the_verdict_names_facts_before_statistics():
+    found = [Finding("shift", "a"), Finding("leak", "b"), Finding("fold_mean", "c")]
+    assert causes.verdict(found).startswith("likeliest cause: leak")
+
+
+def test_scenes_that_merely_differ_are_no_shift():
+    """Every scene has statistics of its own: a classifier that may look at scenes it knows would always say shift."""
+    rng = np.random.default_rng(0)
+    group_N = np.repeat(np.arange(20), 9)
+    is_test_N = group_N >= 14
+    bands = ["r", "g", "b", "n"]
+    alarms = 0
+    for _ in range(20):
+        feature_NF = rng.normal(0, 1, (20, 8))[group_N] + rng.normal(0, 0.1, (180, 8))
+        alarms += bool(causes.shift(feature_NF, is_test_N, group_N, feature_NF[:, :4], bands))
+    assert alarms <= 3
+    feature_NF[is_test_N, 0] += 4
+    assert causes.domain_auc(feature_NF, is_test_N, group_N) > 0.9
+    (finding,) = causes.shift(feature_NF, is_test_N, group_N, feature_NF[:, :4], bands)
+    assert "r +" in finding.what
+
+
+assert TINY_CLASSES[2]["label"] == 4  # the masks above are drawn with these labels
