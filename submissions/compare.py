@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
 
         picture = Path(args.pictures or path_a.with_name(f"{path_a.stem}-to-{path_b.stem}.png"))
         images = {name: layouts[0].tiles[name].image for name, _, _ in comparison.examples}
-        draw_changes(comparison.examples, images, (path_a.stem, path_b.stem), classes, picture)
+        draw_changes(comparison.examples, images, (path_a.stem, path_b.stem), experiment.data, picture)
         print(f"pictures of the {len(images)} most changed tiles, image | A | B: {picture}")
     write_figures(args.json, figures)
 
@@ -147,7 +147,7 @@ def print_comparison(comparison: Comparison, classes: ClassTable) -> None:
     ]  # fmt: skip
     if rows:
         print(pd.DataFrame(rows).to_string(index=False))
-        most = comparison.changed[comparison.changed > 0].head(SHOWN)
+        most = comparison.changed[comparison.changed > 0].head(PICTURES)
         print("most changed tiles: " + ", ".join(f"{name} {share:.1%}" for name, share in most.items()))
 
 

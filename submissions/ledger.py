@@ -169,7 +169,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--board", default="A", help="score: which board (default: %(default)s)")
     parser.add_argument("--date", type=_date, default=str(datetime.date.today()), help="score: YYYY-MM-DD (today)")
     args = parser.parse_intermixed_args(argv)
-    (action, *operands), overrides = split_operands(args.overrides or ["show"], 1, 2, 3)
+    words, overrides = split_operands(args.overrides, 0, 1, 2, 3)
+    action, *operands = words or ["show"]
     path = ledger_path(load_experiment(args.config, overrides))
     if action == "show" and not operands:
         show(path)

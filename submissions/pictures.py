@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from base.files import whole_file
+from config.data import Data
 from folds.classes import ClassTable
 from folds.images import read_image
 
@@ -15,7 +16,7 @@ def draw_changes(
     examples: list[tuple[str, np.ndarray, np.ndarray]],
     images: dict[str, Path],
     titles: tuple[str, str],
-    classes: ClassTable,
+    data: Data,
     path: Path,
 ) -> None:
     """A row per tile: its image, the labels of A, those of B with everything unchanged faded.
@@ -25,6 +26,7 @@ def draw_changes(
         images: the image of each name.
         titles: what A and B are called.
     """
+    classes = ClassTable.of(data)
     figure = Figure(figsize=(9, 3 * len(examples) + 0.6), layout="constrained")
     rows = figure.subplots(len(examples), 3, squeeze=False)
     used = np.zeros(len(classes), bool)
@@ -34,7 +36,7 @@ def draw_changes(
         b_rgb = classes.to_rgb(b_HW)
         faded = b_rgb // 4 + 191
         pictures = (
-            (name, to_rgb(read_image(images[name]))),
+            (name, to_rgb(read_image(images[name]), data.bands)),
             (titles[0], classes.to_rgb(a_HW)),
             (f"{titles[1]}: {changed_HW.mean():.1%} changed", np.where(changed_HW[:, :, None], b_rgb, faded)),
         )
@@ -48,8 +50,13 @@ def draw_changes(
         figure.savefig(aside, format="png", dpi=90)
 
 
-def to_rgb(image_HWB: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8 of the first three bands (one band: grey), stretched from the 2nd to the 98th percentile."""
-    bands = image_HWB[:, :, :3] if image_HWB.shape[2] >= 3 else np.repeat(image_HWB[:, :, :1], 3, axis=2)
-    low, high = np.percentile(bands, (2, 98))
-    return (255 * np.clip((bands - low) / max(high - low, 1e-9), 0, 1)).astype(np.uint8)
+def to_rgb(image_HWB: np.ndarray, bands: list[str]) -> np.ndarray:
+    """(H, W, 3) uint8 of red, green and blue, stretched from the 2nd to the 98th percentile.
+
+    Without bands of these names the first three stand in; an image of fewer bands is grey.
+    """
+    named = [bands.index(name) for name in ("red", "green", "blue") if name in bands]
+    chosen = named if len(named) == 3 else [0, 1, 2] if len(bands) >= 3 else [0, 0, 0]
+    picture = image_HWB[:, :, chosen]
+    low, high = np.percentile(picture, (2, 98))
+    return (255 * np.clip((picture - low) / max(high - low, 1e-9), 0, 1)).astype(np.uint8)

@@ -9,6 +9,7 @@ from folds.classes import ClassTable
 from folds.metrics import confusion, mean_iou
 from folds.tiles import make_tiles
 from submissions.compare import compare, expected_change, main
+from submissions.pictures import to_rgb
 from submissions.write import write_submission
 from tests.tiny import draw_mask, tiny_values, write_config, write_tiny
 
@@ -90,6 +91,16 @@ def test_classes_that_no_confusion_knows_make_no_nan():
     conf = np.diag([50.0, 30, 0])
     pairs = np.array([[40, 5, 2], [1, 20, 0], [3, 1, 6]])
     assert np.isfinite(expected_change(pairs, conf, conf)).all()
+
+
+@pytest.mark.parametrize(
+    ("bands", "expected"),
+    [(["blue", "green", "red"], [2, 1, 0]), (["a", "b", "c", "d"], [0, 1, 2]), (["pan"], [0, 0, 0])],
+)
+def test_pictures_show_red_as_red(bands, expected):
+    image_HWB = np.random.default_rng(0).integers(0, 250, (9, 7, len(bands))).astype(np.uint16)
+    assert np.array_equal(to_rgb(image_HWB, bands), to_rgb(image_HWB[:, :, expected], ["red", "green", "blue"]))
+    assert np.ptp(to_rgb(image_HWB, bands)) == 255
 
 
 def test_the_command_compares_zips_of_different_formats(tmp_path, capsys):

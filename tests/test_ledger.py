@@ -122,6 +122,7 @@ def test_the_command_scores_and_shows(tmp_path, capsys):
     enter(tmp_path)
     main(["score", "zips/a.zip", "0.3820", "--board", "B", "--date", "2021-02-03", "--config", str(config)])
     main(["--config", str(config), "show", "name=other"])
+    main(["--config", str(config), "name=other"])
     assert "a.zip ab12cd34" in capsys.readouterr().out
     assert read_ledger(ledger_path_of(config)).score.tolist() == [0.382]
     for wrong, message in ((["score", "a.zip", "38.2"], "0..1"), (["score", "a.zip"], "none of"), (["sum"], "none of")):
