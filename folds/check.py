@@ -1,19 +1,146 @@
-"""The audit of a folds file: every tile once, no group on both sides, no fold empty."""
+"""The audit of data and folds: bands, classes, copies, neighbours, leaks -> check.csv, check.json, mosaic/*.png.
+
+What is wrong is an error or a warning; errors stop the run with exit code 2 unless `folds.allow` names their kind.
+`--folds FILE` audits another folds file (columns name and fold) on the same tiles.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
 
 from base.command import run, stage_parser
-from config import load_experiment, open_run
-from folds.assign import make_folds
-from folds.folds_csv import refuse_bad_folds
-from folds.tiles import make_tiles
+from base.errors import refuse_all
+from base.files import whole_file, write_json
+from config import Run, load_experiment, open_run
+from folds.assign import assign_folds, deviation_table, least_deviation, make_folds, relative_deviation
+from folds.audit import Finding, band_table, class_table, data_findings, fold_findings
+from folds.classes import ClassTable
+from folds.folds_csv import fold_violations, read_folds, refuse_bad_folds
+from folds.links import Links, open_links
+from folds.pictures import write_mosaics
+from folds.scan import open_scan
+from folds.tiles import hist_of, make_tiles, sources_hash
+
+__all__ = ["refuse_bad_folds"]
+
+
+def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
+    """Print the audit, write `check.csv`, `check.json` and the pictures of the mosaics; return what was found."""
+    experiment = run.experiment
+    data, k = experiment.data, experiment.folds.k
+    classes = ClassTable.of(data)
+    tiles = make_tiles(run)
+    sources = sources_hash(tiles, Path(data.root))
+    scan = open_scan(run, tiles, sources)
+    links = open_links(run, tiles, scan, sources)
+    train, hist_NC = tiles[tiles.split == "train"], hist_of(tiles, classes)
+
+    bands = band_table(scan, tiles.split.to_numpy(), data.bands)
+    counts = class_table(train, hist_NC, classes.names)
+    console.print(_rich("bands", bands), _rich("classes of the train tiles", counts))
+    console.print(say_neighbours(links))
+    findings = data_findings(tiles, scan, links, hist_NC, bands)
+
+    folds = read_folds(folds_file) if folds_file else make_folds(run)
+    violations = fold_violations(train, folds, k)
+    findings += [Finding("unfit_folds", "error", violation) for violation in violations]
+    figures: dict[str, Any] = {}
+    if not violations:
+        fold_of = dict(zip(folds.name, folds.fold, strict=True))
+        fold_N = np.array([fold_of[name] for name in train.name])
+        findings += fold_findings(train, fold_N, links, hist_NC, k, classes.names, experiment.folds.split_groups_of)
+        figures = _fold_figures(hist_NC, fold_N, train.group.to_numpy(), k, experiment.folds.seed)
+        console.print(deviation_table(hist_NC, fold_N, k, classes.names))
+        console.print(
+            f"the worst deviation is {figures['worst_deviation']:.2%}; our assignment reaches "
+            f"{figures['assigned_worst_deviation']:.2%} with these groups, and no folds can go below "
+            f"{figures['least_worst_deviation']:.2%}"
+        )
+
+    records = [{"severity": f.severity, "kind": f.kind, "what": f.what, "tiles": f.tiles} for f in findings]
+    with whole_file(run.dir / "check.csv") as aside:
+        columns = ["severity", "kind", "tiles", "what"]
+        rows = [(r["severity"], r["kind"], len(r["tiles"]), r["what"]) for r in records]
+        pd.DataFrame(rows, columns=columns).to_csv(aside, index=False)
+    write_json(
+        run.dir / "check.json",
+        {
+            "bands": bands.to_dict("records"),
+            "classes": counts.to_dict("records"),
+            "neighbours": {"pairs": len(links.neighbours), **links.evidence},
+            "copies": len(links.copies),
+            "folds": figures,
+            "findings": records,
+        },
+    )
+    pictures = write_mosaics(run.dir / "mosaic", tiles, links.places, scan, data)
+    console.print(f"{run.dir}: check.csv, check.json" + (f", {len(pictures)} pictures in mosaic/" if pictures else ""))
+    return findings
+
+
+def say_neighbours(links: Links) -> str:
+    """How many neighbours there are, and how much that says."""
+    borders, pairs = links.evidence["borders"], len(links.neighbours)
+    sizes = links.places.mosaic.value_counts()
+    undecided = borders["undecided"] / max(sum(borders.values()), 1)
+    doubt = (
+        f"; {undecided:.0%} of the borders fit several tiles and say nothing (water, bare ground, shadow)"
+        if undecided >= 0.005
+        else ""
+    )
+    if not pairs:
+        return f"no neighbours found: leaks of this kind are unlikely{doubt}"
+    found = f"neighbours: {pairs} pairs join {(sizes[sizes > 1]).sum()} tiles to {(sizes > 1).sum()} mosaics"
+    return (
+        f"{found}, the largest of {sizes.max()} tiles; {links.evidence['mirrored'] or 'no'} false ones expected{doubt}"
+    )
+
+
+def _fold_figures(hist_NC: np.ndarray, fold_N: np.ndarray, group_N: np.ndarray, k: int, seed: int) -> dict[str, Any]:
+    deviation_KC = relative_deviation(hist_NC, fold_N, k)
+    assigned_N = assign_folds(hist_NC, group_N, k, seed)
+    return {
+        "worst_deviation": float(np.abs(deviation_KC).max()),
+        "assigned_worst_deviation": float(np.abs(relative_deviation(hist_NC, assigned_N, k)).max()),
+        "least_worst_deviation": least_deviation(hist_NC, group_N, k),
+        "tiles": np.bincount(fold_N, minlength=k).tolist(),
+    }
+
+
+def _rich(title: str, table: pd.DataFrame) -> Table:
+    shown = Table(title=title)
+    shares = {"share", "zero", "full"}
+    for column in table:
+        shown.add_column(str(column), justify="right" if pd.api.types.is_numeric_dtype(table[column]) else "left")
+    for row in table.itertuples(index=False):
+        cells = [
+            f"{value:.2%}" if column in shares else f"{value:.4g}" if isinstance(value, float) else str(value)
+            for column, value in zip(table.columns, row, strict=True)
+        ]
+        shown.add_row(*cells)
+    return shown
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("folds.check", __doc__)
+    parser.add_argument("--folds", metavar="FILE", type=Path, help="audit this folds file instead of the run's own")
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
-    tiles, folds = make_tiles(run), make_folds(run)
-    refuse_bad_folds(tiles, folds, run.experiment.folds.k)
-    print(f"{run.folds_csv}: every tile once, no group on both sides, no fold empty")
+    console = Console(width=100, highlight=False)
+    findings = check(run, args.folds, console)
+    allowed = run.experiment.folds.allow
+    errors = [finding for finding in findings if finding.severity == "error" and finding.kind not in allowed]
+    for finding in findings:
+        if finding not in errors:
+            state = "allowed" if finding.severity == "error" else finding.severity
+            console.print(f"{state}: {finding.kind}: {finding.what}", markup=False)
+    kinds = sorted({finding.kind for finding in errors} - {"unfit_folds"})
+    accept = f" (to go on all the same: folds.allow=[{', '.join(kinds)}])" if kinds else ""
+    refuse_all(f"the audit found {len(errors)} errors{accept}", [f"{error.kind}: {error.what}" for error in errors])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,198 @@
+"""What is wrong, or worth knowing, about data and folds: tables and findings. Reads no pixel; see `folds.scan`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from base.errors import listed
+from config.data import AuditError
+from folds.assign import explain_few, few_groups
+from folds.links import Links
+from folds.scan import Scan
+
+SATURATED = 0.05  # share of a band's pixels at the ends of its range above which it is said
+SHIFTED = 0.5  # difference of a band's train and test means, in train stds, above which it is said
+CONFLICT = 0.01  # share of pixels in which the class counts of two copies differ, above which it is said
+
+
+@dataclass(frozen=True)
+class Finding:
+    kind: str
+    severity: Literal["error", "warning"]
+    """An error stops the run unless `folds.allow` names its kind."""
+    what: str
+    tiles: list[str] = field(default_factory=list)
+    """All tiles concerned, as split/name."""
+
+
+def error(kind: AuditError, what: str, tiles: Sequence[str] = ()) -> Finding:
+    return Finding(kind, "error", what, list(tiles))
+
+
+def band_table(scan: Scan, split_N: np.ndarray, bands: list[str]) -> pd.DataFrame:
+    """A row per split and band: mean and std of all pixels, percentiles of a sample, shares at 0 and at the top."""
+    rows = []
+    for split in pd.unique(split_N):
+        of_split = split_N == split
+        mean_NB, std_NB = scan.mean_NB[of_split], scan.std_NB[of_split]
+        mean_B = mean_NB.mean(0)
+        # Tiles are of one size, so the variance of all pixels is the mean of the tiles' second moments less mean^2.
+        std_B = np.sqrt(np.maximum((std_NB**2 + mean_NB**2).mean(0) - mean_B**2, 0))
+        low_B, middle_B, high_B = np.percentile(scan.sample_NPB[of_split], [1, 50, 99], axis=(0, 1))
+        zero_B, full_B = scan.zero_NB[of_split].mean(0), scan.full_NB[of_split].mean(0)
+        for b, band in enumerate(bands):
+            values = (mean_B[b], std_B[b], low_B[b], middle_B[b], high_B[b], zero_B[b], full_B[b])
+            rows.append((split, band, *(float(value) for value in values)))
+    return pd.DataFrame(rows, columns=["split", "band", "mean", "std", "p1", "median", "p99", "zero", "full"])
+
+
+def class_table(train: pd.DataFrame, hist_NC: np.ndarray, names: tuple[str, ...]) -> pd.DataFrame:
+    """A row per class: its share of the labelled pixels, and in how many pixels, tiles and groups it is."""
+    groups = [int(train.group[hist_NC[:, c] > 0].nunique()) for c in range(len(names))]
+    return pd.DataFrame(
+        {
+            "class": names,
+            "share": hist_NC.sum(0) / max(hist_NC.sum(), 1),
+            "pixels": hist_NC.sum(0),
+            "tiles": (hist_NC > 0).sum(0),
+            "groups": groups,
+        }
+    )
+
+
+def data_findings(
+    tiles: pd.DataFrame, scan: Scan, links: Links, hist_NC: np.ndarray, bands: pd.DataFrame
+) -> list[Finding]:
+    """What is wrong with images and masks.
+
+    Args:
+        tiles: the tile table, train tiles first.
+        hist_NC: of its train tiles.
+        bands: `band_table` of it.
+    """
+    tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
+    train_N = (tiles.split == "train").to_numpy()
+    found = []
+
+    def warn(kind: str, mask_N: np.ndarray, what: str) -> None:
+        if mask_N.any():
+            concerned = tile_names[mask_N].tolist()
+            found.append(Finding(kind, "warning", f"{len(concerned)} {what}: {listed(concerned, 5)}", concerned))
+
+    dead = bands[(bands.split == "train") & (bands["std"] == 0)].band.tolist()
+    if dead:
+        found.append(error("dead_band", f"bands with one value in all train tiles: {listed(dead)}"))
+    constant_N = (scan.std_NB == 0).all(1)
+    black_N = (scan.zero_NB == 1).all(1)
+    warn("black_tiles", black_N, "tiles are black")
+    warn("constant_tiles", constant_N & ~black_N, "tiles have one colour")
+    for row in bands[(bands.zero > SATURATED) | (bands.full > SATURATED)].itertuples():
+        what = f"{row.split} {row.band}: {row.zero:.1%} of the pixels are 0 and {row.full:.1%} at the top of the range"
+        found.append(Finding("saturated_band", "warning", what))
+    found += _shifts(bands)
+
+    labels_N = (hist_NC > 0).sum(1)
+    train_names = tile_names[train_N]
+    if (labels_N <= 1).all():
+        found.append(error("one_label_masks", "every mask holds a single label: are these masks of pixels?"))
+    unlabelled = train_names[labels_N == 0].tolist()
+    if unlabelled:
+        what = f"{len(unlabelled)} masks have no labelled pixel, all is ignored: {listed(unlabelled, 5)}"
+        found.append(Finding("unlabelled_tiles", "warning", what, unlabelled))
+    varied = train_names[(labels_N >= 2) & constant_N[train_N]].tolist()
+    if varied:
+        what = f"{len(varied)} tiles of one colour have several labels: {listed(varied, 5)}"
+        found.append(Finding("labels_without_image", "warning", what, varied))
+    return found + _copies(links, tile_names, train_N, hist_NC)
+
+
+def _shifts(bands: pd.DataFrame) -> list[Finding]:
+    """Bands whose mean in the test tiles is far from that in the train tiles."""
+    train, test = (bands[bands.split == split].set_index("band") for split in ("train", "test"))
+    shift = ((test["mean"] - train["mean"]) / train["std"]).dropna()
+    far = shift[shift.abs() > SHIFTED]
+    if far.empty:
+        return []
+    said = ", ".join(f"{band} by {value:+.2f}" for band, value in far.items())
+    what = f"test means differ from train means, in train stds: {said}; OOF scores will be too high for this test set"
+    return [Finding("shifted_test", "warning", what)]
+
+
+def _copies(links: Links, tile_names: np.ndarray, train_N: np.ndarray, hist_NC: np.ndarray) -> list[Finding]:
+    """Copies with other labels, and copies between train and test."""
+    copies = links.copies
+    said = np.array([f"{tile_names[row.a]} = {tile_names[row.b]} ({_how(row)})" for row in copies.itertuples()], object)
+    a_P, b_P = copies.a.to_numpy(), copies.b.to_numpy()
+    found = []
+    both_P = train_N[a_P] & train_N[b_P]
+    if both_P.any():
+        what = f"{both_P.sum()} pairs of copies among the train tiles: {listed(said[both_P], 5)}"
+        found.append(Finding("train_copies", "warning", what, _concerned(tile_names, a_P[both_P], b_P[both_P])))
+    across_P = train_N[a_P] != train_N[b_P]
+    if across_P.any():
+        what = f"{across_P.sum()} test tiles are copies of train tiles: {listed(said[across_P], 5)}"
+        found.append(Finding("test_copies", "warning", what, _concerned(tile_names, a_P[across_P], b_P[across_P])))
+    pairs = np.flatnonzero(both_P)
+    # Class counts do not change when a tile is turned, so turned copies can be compared by them.
+    apart = np.abs(hist_NC[a_P[pairs]] - hist_NC[b_P[pairs]]).sum(1) / 2
+    other = pairs[apart > CONFLICT * np.maximum(hist_NC[a_P[pairs]].sum(1), 1)]
+    if len(other):
+        what = f"{len(other)} pairs of copies have other labels: {listed(said[other], 5)}"
+        concerned = _concerned(tile_names, a_P[other], b_P[other])
+        found.append(Finding("copies_with_other_labels", "warning", what, concerned))
+    return found
+
+
+def fold_findings(
+    train: pd.DataFrame, fold_N: np.ndarray, links: Links, hist_NC: np.ndarray, k: int, names: tuple[str, ...],
+    split_groups_of: Sequence[str] = (),
+) -> list[Finding]:  # fmt: skip
+    """What is wrong with folds that pass `fold_violations`: leaks that the groups do not know of, classes missing.
+
+    Args:
+        train: the train rows of the tile table, which are its first.
+        fold_N: their folds.
+        split_groups_of: classes whose tiles were let out of their groups: their leaks were chosen, and only counted.
+    """
+    tile_names = ("train/" + train.name).to_numpy(str)
+    found = []
+    chosen_N = np.zeros(len(train), bool)
+    for name in split_groups_of:
+        chosen_N |= hist_NC[:, names.index(name)] > 0
+    for kind, pairs, what in (
+        ("copies_across_folds", links.copies, "pairs of copies stand in two folds"),
+        ("neighbours_across_folds", links.neighbours, "pairs of neighbours stand in two folds"),
+    ):
+        a_P, b_P = (pairs[side].to_numpy(np.int64) for side in ("a", "b"))
+        among = (a_P < len(train)) & (b_P < len(train))
+        a_P, b_P = a_P[among], b_P[among]
+        apart = fold_N[a_P] != fold_N[b_P]
+        chosen = apart & (chosen_N[a_P] | chosen_N[b_P])
+        if chosen.any():
+            why = f"{chosen.sum()} of {len(a_P)} {what}, as folds.split_groups_of lets them"
+            found.append(Finding("chosen_leaks", "warning", why, _concerned(tile_names, a_P[chosen], b_P[chosen])))
+        split = apart & ~chosen
+        if split.any():
+            said = [f"{tile_names[a]} - {tile_names[b]}" for a, b in zip(a_P[split], b_P[split], strict=True)]
+            why = f"{split.sum()} of {len(a_P)} {what}, so the OOF score will be too high: {listed(said, 5)}"
+            mend = "folds.groups=mosaic+duplicates keeps them together"
+            found.append(error(kind, f"{why}; {mend}", _concerned(tile_names, a_P[split], b_P[split])))
+    few = few_groups(hist_NC, train.group.to_numpy(), k, names)
+    if few:
+        found.append(error("class_in_few_groups", f"not every fold can hold every class: {listed(explain_few(few))}"))
+    largest = train.group.value_counts()
+    if largest.iloc[0] > len(train) / k:
+        what = f"group {largest.index[0]} holds {largest.iloc[0]} of {len(train)} tiles, more than a fold's share"
+        found.append(Finding("large_group", "warning", what))
+    return found
+
+
+def _how(pair) -> str:
+    return "exact" if pair.exact else f"near, {pair.symmetry}"
+
+
+def _concerned(tile_names: np.ndarray, a_P: np.ndarray, b_P: np.ndarray) -> list[str]:
+    return np.unique(tile_names[np.concatenate([a_P, b_P])]).tolist()

@@ -1,0 +1,68 @@
+"""Recovered mosaics as pictures: the tiles laid out at the places that their borders tell."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from PIL import Image
+
+from base.files import whole_folder
+from base.progress import track
+from config.data import Data
+from folds.images import read_image
+from folds.scan import Scan, thumbnail
+
+MOSAICS = 40  # pictures at most, the largest mosaics first
+LONG_SIDE_PX = 2048
+GAP_PX = 1
+TEST_FRAME = (255, 60, 60)
+EMPTY = (235, 235, 235)
+
+
+def write_mosaics(folder: Path, tiles: pd.DataFrame, places: pd.DataFrame, scan: Scan, data: Data) -> list[Path]:
+    """One PNG per mosaic of two tiles or more, named by rank, first tile and size; tiles of the test set have a frame.
+
+    Args:
+        places: of `folds.links.Links`, a row per row of `tiles`.
+    """
+    sizes = places.mosaic.value_counts()
+    chosen = sizes[sizes > 1].sort_index(kind="stable").sort_values(ascending=False, kind="stable").index[:MOSAICS]
+    low_B, high_B = np.percentile(scan.sample_NPB, [2, 98], axis=(0, 1))
+    shown = _shown_bands(data.bands)
+    with whole_folder(folder) as aside:
+        drawn = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
+            delayed(_draw)(tiles[of], places[of], Path(data.root), shown, low_B, high_B)
+            for of in (places.mosaic == mosaic for mosaic in chosen)
+        )
+        names = []
+        for rank, (mosaic, picture) in enumerate(zip(chosen, track(drawn, "draw mosaics", len(chosen)), strict=True)):
+            first = tiles.iloc[mosaic]
+            names.append(f"{rank + 1:02d}-{first.split}-{first['name']}-{sizes[mosaic]}-tiles.png")
+            Image.fromarray(picture).save(aside / names[-1])
+    return [folder / name for name in names]
+
+
+def _draw(tiles: pd.DataFrame, places: pd.DataFrame, root: Path, shown: list[int], low_B, high_B) -> np.ndarray:
+    """(rows, columns, 3) uint8 of one mosaic."""
+    rows, columns = places.row.max() + 1, places.col.max() + 1
+    height, width = int(tiles.height.iloc[0]), int(tiles.width.iloc[0])
+    cell = int(np.clip(LONG_SIDE_PX // max(rows, columns), 16, min(height, width)))
+    picture = np.full((rows * (cell + GAP_PX) + GAP_PX, columns * (cell + GAP_PX) + GAP_PX, 3), EMPTY, np.uint8)
+    for tile, place in zip(tiles.itertuples(), places.itertuples(), strict=True):
+        small = thumbnail(read_image(root / tile.image), cell)
+        scaled = (small - low_B) / np.maximum(high_B - low_B, 1e-12)
+        top, left = (GAP_PX + at * (cell + GAP_PX) for at in (place.row, place.col))
+        here = picture[top : top + cell, left : left + cell]
+        here[:] = (np.clip(scaled[..., shown], 0, 1) * 255).round().astype(np.uint8)
+        if tile.split == "test":
+            frame = max(cell // 64, 1)
+            here[:frame] = here[-frame:] = here[:, :frame] = here[:, -frame:] = TEST_FRAME
+    return picture
+
+
+def _shown_bands(bands: list[str]) -> list[int]:
+    """Positions of red, green and blue, else of the first three bands, else of the first as grey."""
+    if {"red", "green", "blue"} <= set(bands):
+        return [bands.index(name) for name in ("red", "green", "blue")]
+    return [0, 1, 2] if len(bands) >= 3 else [0, 0, 0]
