@@ -72,7 +72,15 @@ def print_grid(run: Run, only: str | None, arguments: Sequence[str]) -> None:
 
 
 def slots_here(experiment: Experiment) -> int:
-    return len(place_here(experiment.jobs, experiment.member_count).slots)
+    """Jobs side by side; on a cluster as many as would be on this machine, since its workers come and go."""
+    return len(place_here(on_this_machine(experiment).jobs, experiment.member_count).slots)
+
+
+def on_this_machine(experiment: Experiment) -> Experiment:
+    """The experiment as this machine would run it: devices of a cluster's workers need not be here."""
+    if not experiment.jobs.dask:
+        return experiment
+    return experiment.model_copy(update={"jobs": experiment.jobs.model_copy(update={"devices": "auto"})})
 
 
 def grid_of(run: Run, members: Sequence[Member], arguments: Sequence[str], slots: int, measure: bool) -> Grid:
@@ -83,11 +91,12 @@ def grid_of(run: Run, members: Sequence[Member], arguments: Sequence[str], slots
     """
     tiles = read_tiles(run.tiles_csv)
     counts = TileCounts.of(tiles, read_folds(run.folds_csv), run.experiment.folds.k)
+    here = Run(on_this_machine(run.experiment))
     untrained = [member for member in members if not member_is_finished(run, member)]
     if measure or (len({member.model.name for member in untrained}) > 1 and len(untrained) > slots):
-        known = measure_costs(run, counts, arguments)
+        known = measure_costs(here, counts, [*arguments, f"jobs.devices={here.experiment.jobs.device}"])
     else:
-        known = read_costs(run, counts)
+        known = read_costs(here, counts)
     folder = jobs_folder(run)
     states = {str(member): JobState.read(folder, str(member)) for member in run.members()}
     return make_grid(run, members, counts, known, states, arguments, slots)

@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import BrokenProcessPool
-from joblib.parallel import BACKENDS
+from joblib.parallel import BACKENDS, ParallelBackendBase
 
 from base.errors import UserError, listed
 from base.files import read_json, write_json, write_text
@@ -24,6 +25,9 @@ from config.jobs import Jobs
 from pipeline.session import BEAT_S, Session
 from pipeline.slots import place_here
 from pipeline.supervise import Attempt, Job, JobState, Rules, supervise
+
+if TYPE_CHECKING:
+    from distributed import Client
 
 
 @dataclass(frozen=True)
@@ -155,8 +159,21 @@ def _backend(settings: Jobs, members: int) -> Iterator[Callable[[], Parallel]]:
             client.wait_for_workers(1, timeout=ANSWER_S)
         except TimeoutError:
             raise UserError(f"jobs.dask {settings.dask}: the scheduler has no workers; see docs/cluster.md") from None
-        with parallel_config(backend="dask", client=client):
+        with parallel_config(backend=_dask_backend(client)):
             yield lambda: Parallel(n_jobs=-1, batch_size=1, pre_dispatch="all")
+
+
+def _dask_backend(client: "Client") -> ParallelBackendBase:
+    """joblib's backend for Dask, for which a cluster of one thread is a cluster too."""
+    from joblib._dask import DaskDistributedBackend
+
+    class Cluster(DaskDistributedBackend):
+        def effective_n_jobs(self, n_jobs: int) -> int:
+            # Where this is 1 joblib calls the functions here and now, in a process that may have no GPU. It bounds
+            # nothing else: all tasks are handed in at once, and the scheduler knows its workers.
+            return max(2, super().effective_n_jobs(n_jobs))
+
+    return Cluster(client=client)
 
 
 def _worker_deaths(settings: Jobs) -> tuple[type[Exception], ...]:

@@ -18,7 +18,7 @@ from pathlib import Path
 import joblib
 
 from base.errors import UserError, listed
-from base.locks import try_lock
+from base.locks import holder_of, try_lock
 from config.jobs import Jobs
 
 # Every library that starts threads of its own on import reads one of these.
@@ -61,6 +61,10 @@ class Place:
                     lock.release()
                 return
         yield None
+
+    def taken_by(self) -> str:
+        """Who holds the first of them."""
+        return holder_of(self.slots[0].lock)
 
 
 def place_here(jobs: Jobs, members: int) -> Place:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from base.files import read_json, write_json
-from base.locks import is_free
+from base.locks import holder_of, is_free
 from config.jobs import Jobs
 from pipeline import guard
 from pipeline.session import Listener
@@ -80,7 +80,7 @@ class JobState:
     attempts: list[Attempt] = field(default_factory=list)
     """All there ever were, those of earlier sessions too."""
     message: str = ""
-    """Why it failed: the last lines of its log."""
+    """Why it failed: the last lines of its log; or what it waits for."""
 
     @classmethod
     def read(cls, folder: Path, job: str) -> "JobState":
@@ -139,13 +139,13 @@ def supervise(job: Job, rules: Rules) -> JobState:
             state.status = "stopped"
             break
         if job.lock and not is_free(job.lock):
-            time.sleep(POLL_S)
+            _wait_for(f"another process: {holder_of(job.lock)}", state, folder)
             continue
         with place.free_slot(avoid=failed_on) as slot:
             if slot is None:
-                time.sleep(POLL_S)
+                _wait_for(f"a free slot on {state.host}, taken by {place.taken_by()}", state, folder)
                 continue
-            state.status, state.device, state.since = "running", slot.device, time.time()
+            state.status, state.device, state.since, state.message = "running", slot.device, time.time(), ""
             state.write(folder)
             attempt = _run_once(job, slot, rules, len(state.attempts) + 1)
         state.attempts.append(attempt)
@@ -172,6 +172,14 @@ def log_tail(folder: Path, job: str, lines: int = TAIL_LINES) -> list[str]:
         text = file.read().decode("utf-8", errors="replace")
     newest = text.rpartition(HEADER)[2]
     return [line.rstrip() for line in newest.splitlines() if line.strip()][-lines:]
+
+
+def _wait_for(what: str, state: JobState, folder: Path) -> None:
+    """Wait a moment, and let people know what for."""
+    if not state.message:
+        state.message = f"waits for {what}"
+        state.write(folder)
+    time.sleep(POLL_S)
 
 
 def _run_once(job: Job, slot: Slot, rules: Rules, number: int) -> Attempt:

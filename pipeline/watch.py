@@ -50,8 +50,8 @@ class GridView:
             self.live.update(Group(self.table(states), Text(f"{self.summary(states)}; {passed}")), refresh=True)
             return
         for name, state in states.items():
-            seen = (state.status, len(state.attempts))
-            if seen != self.shown.get(name, ("waiting", seen[1])):
+            seen = (state.status, len(state.attempts), state.message)
+            if seen != self.shown.get(name, ("waiting", len(state.attempts), "")):
                 self.console.print(self.line(states, state), soft_wrap=True, highlight=False, markup=False)
             self.shown[name] = seen
 
@@ -61,7 +61,9 @@ class GridView:
         if state.status == "running":
             text += f" on {state.device} of {state.host}"
             text += f", attempt {len(state.attempts) + 1}" if state.attempts else ""
-        elif state.attempts and state.status != "skipped":
+        elif state.status in ("waiting", "skipped"):
+            return f"{text}: {state.message}" if state.message else text
+        elif state.attempts:
             last = state.attempts[-1]
             text += f" after {clock(last.wall_s)} on {last.device}" + (f": {last.note}" if last.note else "")
         if state.status in FINISHED:

@@ -106,7 +106,7 @@ def test_any_backend_of_joblib_runs_the_grid(tmp_path, backend):
 
 
 def test_a_signal_stops_at_a_step_boundary_and_the_next_run_ends_with_the_same_bytes(tmp_path):
-    keys = {"jobs": 3, "steps": 8, "step_s": 0.1, **CPU}
+    keys = {"jobs": 3, "steps": 12, "step_s": 0.1, **CPU}
     grid = start_grid(tmp_path, **keys)
     wait_for(lambda: has_started(tmp_path, "job0", "job1"))
     grid.send_signal(signal.SIGINT)
@@ -120,7 +120,7 @@ def test_a_signal_stops_at_a_step_boundary_and_the_next_run_ends_with_the_same_b
     grid = start_grid(tmp_path, **keys)
     assert finish(grid) == 0
     assert [(tmp_path / "out" / f"job{i}.result").read_text() for i in range(3)] == [
-        result_of(f"job{i}", 8) for i in range(3)
+        result_of(f"job{i}", 12) for i in range(3)
     ]
     assert not diary(tmp_path, "job0")[2][0].startswith("start at 0")
 
