@@ -22,6 +22,7 @@ ENOUGH = 4  # scored rows of a board before a line is fitted: two give a line, t
 ACTIONS = """show             the table, and per board the line from honest score to board, with a plot
 add ZIP          enter a zip that has a receipt
 score ZIP SCORE  write what the board said; ZIP may be the first digits of its sha256"""
+NAME_SHOWN = 24  # characters of a zip's name in the table
 SHA_SHOWN = 8  # hex digits of the sha256 that the table shows, and that `score` takes for a zip
 
 
@@ -143,14 +144,14 @@ def show(path: Path) -> list[Line]:
     if ledger.empty:
         raise UserError(f"{path}: no zip yet. Run: python -m ensemble.blend --config FILE")
     table = ledger.assign(
+        zip=[name if len(name) <= NAME_SHOWN else f"{name[: NAME_SHOWN - 3]}..." for name in ledger["zip"]],
         sha256=ledger.sha256.str[:SHA_SHOWN],
         created=ledger.created.str[:10],
         difference=ledger.score - ledger.honest_miou,
     )
     table = table.rename(columns={"oof_miou": "oof", "honest_miou": "honest"})
     order = ["zip", "sha256", "created", "oof", "honest", "board", "score", "difference", "date"]
-    with pd.option_context("display.width", 100, "display.max_columns", None, "display.max_colwidth", 24):
-        print(table[order].to_string(index=False, na_rep="", float_format="{:.4f}".format))
+    print(table[order].to_string(index=False, na_rep="", float_format="{:.4f}".format))
     boards = scored_boards(ledger)
     lines = [fit_line(b, rows.honest_miou.to_numpy(), rows.score.to_numpy()) for b, rows in boards.items()]
     for (board, rows), line in zip(boards.items(), lines, strict=True):
