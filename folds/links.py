@@ -28,7 +28,7 @@ class Links:
     places: pd.DataFrame
     """A row per tile: mosaic (position of its first tile), row, col."""
     evidence: dict[str, Any]
-    """margin, mirrored and borders of `folds.mosaic.Mosaics`."""
+    """margin, mirrored and borders of `folds.mosaic.Mosaics`; margin None: no pair was good enough for any."""
 
 
 def find_links(scan: Scan) -> Links:
@@ -38,7 +38,9 @@ def find_links(scan: Scan) -> Links:
     places = pd.DataFrame(
         {"mosaic": mosaics.mosaic_N, "row": mosaics.place_N2[:, 0], "col": mosaics.place_N2[:, 1]}, dtype=np.int64
     )
-    evidence = {"margin": mosaics.margin, "mirrored": mosaics.mirrored, "borders": mosaics.borders}
+    # JSON knows no infinity, which is the margin where tiles have nothing to do with each other.
+    margin = mosaics.margin if np.isfinite(mosaics.margin) else None
+    evidence = {"margin": margin, "mirrored": mosaics.mirrored, "borders": mosaics.borders}
     return Links(mosaics.pairs, duplicates.pairs, places, evidence)
 
 
