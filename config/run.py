@@ -126,7 +126,8 @@ class Run:
     def member_keys(self, model: Model) -> dict[str, Any]:
         train: Train = self.experiment.train_of(model)
         own = model.model_dump(mode="json", exclude={"train", "folds"})  # more members change none
-        return self.folds_keys | flat({"models": {model.name: own}, "train": train.model_dump(mode="json")})
+        recipe = train.model_dump(mode="json", exclude={"tensorboard"})  # another picture of the same training
+        return self.folds_keys | flat({"models": {model.name: own}, "train": recipe})
 
     @property
     def blend_keys(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ A section that comes in kinds (optimizer, schedule, ...) is told apart by its `n
 that a wrong or missing one is found when the experiment is read and not at epoch 20.
 """
 
+from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -100,7 +101,7 @@ class Train(Section):
     """Score the held-out fold every this many epochs, for the curves; 0: only at the end. Chooses nothing unless
     predict.weights is best or the schedule is plateau."""
     tensorboard: bool = False
-    """Write the curves for tensorboard too."""
+    """Write the epochs for TensorBoard too, into the member's folder; needs `pip install tensorboard`."""
 
     @model_validator(mode="before")
     @classmethod
@@ -122,6 +123,8 @@ class Train(Section):
         problems = [*self._misfits_of_length(), *self._misfits_of_mixing()]
         if self.schedule.name == "plateau" and not self.validate_every:
             problems.append("schedule plateau needs the validation score: set validate_every to 1 or more")
+        if self.tensorboard and find_spec("tensorboard") is None:
+            problems.append("tensorboard: true needs the package: pip install tensorboard")
         if problems:
             raise ValueError("; ".join(problems))
         return self

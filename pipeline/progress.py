@@ -7,14 +7,20 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
+from pipeline.curves import Curves, Row
+
 PLAIN_EVERY_S = 30.0  # between lines when nobody watches a terminal
 
 
 class TrainProgress:
     """A context manager around the loop. On a terminal a bar, in a log file a line now and then and one per epoch."""
 
-    def __init__(self, name: str, epochs: int, first_epoch: int) -> None:
-        self.name, self.epochs, self.first_epoch = name, epochs, first_epoch
+    def __init__(self, name: str, epochs: int, first_epoch: int, curves: Curves | None = None) -> None:
+        """
+        Args:
+            curves: where else the epochs are to be seen.
+        """
+        self.name, self.epochs, self.first_epoch, self.curves = name, epochs, first_epoch, curves
         self.started = self.printed = time.monotonic()
         self.tiles = 0
         self.bar = Progress(
@@ -49,7 +55,9 @@ class TrainProgress:
             self.printed = time.monotonic()
             print(f"{self.name}: {figures}", flush=True)
 
-    def epoch(self, row: dict[str, float | int | None]) -> None:
+    def epoch(self, row: Row) -> None:
+        if self.curves:
+            self.curves.epoch(row)
         if self.bar.disable:
             scored = "" if row["val_miou"] is None else f"  val mIoU {row['val_miou']:.4f}"
             print(

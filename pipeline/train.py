@@ -3,6 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from config.ensemble import Predict
 from folds.metrics import confusion, mean_iou
 from models.averaging import update_batch_statistics
 from pipeline.checkpoint import TrainState
+from pipeline.curves import Curves
 from pipeline.device import autocast, make_deterministic, pick_device, set_threads
 from pipeline.finished import member_is_finished
 from pipeline.forward import forward_probs
@@ -68,7 +70,9 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
 
     compiled = torch.compile(state.network) if train.compile else state.network
     loader, batches, loss_fn = setup.loader, setup.batches, setup.loss_fn
-    with TrainProgress(str(member), train.epochs, state.epoch) as progress:
+    with ExitStack() as stack:
+        curves = stack.enter_context(Curves(folder / "tensorboard", state.log)) if train.tensorboard else None
+        progress = stack.enter_context(TrainProgress(str(member), train.epochs, state.epoch, curves))
         scored = validate if len(setup.val_N) else None
         fit(plan, state, compiled, loader, batches, preparation, loss_fn, scored, save, save_best, stop, progress)
 

@@ -75,7 +75,15 @@ def test_all_differing_keys_are_listed_at_once(finished, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "override", ["blend.name=other", "predict.tta=d4", "jobs.threads=1", "name=other", "data.root=elsewhere"]
+    "override",
+    [
+        "blend.name=other",
+        "predict.tta=d4",
+        "jobs.threads=1",
+        "name=other",
+        "data.root=elsewhere",
+        "train.tensorboard=true",
+    ],
 )
 def test_other_keys_leave_members_alone(finished, tmp_path, override):
     open_run(experiment_of(tmp_path, override))
