@@ -48,8 +48,8 @@ class Predictions:
     sure_test: dict[str, float]
 
 
-def diagnose(run: Run, zip_path: Path, predictions: Predictions) -> dict[str, list[Finding]]:
-    """Every test by its title, with what it found."""
+def diagnose(run: Run, zip_path: Path, predictions: Predictions) -> dict[str, list[Finding] | None]:
+    """Every test by its title, with what it found; None where the receipt or the data lack what it needs."""
     experiment = run.experiment
     tiles = read_tiles(run.tiles_csv)
     receipt = read_receipt(zip_path)
@@ -57,13 +57,16 @@ def diagnose(run: Run, zip_path: Path, predictions: Predictions) -> dict[str, li
     sources = sources_hash(tiles, Path(experiment.data.root))
     scan = open_scan(run, tiles, sources)
     links = open_links(run, tiles, scan, sources)
+    honest = receipt.get("honest_miou")
     verdict = verify_submission(zip_path, experiment, tiles, receipt.get("class_shares_oof"))
     from_zip = score_from_zip(run, tiles[(tiles.split == "test") | (fold_N >= 0)], predictions.oof_labels())
     return {
         "the zip verifies": causes.of_verify(verdict.problems),
         "OOF labels survive the way into a zip": causes.round_trip(from_zip, predictions.oof_miou),
         "no neighbour nor copy lies in another fold": causes.leak(links, fold_N),
-        "the score was not fitted": causes.in_sample(predictions.oof_miou, receipt.get("honest_miou")),
+        "the blend scores as well on folds it was not fitted on": None
+        if honest is None
+        else causes.in_sample(predictions.oof_miou, honest),
         "no member is broken": causes.weak_member(predictions.miou_of),
         "test tiles look like train tiles": shift_of(scan, links, tiles, experiment.data.bands),
         "fold means are as sure as members": causes.fold_mean(predictions.sure_oof, predictions.sure_test),
@@ -152,10 +155,10 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(load_experiment(args.config, overrides))
     outcome = diagnose(run, Path(zip_path), predictions_of(run, Path(zip_path)))
     for title, findings in outcome.items():
-        print(f"{'NO ' if findings else 'yes'}  {title}")
-        for finding in findings:
+        print(f"{'?  ' if findings is None else 'NO ' if findings else 'yes'}  {title}")
+        for finding in findings or []:
             print(f"     {finding.what}")
-    found = [finding for findings in outcome.values() for finding in findings]
+    found = [finding for findings in outcome.values() for finding in findings or []]
     print(causes.verdict(found))
     first = next((cause for cause in causes.CAUSES if cause in {finding.cause for finding in found}), None)
     write_figures(args.json, {"cause": first, "findings": [[finding.cause, finding.what] for finding in found]})

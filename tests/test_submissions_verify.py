@@ -3,6 +3,7 @@
 import io
 import tracemalloc
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -56,6 +57,11 @@ def test_every_corruption_is_caught_by_its_name(competition, tmp_path, name):
 def test_the_corruptions_cover_every_kind_of_problem():
     assert {kind for kind, _, _ in CORRUPTIONS.values()} == set(KINDS)
     assert len(CORRUPTIONS) >= 25
+
+
+def test_the_page_names_every_kind_of_problem_and_its_law():
+    page = Path("docs/submissions.md").read_text()
+    assert [kind for kind, law in KINDS.items() if f"| {kind} | {law} |" not in page] == []
 
 
 @pytest.mark.parametrize("format", FORMATS)
