@@ -1,0 +1,264 @@
+"""Fit a blend on a sample, step by step. Under `auto`, a step ships only if folds it was not fitted on speak for it.
+
+    temperatures -> combination -> weights -> calibration -> specialists -> decision
+
+Each step is fitted once on the whole sample and once without each of its folds. The latter are scored on the fold that
+they did not see; the sum of those scores is the evidence.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import numpy as np
+
+from config.ensemble import Blend
+from ensemble.apply import FLOOR, apply_sample, tempered
+from ensemble.calibration import fit_temperature, fit_vector, fitting_part
+from ensemble.decision import fit_bias_rule, fit_miou_rule
+from ensemble.evidence import Estimate, Measure, Tally, gain, joined, tally
+from ensemble.fitted import FittedBlend, uniform_blend
+from ensemble.labels import class_order
+from ensemble.sample import Sample
+from ensemble.specialists import fit_evidence, fit_override
+from ensemble.weights import BAGS, ballots, direct_weights, greedy_weights, per_class_weights
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the evidence said of one candidate of one step."""
+
+    step: str
+    kind: str
+    measure: Measure
+    gain: Estimate
+    """Over leaving the step out, on folds that the candidate was not fitted on."""
+    ships: bool
+
+
+@dataclass(frozen=True)
+class Fit:
+    """A fitted blend with how it came to be."""
+
+    stages: dict[str, FittedBlend]
+    """After each step, in order, beginning with "uniform": the plain mean and argmax."""
+    choices: list[Choice] = field(default_factory=list)
+
+    @property
+    def blend(self) -> FittedBlend:
+        return list(self.stages.values())[-1]
+
+
+Fitted = dict[str, FittedBlend]
+"""Kind of a step -> the blend with it."""
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    measure: Measure
+    kinds: list[str]
+    """Candidates, the first being to leave things as they are; a single one is not asked about but done."""
+    fit: Callable[[FittedBlend, Sample, Sequence[str]], Fitted]
+    judge: Callable[[FittedBlend, Sample], FittedBlend] | None = None
+    """What is scored in a candidate's place, where its worth shows only together with a later step."""
+
+
+def fit_blend(sample: Sample, settings: Blend) -> Fit:
+    """Fit all steps. With a single fold in the sample there is no evidence, and `auto` leaves every step out."""
+    blend = uniform_blend(sample.classes, sample.models)
+    stages = {"uniform": blend}
+    choices: list[Choice] = []
+    blends = dict.fromkeys([*sample.folds, None], blend)  # fold -> fitted without it; None: on everything
+    for step in steps(sample, settings):
+        if step.name == "specialists" and settings.specialists == "auto":
+            step, asked = _drop_specialists(step, blends, sample)
+            choices += asked
+        blends, asked = _take(step, blends, sample)
+        choices += asked
+        stages[step.name] = blends[None]
+    return Fit(stages, choices)
+
+
+def steps(sample: Sample, settings: Blend) -> list[Step]:
+    """The steps that the settings ask for and the sample has the models for."""
+    several = len(sample.models) > 1
+    calibration, combination, weights = settings.calibration, settings.combination, settings.weights
+    plan = []
+    if several:
+        members = {"none": ["none"], "auto": ["none", "tempered"]}.get(calibration, ["tempered"])
+        plan += [
+            Step("temperatures", "nll", members, _fit_temperatures),
+            Step("combination", "miou", _kinds(combination, ["mean", "gmean"]), _fit_combination),
+            Step("weights", "miou", _kinds(weights, ["uniform", "greedy", "direct", "per_class"]), _fit_weights),
+        ]
+    plan.append(Step("calibration", "nll", _kinds(calibration, ["none", "temperature", "vector"]), _fit_calibration))
+    if sample.specialists:
+        judge_kind = "miou" if settings.decision == "auto" else settings.decision
+        plan.append(
+            Step(
+                "specialists",
+                "miou",
+                ["none", "evidence"] if settings.specialists == "auto" else [settings.specialists],
+                partial(_fit_specialists, names=tuple(sample.specialists)),
+                judge=lambda blend, inside: _fit_decision(blend, inside, [judge_kind])[judge_kind],
+            )
+        )
+    plan.append(Step("decision", "miou", _kinds(settings.decision, ["argmax", "bias", "miou"]), _fit_decision))
+    return plan
+
+
+def tally_sample(blend: FittedBlend, sample: Sample) -> Tally:
+    """The blend's counts on a sample."""
+    probs_CP, index_P = apply_sample(blend, sample)
+    truth_probs_P = np.take_along_axis(probs_CP, sample.truth_P[None].astype(np.intp), axis=0)[0]
+    loss_P = -np.log(np.maximum(truth_probs_P, FLOOR))
+    return tally(
+        index_P,
+        sample.truth_P,
+        sample.group_P,
+        sample.num_groups,
+        len(sample.classes),
+        sample.weight_P,
+        loss_P,
+    )
+
+
+def _kinds(chosen: str, known: list[str]) -> list[str]:
+    return known if chosen == "auto" else [chosen]
+
+
+def _take(
+    step: Step, blends: dict[int | None, FittedBlend], sample: Sample
+) -> tuple[dict[int | None, FittedBlend], list[Choice]]:
+    """The blends with the step's best kind, if there is a choice and evidence; and that evidence."""
+    folds = [fold for fold in blends if fold is not None]
+    chosen, choices = step.kinds[0], []
+    fitted: dict[int | None, Fitted] = {}
+    if len(step.kinds) > 1 and len(folds) > 1:
+        fitted, tallies = _try(step, blends, sample, folds)
+        chosen, choices = _choose(step, tallies)
+    return {
+        fold: (fitted.get(fold) or step.fit(blend, sample if fold is None else sample.without(fold), [chosen]))[chosen]
+        for fold, blend in blends.items()
+    }, choices
+
+
+def _try(
+    step: Step, blends: dict[int | None, FittedBlend], sample: Sample, folds: list[int]
+) -> tuple[dict[int | None, Fitted], dict[str, Tally]]:
+    """All kinds fitted without each fold, and each kind's counts on the folds left out."""
+    fitted: dict[int | None, Fitted] = {}
+    parts: dict[str, list[Tally]] = {kind: [] for kind in step.kinds}
+    for fold in folds:
+        inside, outside = sample.without(fold), sample.only(fold)
+        fitted[fold] = step.fit(blends[fold], inside, step.kinds)
+        for kind, blend in fitted[fold].items():
+            judged = step.judge(blend, inside) if step.judge else blend
+            parts[kind].append(tally_sample(judged, outside))
+    return fitted, {kind: joined(tallies) for kind, tallies in parts.items()}
+
+
+def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample: Sample) -> tuple[Step, list[Choice]]:
+    """The step without those specialists that add nothing to the others, and what speaks for each."""
+    folds = [fold for fold in blends if fold is not None]
+    names = tuple(sample.specialists)
+    if len(folds) < 2:
+        return step, []
+    sets = {"all": names} | {name: tuple(other for other in names if other != name) for name in names}
+    trial = replace(
+        step,
+        kinds=list(sets),
+        fit=lambda blend, inside, kinds: {kind: fit_evidence(blend, inside, sets[kind]) for kind in kinds},
+    )
+    _, tallies = _try(trial, blends, sample, folds)
+    gains = {name: gain(tallies["all"], tallies[name], step.measure) for name in names}
+    kept = tuple(name for name in names if gains[name].value > 0)
+    choices = [Choice(f"specialist {name}", "evidence", step.measure, gains[name], name in kept) for name in names]
+    return replace(step, fit=partial(_fit_specialists, names=kept)), choices
+
+
+def _choose(step: Step, tallies: dict[str, Tally]) -> tuple[str, list[Choice]]:
+    """The kind with the highest score if its gain over the first is above 0 with confidence, else the first."""
+    first, *others = step.kinds
+    gains = {kind: gain(tallies[kind], tallies[first], step.measure, tried=len(others)) for kind in others}
+    best = max(others, key=lambda kind: gains[kind].value)
+    ships = best if gains[best].above_zero else first
+    return ships, [Choice(step.name, kind, step.measure, gains[kind], kind == ships) for kind in others]
+
+
+def _fit_temperatures(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
+    fitted = {kind: blend for kind in kinds if kind == "none"}
+    if "tempered" in kinds:
+        part = fitting_part(inside)
+        temperature_M = [
+            fit_temperature(tempered(probs_CP, 1.0), part.truth_P, part.weight_P) for probs_CP in part.probs_MCP
+        ]
+        fitted["tempered"] = replace(blend, temperature_M=tuple(temperature_M))
+    return {kind: _with_kind(blend, "temperatures", kind) for kind, blend in fitted.items()}
+
+
+def _fit_combination(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
+    return {kind: _with_kind(replace(blend, combination=kind), "combination", kind) for kind in kinds}
+
+
+def _fit_weights(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
+    fitted = {kind: _with_kind(blend, "weights", kind) for kind in kinds if kind == "uniform"}
+    if set(kinds) == {"uniform"}:
+        return fitted
+    greedy_M = greedy_weights(ballots(inside, blend.combination, blend.temperature_M, bags=BAGS))
+    weights = {"greedy": greedy_M}
+    if {"direct", "per_class"} & set(kinds):
+        (ballot,) = ballots(inside, blend.combination, blend.temperature_M)
+        weights["direct"] = direct_weights(ballot, greedy_M)
+    if "per_class" in kinds:
+        weights["per_class"] = per_class_weights(ballot, weights["direct"], _groups_of_class(inside))
+    for kind in kinds:
+        if kind != "uniform":
+            weight_MC = np.broadcast_to(weights[kind].reshape(len(greedy_M), -1), (len(greedy_M), len(blend.classes)))
+            fitted[kind] = blend.weighted(inside.models, weight_MC, kind)
+    return fitted
+
+
+def _groups_of_class(sample: Sample) -> np.ndarray:
+    """(C,) groups whose truth holds the class."""
+    num_classes = len(sample.classes)
+    there = np.unique(sample.group_P.astype(np.int64) * num_classes + sample.truth_P)
+    return np.bincount(there % num_classes, minlength=num_classes)
+
+
+def _fit_calibration(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
+    fitted = {kind: blend for kind in kinds if kind == "none"}
+    if set(kinds) != {"none"}:
+        part = fitting_part(inside)
+        probs_CP, _ = apply_sample(blend, part)
+        temperature = fit_temperature(probs_CP, part.truth_P, part.weight_P)
+        if "temperature" in kinds:
+            fitted["temperature"] = replace(blend, slope_C=(1 / temperature,) * len(blend.classes))
+        if "vector" in kinds:
+            slope_C, bias_C = fit_vector(probs_CP, part.truth_P, part.weight_P, temperature)
+            fitted["vector"] = replace(blend, slope_C=tuple(slope_C.tolist()), bias_C=tuple(bias_C.tolist()))
+    return {kind: _with_kind(blend, "calibration", kind) for kind, blend in fitted.items()}
+
+
+def _fit_specialists(blend: FittedBlend, inside: Sample, kinds: Sequence[str], names: Sequence[str]) -> Fitted:
+    fit = {"none": lambda: blend, "evidence": lambda: fit_evidence(blend, inside, names),
+           "override": lambda: fit_override(blend, inside, names)}  # fmt: skip
+    return {kind: _with_kind(fit[kind](), "specialists", kind) for kind in kinds}
+
+
+def _fit_decision(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
+    fitted = {kind: blend for kind in kinds if kind == "argmax"}
+    rules = {"bias": fit_bias_rule, "miou": fit_miou_rule}
+    if set(kinds) != {"argmax"}:
+        probs_CP, _ = apply_sample(blend, inside)
+        order = class_order(blend.classes)
+        for kind in kinds:
+            if kind != "argmax":
+                gain_C, offset_C = rules[kind](probs_CP, inside.truth_P, inside.weight_P, order)
+                fitted[kind] = replace(blend, gain_C=tuple(gain_C.tolist()), offset_C=tuple(offset_C.tolist()))
+    return {kind: _with_kind(blend, "decision", kind) for kind, blend in fitted.items()}
+
+
+def _with_kind(blend: FittedBlend, step: str, kind: str) -> FittedBlend:
+    return replace(blend, kinds=blend.kinds | {step: kind})

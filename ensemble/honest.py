@@ -1,0 +1,114 @@
+"""The honest score: the whole fit, its choices included, repeated without each fold and applied to that fold.
+
+A blend that is scored on the tiles it was fitted on flatters itself, the more so the more it can choose. That score
+stands beside the honest one and is called in-sample.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from base.progress import track
+from config.ensemble import Blend
+from ensemble.apply import apply_blend
+from ensemble.evidence import Counter, Estimate, Tally, gain, joined, score
+from ensemble.fit import Fit, fit_blend, tally_sample
+from ensemble.fitted import FittedBlend
+from ensemble.sample import Sample
+from ensemble.source import OofSource, Source
+from folds.metrics import confusion
+from submissions.threads import in_threads
+
+
+@dataclass(frozen=True)
+class HonestFit:
+    """A fit on everything, which ships, and one without each fold, which says what it is worth."""
+
+    whole: Fit
+    without: dict[int, Fit]
+
+    @property
+    def stages(self) -> list[str]:
+        return list(self.whole.stages)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A stage of a blend: its counts on tiles that it was not fitted on, and on those it was."""
+
+    honest: Tally
+    in_sample: Tally
+
+    @property
+    def estimate(self) -> Estimate:
+        """Honest mIoU with its interval."""
+        return score(self.honest)
+
+    def gain_over(self, other: "Scored") -> Estimate:
+        """Honest gain in mIoU with its interval."""
+        return gain(self.honest, other.honest)
+
+
+def fit_honestly(sample: Sample, settings: Blend, threads: int | None = None) -> HonestFit:
+    """Fit on the whole sample and without each of its folds."""
+
+    def fit(fold: int | None) -> Fit:
+        return fit_blend(sample if fold is None else sample.without(fold), settings)
+
+    keys = [None, *sample.folds]
+    fits = in_threads(fit, keys, threads)
+    by_fold = dict(zip(keys, track(fits, "fit blend", total=len(keys)), strict=True))
+    return HonestFit(by_fold.pop(None), by_fold)
+
+
+def score_sample(fits: HonestFit, sample: Sample) -> dict[str, Scored]:
+    """Each stage's score, estimated from the sample: quick, for comparing settings."""
+    return {
+        stage: Scored(
+            honest=joined(
+                tally_sample(fit.stages[stage], sample.only(fold)) for fold, fit in sorted(fits.without.items())
+            ),
+            in_sample=tally_sample(fits.whole.stages[stage], sample),
+        )
+        for stage in fits.stages
+    }
+
+
+def score_tiles(fits: HonestFit, source: OofSource, stages: Sequence[str] | None = None) -> dict[str, Scored]:
+    """Each stage's exact score: every pixel of every tile, read once. Memory does not grow with the tiles."""
+    stages = list(stages or fits.stages)
+    num_classes, num_groups = len(source.classes), int(np.max(source.group_N)) + 1
+    honest = {stage: Counter(num_groups, num_classes) for stage in stages}
+    in_sample = {stage: Counter(num_groups, num_classes) for stage in stages}
+    models = sorted({model for fit in (fits.whole, *fits.without.values()) for stage in stages
+                     for model in fit.stages[stage].models})  # fmt: skip
+
+    def confusions(i: int) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+        truth_HW = source.truth(i)
+        probs = dict(zip(models, source.probs(i, models), strict=True))
+
+        def of(fit: Fit) -> dict[str, np.ndarray]:
+            found: dict[FittedBlend, np.ndarray] = {}  # steps that changed nothing are not computed again
+            for stage in stages:
+                blend = fit.stages[stage]
+                if blend not in found:
+                    found[blend] = confusion(label_tile(blend, probs, source, i), truth_HW, num_classes)
+            return {stage: found[fit.stages[stage]] for stage in stages}
+
+        return of(fits.without[int(source.fold_N[i])]), of(fits.whole)
+
+    tiles = range(len(source.fold_N))
+    for i, (held_out, seen) in zip(
+        tiles, track(in_threads(confusions, tiles), "score blend", total=len(tiles)), strict=True
+    ):
+        for stage in stages:
+            honest[stage].add(source.group_N[i], held_out[stage])
+            in_sample[stage].add(source.group_N[i], seen[stage])
+    return {stage: Scored(honest[stage].tally(), in_sample[stage].tally()) for stage in stages}
+
+
+def label_tile(blend: FittedBlend, probs: Mapping[str, np.ndarray], source: Source, i: int) -> np.ndarray:
+    """(H, W) uint8 indices of a tile, from probabilities already read: model -> (C, H, W)."""
+    evidence_SHW = source.evidence(i, [specialist.name for specialist in blend.specialists])
+    return apply_blend(blend, [probs[model] for model in blend.models], evidence_SHW)[1]

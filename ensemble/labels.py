@@ -1,0 +1,51 @@
+"""From scores to labels, and the objective that fits maximise. Ties go to the class whose name comes first.
+
+Stored probabilities are multiples of 1/255, so ties are common; by name, because then the order of the classes in an
+experiment changes nothing.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from folds.metrics import confusion, iou_per_class
+
+
+def class_order(classes: Sequence[str]) -> list[int]:
+    """Indices of the classes in the order of their names."""
+    return sorted(range(len(classes)), key=lambda c: classes[c])
+
+
+def top_class(score_CP: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """(P,) uint8 index of the highest score; of equal ones, the first in `order`.
+
+    Class by class with a running maximum: 13 times as fast as numpy's argmax over the first axis (10 classes).
+    """
+    best_P = score_CP[order[0]].copy()
+    rank_P = np.zeros(len(best_P), np.uint8)
+    for rank, c in enumerate(order[1:], start=1):
+        better_P = score_CP[c] > best_P
+        # A later winner has the higher rank: a maximum does what an assignment under a mask would, and is vectorised.
+        np.maximum(rank_P, better_P.view(np.uint8) * np.uint8(rank), out=rank_P)
+        np.maximum(best_P, score_CP[c], out=best_P)
+    return np.array(order, np.uint8)[rank_P]
+
+
+def top_class_but(score_CP: np.ndarray, order: Sequence[int], but: int) -> np.ndarray:
+    """`top_class` among all classes but one."""
+    return top_class(score_CP, [c for c in order if c != but])
+
+
+def weighted_miou(pred_P: np.ndarray, truth_P: np.ndarray, weight_P: np.ndarray, num_classes: int) -> float:
+    """mIoU estimated from a sample, over the classes that its truth holds."""
+    return miou_of_truth(confusion(pred_P, truth_P, num_classes, weight_P))
+
+
+def miou_of_truth(conf_CC: np.ndarray) -> float:
+    """Mean IoU over the classes in the truth of ONE confusion. On a whole data set it is `folds.metrics.mean_iou`.
+
+    On a part of one (a fold, a bag of groups), a class may be missing from the truth; whether a stray pixel of it is
+    predicted there would then move the mean by 1/C of itself, which says nothing about the labels.
+    """
+    there_C = conf_CC.sum(1) > 0
+    return float(np.mean(iou_per_class(conf_CC)[there_C])) if there_C.any() else float("nan")

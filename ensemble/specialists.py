@@ -1,0 +1,91 @@
+"""Specialists: models of one class, blended as evidence for it, p' proportional to p^(1-a) s^a, or as a plain override.
+
+Both are fitted on OOF. The share a minimises the log loss of "is it this class", the threshold maximises mIoU.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+
+from ensemble.apply import FLOOR, apply_sample, calibrated_evidence
+from ensemble.calibration import fit_platt, fitting_part
+from ensemble.decision import joining_miou
+from ensemble.fitted import FittedBlend, FittedSpecialist
+from ensemble.sample import Sample
+
+LEAST_SHARE = 0.02
+THRESHOLDS = np.linspace(0.98, 0.1, 45)  # falling: ever more pixels are overridden
+
+
+def fit_evidence(blend: FittedBlend, sample: Sample, names: Sequence[str]) -> FittedBlend:
+    """The blend with these specialists, each calibrated, each with its share; one whose share is next to 0 is out."""
+    part = fitting_part(sample)
+    alone = replace(blend, specialists=())
+    probs_CP, _ = apply_sample(alone, part)
+    fitted = []
+    for specialist, evidence_P in _calibrated(part, names):
+        is_class_P = part.truth_P == specialist.target
+        share = _fit_share(probs_CP[specialist.target], evidence_P, is_class_P, part.weight_P)
+        if share >= LEAST_SHARE:
+            fitted.append(replace(specialist, share=share))
+    return replace(alone, specialists=tuple(fitted))
+
+
+def fit_override(blend: FittedBlend, sample: Sample, names: Sequence[str]) -> FittedBlend:
+    """The blend with each of these specialists winning above a threshold of its own; without those that never help."""
+    fitted = replace(blend, specialists=())
+    _, index_P = apply_sample(fitted, sample)
+    for specialist, evidence_P in _calibrated(sample, names):
+        joins_from_P = np.searchsorted(-THRESHOLDS, -evidence_P.astype(np.float64), side="right")
+        miou_B = joining_miou(
+            joins_from_P,
+            len(THRESHOLDS),
+            index_P,
+            sample.truth_P,
+            sample.weight_P,
+            specialist.target,
+            len(sample.classes),
+        )
+        chosen = int(np.argmax(miou_B))
+        over_P = evidence_P > THRESHOLDS[chosen]
+        if over_P.any() and miou_B[chosen] > miou_B[0]:
+            fitted = replace(
+                fitted,
+                specialists=(*fitted.specialists, replace(specialist, threshold=float(THRESHOLDS[chosen]))),
+            )
+            index_P = np.where(over_P, np.uint8(specialist.target), index_P)
+    return fitted
+
+
+def _calibrated(sample: Sample, names: Sequence[str]) -> list[tuple[FittedSpecialist, np.ndarray]]:
+    """Each specialist with its calibration, and its calibrated (P,) evidence."""
+    part = fitting_part(sample)
+    calibrated = []
+    for row, (name, target) in enumerate(sample.specialists.items()):
+        if name in names and (sample.truth_P == target).any():
+            slope, bias = fit_platt(_unit(part.evidence_SP[row]), part.truth_P == target, part.weight_P)
+            specialist = FittedSpecialist(name, target, slope, bias)
+            calibrated.append((specialist, calibrated_evidence(specialist, sample.evidence_SP[row])))
+    return calibrated
+
+
+def _fit_share(probs_P: np.ndarray, evidence_P: np.ndarray, is_class_P: np.ndarray, weight_P: np.ndarray) -> float:
+    """The share a in 0..1 at which p^(1-a) s^a, normalised with the other classes' 1 - p, predicts the class best."""
+    log_p = np.log(np.clip(probs_P.astype(np.float64), FLOOR, 1 - FLOOR))
+    log_rest = np.log1p(-np.exp(log_p))
+    log_s = np.log(evidence_P.astype(np.float64))
+    share_P = weight_P / weight_P.sum()
+
+    def loss(share: float) -> float:
+        logit_P = (1 - share) * log_p + share * log_s - log_rest
+        return float(share_P @ np.logaddexp(0, np.where(is_class_P, -logit_P, logit_P)))
+
+    # The ends are tried too: a bounded search only comes near them.
+    found = float(minimize_scalar(loss, bounds=(0, 1), method="bounded", options={"xatol": 1e-3}).x)
+    return min((0.0, found, 1.0), key=loss)
+
+
+def _unit(evidence_P: np.ndarray) -> np.ndarray:
+    return evidence_P / 255 if evidence_P.dtype == np.uint8 else evidence_P

@@ -1,0 +1,168 @@
+"""The probability stores of a run as what a blend reads: `oof_stores` for train tiles, `test_stores` for test tiles."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from base.errors import UserError, listed
+from config import Member, Run
+from config.training import Model
+from folds.assign import read_folds
+from folds.classes import ClassTable
+from folds.tiles import hist_of, read_tiles
+from pipeline.check import check_stores
+from pipeline.pack import open_pack
+from pipeline.quantise import dequantise, quantise
+from pipeline.store import Store, open_store
+
+
+@dataclass(frozen=True)
+class OofStores:
+    """An `ensemble.source.OofSource`: a model's probabilities are the mean over its seeds."""
+
+    classes: tuple[str, ...]
+    models: tuple[str, ...]
+    specialists: dict[str, int]
+    names: list[str]
+    fold_N: np.ndarray
+    group_N: np.ndarray
+    hist_NC: np.ndarray
+    mask_NHW: np.ndarray
+    """Of all train tiles, memory-mapped; `row_N` says which is whose."""
+    row_N: np.ndarray
+    stores: dict[Member, Store]
+    row_of: dict[Member, dict[str, int]]
+    """Tile -> its place in the member's store."""
+
+    def truth(self, i: int) -> np.ndarray:
+        return self.mask_NHW[self.row_N[i]]
+
+    def member_probs(self, i: int, member: Member) -> np.ndarray:
+        """(C, H, W) of tile i, of the member's fold, as stored."""
+        return self.stores[member].read_raw(self.row_of[member][self.names[i]])
+
+    def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
+        return np.stack([self._mean(i, model) for model in models])
+
+    def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
+        height, width = self.mask_NHW.shape[1:]
+        return np.array([self._mean(i, name)[0] for name in specialists]).reshape(-1, height, width)
+
+    def members(self, i: int, model: str) -> list[Member]:
+        """The model's members that never saw tile i: one per seed."""
+        fold = int(self.fold_N[i])
+        return [member for member in self.stores if member.model.name == model and member.fold == fold]
+
+    def _mean(self, i: int, model: str) -> np.ndarray:
+        raw = [self.member_probs(i, member) for member in self.members(i, model)]
+        if len(raw) == 1:
+            return raw[0]
+        # Rounded like the mean over folds and seeds that is stored for the test tiles.
+        mean_CHW = np.mean([dequantise(probs) for probs in raw], axis=0, dtype=np.float32)
+        return quantise(mean_CHW[None], raw[0].dtype.name)[0]
+
+
+@dataclass(frozen=True)
+class TestStores:
+    """An `ensemble.source.Source`: each model's probabilities are the mean over its folds and seeds."""
+
+    __test__ = False  # its name begins with what pytest collects
+
+    classes: tuple[str, ...]
+    models: tuple[str, ...]
+    specialists: dict[str, int]
+    names: list[str]
+    stores: dict[str, Store]
+
+    def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
+        return np.stack([self.stores[model].read_raw(i) for model in models])
+
+    def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
+        height, width = next(iter(self.stores.values())).size_px
+        return np.array([self.stores[name].read_raw(i)[0] for name in specialists]).reshape(-1, height, width)
+
+
+def blended_models(run: Run) -> list[Model]:
+    """The models that the blend may use, specialists too: those of `blend.models`, or all.
+
+    Raises:
+        UserError: none of them predicts every class.
+    """
+    chosen = run.experiment.blend.models
+    models = [model for model in run.experiment.models if chosen is None or model.name in chosen]
+    if all(model.target != "all" for model in models):
+        raise UserError(f"blend.models: {listed(m.name for m in models)} are specialists; name a model of all classes")
+    return models
+
+
+def oof_stores(run: Run) -> OofStores:
+    """The OOF predictions of all blended models, proven to be what they say.
+
+    Raises:
+        UserError: stores that are not there, or contradict tiles, folds or experiment; lists them all.
+    """
+    models = blended_models(run)
+    members = [member for model in models for member in run.members(model) if member.fold is not None]
+    missing = [member for member in members if not run.oof_store(member).exists()]
+    if missing:
+        raise UserError(
+            f"run {run.experiment.name!r}: {len(missing)} of {len(members)} members have no OOF predictions "
+            f"({run.variant}): {listed(missing)}. Run: python -m pipeline.cv --config FILE"
+        )
+    check_stores(run)
+    stores = {member: open_store(run.oof_store(member)) for member in members}
+    classes = ClassTable.of(run.experiment.data)
+    tiles = read_tiles(run.tiles_csv)
+    pack = open_pack(run, tiles)
+    train = tiles[tiles.split == "train"].reset_index(drop=True)
+    folds = read_folds(run.folds_csv).set_index("name").fold
+    rows = np.flatnonzero(train.name.isin(folds.index))
+    names = train.name[rows].tolist()
+    return OofStores(
+        classes=classes.names,
+        models=tuple(model.name for model in models if model.target == "all"),
+        specialists=specialist_classes(models, classes),
+        names=names,
+        fold_N=folds[names].to_numpy(np.int64),
+        group_N=pd.factorize(train.group[rows])[0],
+        hist_NC=hist_of(tiles, classes)[rows],
+        mask_NHW=pack.train_mask_NHW,
+        row_N=rows,
+        stores=stores,
+        row_of={member: {name: row for row, name in enumerate(store.names)} for member, store in stores.items()},
+    )
+
+
+def test_stores(run: Run) -> TestStores:
+    """The test predictions of all blended models.
+
+    Raises:
+        UserError: stores that are not there, or contradict tiles, folds or experiment; lists them all.
+    """
+    models = blended_models(run)
+    missing = [model.name for model in models if not run.test_store(model).exists()]
+    if missing:
+        raise UserError(
+            f"blend {run.experiment.blend.name!r}: no test predictions ({run.variant}) of {', '.join(missing)}. "
+            f"Run: python -m pipeline.cv --config FILE"
+        )
+    check_stores(run)
+    stores = {model.name: open_store(run.test_store(model)) for model in models}
+    classes = ClassTable.of(run.experiment.data)
+    return TestStores(
+        classes=classes.names,
+        models=tuple(model.name for model in models if model.target == "all"),
+        specialists=specialist_classes(models, classes),
+        names=next(iter(stores.values())).names,
+        stores=stores,
+    )
+
+
+test_stores.__test__ = False
+
+
+def specialist_classes(models: Sequence[Model], classes: ClassTable) -> dict[str, int]:
+    """Name of each specialist among the models -> index of its class."""
+    return {model.name: classes.names.index(model.target) for model in models if model.target != "all"}

@@ -1,0 +1,101 @@
+"""Tallies and intervals: sums over groups are the metric's, resampling is over groups, differences are paired."""
+
+import numpy as np
+import pytest
+
+from ensemble.evidence import Counter, _group_draws, gain, joined, score, tally
+from folds.metrics import confusion, mean_iou
+
+
+def random_labels(seed: int, pixels: int = 4_000, groups: int = 20, right: float = 0.8) -> tuple:
+    rng = np.random.default_rng(seed)
+    truth_P = rng.integers(0, 4, pixels).astype(np.uint8)
+    index_P = np.where(rng.random(pixels) < right, truth_P, rng.integers(0, 4, pixels)).astype(np.uint8)
+    return index_P, truth_P, rng.integers(0, groups, pixels), groups
+
+
+def test_tally_is_the_metric():
+    index_P, truth_P, group_P, groups = random_labels(1)
+    counted = tally(index_P, truth_P, group_P, groups, 4)
+    assert counted.miou == pytest.approx(mean_iou(confusion(index_P, truth_P, 4)))
+    assert (counted.conf_CC == confusion(index_P, truth_P, 4)).all()
+
+
+def test_weights_are_repetitions():
+    index_P, truth_P, group_P, groups = random_labels(2, pixels=300)
+    times_P = np.random.default_rng(2).integers(0, 4, 300)
+    weighted = tally(index_P, truth_P, group_P, groups, 4, weight_P=times_P, loss_P=np.arange(300.0))
+    again = tally(*(np.repeat(a, times_P) for a in (index_P, truth_P, group_P)), groups, 4,
+                  loss_P=np.repeat(np.arange(300.0), times_P))  # fmt: skip
+    for name in ("hit_GC", "union_GC", "truth_GC", "loss_G", "conf_CC"):
+        np.testing.assert_allclose(getattr(weighted, name), getattr(again, name))
+
+
+def test_counter_and_tally_agree_and_joined_adds_up():
+    index_P, truth_P, group_P, groups = random_labels(3)
+    counter = Counter(groups, 4)
+    for group in range(groups):
+        here = group_P == group
+        counter.add(group, confusion(index_P[here], truth_P[here], 4))
+    whole = tally(index_P, truth_P, group_P, groups, 4)
+    assert (counter.tally().hit_GC == whole.hit_GC).all()
+    assert (counter.tally().union_GC == whole.union_GC).all()
+    low = group_P < 7
+    halves = [tally(index_P[low], truth_P[low], group_P[low], 7, 4),
+              tally(index_P[~low], truth_P[~low], group_P[~low] - 7, groups - 7, 4)]  # fmt: skip
+    assert joined(halves).miou == pytest.approx(whole.miou)
+    assert score(joined(halves)) == score(whole)
+
+
+def test_a_class_without_a_pixel_is_left_out():
+    nothing = tally(np.array([0, 1, 1]), np.array([0, 1, 0]), np.array([0, 1, 1]), 2, 3)
+    assert np.isnan(nothing.iou_C[2])
+    assert nothing.miou == pytest.approx((0.5 + 0.5) / 2)
+
+
+def test_interval_covers_the_truth_as_often_as_it_says():
+    """Groups differ in how hard they are: an interval over pixels would be far too narrow."""
+    rng = np.random.default_rng(4)
+    covered, runs = 0, 120
+    hits = []
+    for _ in range(runs):
+        hard_G = rng.beta(4, 2, 40)
+        group_P = np.repeat(np.arange(40), 100)
+        truth_P = rng.integers(0, 2, 4_000).astype(np.uint8)
+        index_P = np.where(rng.random(4_000) < hard_G[group_P], truth_P, 1 - truth_P).astype(np.uint8)
+        hits.append(score(tally(index_P, truth_P, group_P, 40, 2), draws=300))
+    truth = 0.5  # mean accuracy 2/3 on two even classes: IoU = a / (2 - a)
+    covered = sum(h.low <= truth <= h.high for h in hits)
+    assert 0.86 * runs <= covered <= runs
+
+
+def test_gain_is_paired():
+    """A small improvement of every group is certain although the groups differ far more."""
+    rng = np.random.default_rng(5)
+    group_P = np.repeat(np.arange(30), 200)
+    truth_P = rng.integers(0, 3, 6_000).astype(np.uint8)
+    right_P = rng.random(6_000) < np.linspace(0.3, 0.95, 30)[group_P]
+    index_P = np.where(right_P, truth_P, (truth_P + 1) % 3).astype(np.uint8)
+    better_P = np.where(np.arange(6_000) % 50 == 0, truth_P, index_P).astype(np.uint8)
+    before, after = (tally(p, truth_P, group_P, 30, 3) for p in (index_P, better_P))
+    estimate = gain(after, before)
+    assert estimate.above_zero
+    assert estimate.high - estimate.low < 0.2 * (score(before).high - score(before).low)
+    assert gain(before, before).value == gain(before, before).low == gain(before, before).high == 0
+    reverse = gain(before, after)
+    assert (reverse.value, reverse.low) == pytest.approx((-estimate.value, -estimate.high))
+
+
+def test_more_candidates_widen_the_interval():
+    index_P, truth_P, group_P, groups = random_labels(6)
+    other_P, *_ = random_labels(7)
+    before, after = (tally(p, truth_P, group_P, groups, 4) for p in (other_P, index_P))
+    one, ten = gain(after, before), gain(after, before, tried=10)
+    assert ten.low < one.low
+    assert ten.high > one.high
+
+
+def test_draws_are_the_same_in_every_process_and_keep_the_number_of_groups():
+    first, again = (_group_draws.__wrapped__(7, 50) for _ in range(2))
+    assert (first == again).all()
+    assert (first.sum(1) == 7).all()

@@ -1,0 +1,135 @@
+"""Fitting step by step and the honest score: what it keeps, what it drops, and that it does not flatter."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from config.ensemble import Blend
+from ensemble.apply import apply_blend
+from ensemble.fit import Step, _take, fit_blend, tally_sample
+from ensemble.fitted import uniform_blend
+from ensemble.honest import fit_honestly, score_sample, score_tiles
+from ensemble.sample import draw_sample
+from folds.metrics import confusion, mean_iou
+from tests.posteriors import random_source
+
+RARE = (0.8, 0.14, 0.04, 0.02)
+
+
+@pytest.fixture(scope="module")
+def rare():
+    """A source where argmax gives rare classes away, its sample, and an honest fit of everything."""
+    source = random_source(1, tiles=30, px=32, shares=RARE, noises=(1.3, 1.6, 2.0))
+    sample = draw_sample(source, 10**6)
+    return source, sample, fit_honestly(sample, Blend(), threads=1)
+
+
+def test_auto_beats_uniform_and_argmax_honestly(rare):
+    source, _, fits = rare
+    scored = score_tiles(fits, source)
+    first, last = scored["uniform"], scored[fits.stages[-1]]
+    assert last.gain_over(first).low > 0
+    assert last.estimate.low < last.honest.miou < last.estimate.high
+
+
+def test_sample_and_tiles_give_the_same_score_when_the_sample_is_everything(rare):
+    source, sample, fits = rare
+    by_sample, by_tiles = score_sample(fits, sample), score_tiles(fits, source)
+    assert by_sample.keys() == by_tiles.keys() == set(fits.stages)
+    for stage in fits.stages:
+        assert by_sample[stage].honest.miou == pytest.approx(by_tiles[stage].honest.miou, abs=1e-9)
+        assert by_sample[stage].in_sample.miou == pytest.approx(by_tiles[stage].in_sample.miou, abs=1e-9)
+
+
+def test_the_score_is_that_of_the_function_that_labels(rare):
+    """Each tile labelled by the blend fitted without its fold, one confusion, one mIoU."""
+    source, _, fits = rare
+    stage = fits.stages[-1]
+    conf_CC = np.zeros((4, 4), np.int64)
+    for i in range(len(source.names)):
+        blend = fits.without[int(source.fold_N[i])].stages[stage]
+        evidence = source.evidence(i, [s.name for s in blend.specialists])
+        conf_CC += confusion(apply_blend(blend, source.probs(i, blend.models), evidence)[1], source.truth(i), 4)
+    scored = score_tiles(fits, source, [stage])[stage]
+    assert scored.honest.miou == pytest.approx(mean_iou(conf_CC))
+    assert (scored.honest.conf_CC == conf_CC).all()
+
+
+def test_a_good_specialist_stays_and_a_useless_one_is_dropped():
+    source = random_source(2, tiles=30, px=32, shares=RARE, noises=(1.6,), specialists=2)
+    evidence = source.evidence_NSHW.copy()
+    evidence[:, 1] = np.random.default_rng(2).integers(0, 256, evidence[:, 1].shape)
+    source = replace(source, evidence_NSHW=evidence)
+    fit = fit_blend(draw_sample(source, 10**6), Blend(specialists="auto", decision="miou"))
+    assert [specialist.name for specialist in fit.blend.specialists] == ["rare0"]
+    assert fit.blend.specialists[0].share > 0.3
+    by_name = {choice.step: choice for choice in fit.choices}
+    assert by_name["specialist rare0"].ships
+    assert not by_name["specialist rare1"].ships
+    assert by_name["specialist rare1"].gain.value <= 0
+
+
+def test_override_gives_the_class_to_the_specialist():
+    source = random_source(3, tiles=30, px=32, shares=RARE, noises=(2.0,))
+    sample = draw_sample(source, 10**6)
+    plain = fit_blend(sample, Blend(specialists="none", decision="argmax", calibration="none")).blend
+    fitted = fit_blend(sample, Blend(specialists="override", decision="argmax", calibration="none")).blend
+    assert fitted.specialists[0].threshold is not None
+    assert tally_sample(fitted, sample).miou > tally_sample(plain, sample).miou
+
+
+def test_forced_steps_are_done_and_not_asked_about():
+    sample = draw_sample(random_source(4), 10**6)
+    wanted = Blend(combination="gmean", weights="greedy", calibration="vector", specialists="none", decision="bias")
+    fit = fit_blend(sample, wanted)
+    assert fit.choices == []
+    assert fit.blend.kinds == {
+        "temperatures": "tempered", "combination": "gmean", "weights": "greedy", "calibration": "vector",
+        "specialists": "none", "decision": "bias",
+    }  # fmt: skip
+
+
+def test_without_a_second_fold_auto_leaves_everything_as_it_is():
+    sample = draw_sample(random_source(5), 10**6)
+    fit = fit_blend(sample.only(0), Blend())
+    assert set(fit.stages.values()) == {fit.stages["uniform"]}
+
+
+def test_one_model_has_no_weights_to_choose():
+    fit = fit_blend(draw_sample(random_source(6, noises=(1.0,)), 10**6), Blend())
+    assert list(fit.stages) == ["uniform", "calibration", "specialists", "decision"]
+
+
+def test_in_sample_flatters_and_honest_does_not():
+    """Labels that are pure chance: what is fitted on them looks good on them, and only there."""
+    source = random_source(7, tiles=24, px=8, noises=(1.0, 1.0, 1.0), specialists=0)
+    truth_NHW = np.random.default_rng(7).integers(0, 4, source.truth_NHW.shape).astype(np.uint8)
+    sample = draw_sample(replace(source, truth_NHW=truth_NHW), 10**6)
+    forced = Blend(weights="per_class", calibration="vector", decision="bias")
+    scored = score_sample(fit_honestly(sample, forced, threads=1), sample)["decision"]
+    assert scored.in_sample.miou > scored.honest.miou + 0.01
+
+
+@pytest.mark.parametrize("kinds", [["leave"], ["leave", "do"]])
+def test_a_step_is_fitted_without_the_fold_that_judges_it(kinds):
+    sample = draw_sample(random_source(8), 10**6)
+    seen = []
+
+    def fit(blend, inside, kinds):
+        seen.append(tuple(inside.folds))
+        return dict.fromkeys(kinds, blend)
+
+    blends = dict.fromkeys([*sample.folds, None], uniform_blend(sample.classes, sample.models))
+    _take(Step("test", "miou", kinds, fit), blends, sample)
+    assert sorted(seen) == [(0, 1), (0, 1, 2), (0, 2), (1, 2)]
+
+
+def test_evidence_is_from_folds_that_were_not_fitted_on():
+    """Labels of pure chance: seen in-sample, every step would ship."""
+    source = random_source(9, tiles=24, px=8, noises=(1.0, 1.0, 1.0), specialists=0)
+    truth_NHW = np.random.default_rng(9).integers(0, 4, source.truth_NHW.shape).astype(np.uint8)
+    fit = fit_blend(draw_sample(replace(source, truth_NHW=truth_NHW), 10**6), Blend(calibration="vector"))
+    by_kind = {choice.kind: choice for choice in fit.choices if choice.step == "weights"}
+    assert by_kind["direct"].gain.value < 0.01
+    assert not by_kind["per_class"].ships
