@@ -82,7 +82,7 @@ class Experiment(Section):
 
     @property
     def member_count(self) -> int:
-        return len(self.models) * self.folds.k * len(self.seeds)
+        return sum(self.folds.k + (model.folds == "each+all") for model in self.models) * len(self.seeds)
 
 
 def load_experiment(path: str | Path, overrides: list[str] = ()) -> Experiment:

@@ -11,7 +11,7 @@ Devices = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] | Annotated
 
 
 class Jobs(Section):
-    """The machine. Nothing here changes a result beyond its last bits, so nothing here makes one stale."""
+    """The machine. Nothing here but `split_batch` changes a result beyond its last bits; nothing makes one stale."""
 
     devices: Devices = "auto"
     """auto: every GPU, else the CPU; or cpu; or a GPU, or a list of GPUs: [cuda:0, cuda:1]. One stage run by hand
@@ -27,6 +27,12 @@ class Jobs(Section):
     """Processes that load and augment for one member; 0: the training process does it."""
     retries: int = Field(2, ge=0)
     """A job that crashed or was killed goes on from its last checkpoint up to this many times."""
+    split_batch: int = Field(1, ge=1)
+    """Each batch goes through the network in this many parts whose gradients are added up: less memory, more time.
+    Batch norm and dice see the parts alone, so this is the one key here that changes results."""
+    shrink_batch: bool = False
+    """When CUDA runs out of memory, the job goes on from its checkpoint with twice as many parts (split_batch); false:
+    it is tried again as it is, and fails."""
     backend: str = "loky"
     """loky: this machine; dask: the workers of `dask`; or any other backend that is registered with joblib."""
     dask: Annotated[str, Field(pattern=r"^(tcp|tls|ucx|ws|wss)://.+")] | None = None

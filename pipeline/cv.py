@@ -21,6 +21,8 @@ from pipeline.slots import place_here
 from pipeline.supervise import JobState
 from pipeline.watch import GridView, report
 
+PROBE_FROM = 50_000  # tiles seen in training; below, timing the networks takes longer than a better order saves
+
 
 def main(argv: list[str] | None = None) -> int:
     parser = stage_parser("pipeline.cv", __doc__)
@@ -87,13 +89,15 @@ def grid_of(run: Run, members: Sequence[Member], arguments: Sequence[str], slots
     """What is left of some members.
 
     Args:
-        measure: time networks whose costs are not known; otherwise only where the order of jobs depends on them.
+        measure: time networks whose costs are not known; otherwise only where a better order of jobs is worth it.
     """
     tiles = read_tiles(run.tiles_csv)
     counts = TileCounts.of(tiles, read_folds(run.folds_csv), run.experiment.folds.k)
     here = Run(on_this_machine(run.experiment))
     untrained = [member for member in members if not member_is_finished(run, member)]
-    if measure or (len({member.model.name for member in untrained}) > 1 and len(untrained) > slots):
+    models_differ = len({member.model.name for member in untrained}) > 1 and len(untrained) > slots
+    passes = sum(run.experiment.train_of(member.model).epochs for member in untrained) * sum(counts.in_fold)
+    if measure or (models_differ and passes > PROBE_FROM):
         known = measure_costs(here, counts, [*arguments, f"jobs.devices={here.experiment.jobs.device}"])
     else:
         known = read_costs(here, counts)

@@ -33,6 +33,15 @@ class Batch:
     def is_mixed(self) -> bool:
         return bool((self.share_N < 1).any())
 
+    def split(self, parts: int) -> list["Batch"]:
+        """The batch in so many parts of nearly equal size, none of them empty."""
+        if parts == 1:
+            return [self]
+        size = -(-len(self.keys) // parts)
+        tensors = (self.pixels_NHWB, self.target_NHW, self.second_NHW, self.share_N)
+        cut = [slice(first, first + size) for first in range(0, len(self.keys), size)]
+        return [Batch(self.keys[where], *(tensor[where] for tensor in tensors)) for where in cut]
+
     def pin_memory(self) -> "Batch":
         tensors = (self.pixels_NHWB, self.target_NHW, self.second_NHW, self.share_N)
         return Batch(self.keys, *(tensor.pin_memory() for tensor in tensors))

@@ -41,6 +41,8 @@ class Plan:
     order_of_epoch: Callable[[int], np.ndarray]
     """Epoch -> tiles of the pack in the order of training."""
     tile_names: list[str]
+    split_batch: int = 1
+    """Parts in which a micro-batch goes through the network."""
 
 
 def fit(
@@ -114,21 +116,27 @@ def optimizer_step(
     """Forward and backward of each micro-batch, then one step; the micro-batches' losses.
 
     accumulate.reduce mean: each micro-batch counts by its share of valid pixels, so that the gradient is that of one
-    large batch. sum: losses are added up, and the gradient grows with the number of micro-batches.
+    large batch. sum: losses are added up, and the gradient grows with the number of micro-batches. The parts of a
+    micro-batch that is split always count by their shares.
     """
     train, device = plan.train, plan.device
     valid = [valid_in(batch) for batch in micro_batches]
     losses = []
     state.optimizer.zero_grad(set_to_none=True)
     for batch, pixels in zip(micro_batches, valid, strict=True):
-        image_NCHW = preparation(batch.pixels_NHWB.to(device, non_blocking=True))
-        with autocast(device, plan.dtype):
-            logits_NCHW = padded_logits(forward, image_NCHW)
-        loss = loss_of(loss_fn, logits_NCHW.float(), batch, device)
-        value = EarlyValue(loss)
         share = pixels / max(sum(valid), 1) if train.accumulate.reduce == "mean" else 1.0
-        state.scaler.scale(loss * share).backward()
-        losses.append(value.get())
+        parts = batch.split(plan.split_batch)
+        loss_sum = 0.0
+        for part in parts:
+            image_NCHW = preparation(part.pixels_NHWB.to(device, non_blocking=True))
+            with autocast(device, plan.dtype):
+                logits_NCHW = padded_logits(forward, image_NCHW)
+            loss = loss_of(loss_fn, logits_NCHW.float(), part, device)
+            value = EarlyValue(loss)
+            within = valid_in(part) / max(pixels, 1) if len(parts) > 1 else 1.0
+            state.scaler.scale(loss * (share * within)).backward()
+            loss_sum += value.get() * within
+        losses.append(loss_sum)
         if not np.isfinite(losses[-1]):
             names = listed(plan.tile_names[tile] for _, tile, _ in batch.keys)
             raise UserError(

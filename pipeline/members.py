@@ -34,6 +34,8 @@ class MemberRecord:
     preparation: dict[str, Any]
     dtype: str = "uint8"
     """Of the pixels that it was trained on."""
+    split_batch: int = 1
+    """Parts in which its batches went through the network, in the end; see `jobs.split_batch`."""
 
     @classmethod
     def read(cls, folder: Path) -> "MemberRecord":

@@ -91,18 +91,20 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
     loss_fn = build_loss(train.loss, len(record.classes), weight_C, binary=class_index is not None).to(device)
     augment = build_augment(train.augment, classes.names, pack.train_image_NHWB.dtype, pack.mean_B, pack.std_B)
     data = TrainTiles(pack, train_N, hist_NC > 0, augment, member.seed, class_index)
-    batches = EpochBatches(train.batch)
+    batches, jobs = EpochBatches(train.batch), run.experiment.jobs
 
     def order_of_epoch(epoch: int) -> np.ndarray:
         return train_N[epoch_order(train.sampler, hist_NC, classes.names, member.seed, epoch)]
 
     return Setup(
-        plan=Plan(str(member), train, member.seed, fold, device, dtype, order_of_epoch, pack.train_names),
+        plan=Plan(
+            str(member), train, member.seed, fold, device, dtype, order_of_epoch, pack.train_names, jobs.split_batch
+        ),
         record=record,
         state=state,
         preparation=preparation,
         loss_fn=loss_fn,
-        loader=train_loader(data, batches, run.experiment.jobs.loader_workers, device),
+        loader=train_loader(data, batches, jobs.loader_workers, device),
         batches=batches,
         pack=pack,
         train_N=train_N,
@@ -125,6 +127,7 @@ def record_of(run: Run, member: Member, pack: Pack, train_N: np.ndarray, val_N: 
         held_out=[pack.train_names[i] for i in val_N],
         preparation=asdict(preparation),
         dtype=str(pack.train_image_NHWB.dtype),
+        split_batch=run.experiment.jobs.split_batch,
     )
 
 

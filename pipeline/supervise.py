@@ -24,6 +24,7 @@ from pipeline.slots import Slot, place_here
 POLL_S = 0.2
 TAIL_LINES = 12  # of a failed job's log, for the summary
 HEADER = "# attempt "
+NO_MEMORY = "CUDA ran out of memory"
 LOST = "its worker was killed; time and memory are unknown"
 
 Status = Literal["waiting", "running", "done", "failed", "stopped", "skipped"]
@@ -79,6 +80,8 @@ class JobState:
     """Of the running attempt, in seconds since 1970."""
     attempts: list[Attempt] = field(default_factory=list)
     """All there ever were, those of earlier sessions too."""
+    split_batch: int = 1
+    """Parts that the job's batches are split into since CUDA ran out of memory; see `jobs.split_batch`."""
     message: str = ""
     """Why it failed: the last lines of its log; or what it waits for."""
 
@@ -133,6 +136,8 @@ def supervise(job: Job, rules: Rules) -> JobState:
         state.attempts.append(lost)
     state.status, state.session, state.host, state.message = "waiting", listener.id, socket.gethostname(), ""
     state.probe_s = job.probe_s
+    resumes = state.status != "done" and rules.jobs.shrink_batch  # one that is made anew is made whole
+    state.split_batch = max(state.split_batch, rules.jobs.split_batch) if resumes else rules.jobs.split_batch
     failures, failed_on = 0, None
     while state.status == "waiting":
         if listener.order() != "go":
@@ -147,8 +152,13 @@ def supervise(job: Job, rules: Rules) -> JobState:
                 continue
             state.status, state.device, state.since, state.message = "running", slot.device, time.time(), ""
             state.write(folder)
-            attempt = _run_once(job, slot, rules, len(state.attempts) + 1)
+            more = state.split_batch > rules.jobs.split_batch
+            split = (f"jobs.split_batch={state.split_batch}",) if more else ()
+            attempt = _run_once(job, slot, rules, len(state.attempts) + 1, split)
         state.attempts.append(attempt)
+        if attempt.note == NO_MEMORY and rules.jobs.shrink_batch:
+            state.split_batch *= 2
+            attempt.note += f"; goes on with batches in {state.split_batch} parts"
         state.status = _verdict(attempt.exit_code, listener)
         if state.status == "failed" and attempt.exit_code != 2 and failures < rules.jobs.retries:
             failures, failed_on = failures + 1, attempt.device
@@ -182,12 +192,12 @@ def _wait_for(what: str, state: JobState, folder: Path) -> None:
     time.sleep(POLL_S)
 
 
-def _run_once(job: Job, slot: Slot, rules: Rules, number: int) -> Attempt:
+def _run_once(job: Job, slot: Slot, rules: Rules, number: int, settings: tuple[str, ...]) -> Attempt:
     """One process, from start to end."""
     started = time.strftime("%Y-%m-%d %H:%M:%S")
     log = log_path(rules.listener.folder, job.name)
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [*job.command, *slot.settings]
+    command = [*job.command, *slot.settings, *settings]
     with open(log, "a", encoding="utf-8") as file:
         bounds = " ".join(f"{key}={value}" for key, value in slot.environment.items())
         file.write(f"\n{HEADER}{number}: {started} on {socket.gethostname()} {slot.device}\n")
@@ -203,7 +213,8 @@ def _run_once(job: Job, slot: Slot, rules: Rules, number: int) -> Attempt:
         bufsize=0,
     )
     result = _wait(process, rules.listener)
-    return Attempt(job.name, number, socket.gethostname(), slot.device, started, **result, note=_note(result, log))
+    note = _note(result["exit_code"], log_tail(rules.listener.folder, job.name))
+    return Attempt(job.name, number, socket.gethostname(), slot.device, started, **result, note=note)
 
 
 def _wait(process: subprocess.Popen, listener: Listener) -> dict:
@@ -233,9 +244,10 @@ def _verdict(exit_code: int, listener: Listener) -> Status:
     return "failed" if listener.order() == "go" else "stopped"
 
 
-def _note(result: dict, log: Path) -> str:
+def _note(code: int, last_lines: list[str]) -> str:
     """What an exit code means, in words."""
-    code = result["exit_code"]
+    if code == 1 and any("CUDA out of memory" in line or "CUDA error: out of memory" in line for line in last_lines):
+        return NO_MEMORY
     if code == -signal.SIGKILL:
         return "killed; most often the machine ran out of memory"
     if code < 0:

@@ -2,7 +2,7 @@
 
 Takes its steps one by one, keeps `NAME.last` up to date, goes on from it, ends with `NAME.result`, whose bytes depend
 on every step; stops at a step boundary when asked; `NAME.diary` has a line per event. Faults, at the first start only
-unless they say always: crash, crash-always, kill, refuse-always.
+unless they say always: crash, crash-always, kill, refuse-always, memory (CUDA's, until batches are split in 4).
 """
 
 import fcntl
@@ -45,6 +45,8 @@ with open(folder / f"{name}.held", "w") as held:
             sys.exit(2)
         if fault == "crash-always" or (fault == "crash" and first):
             raise RuntimeError("the cat has stepped on the cable")
+        if fault == "memory" and "jobs.split_batch=4" not in sys.argv:
+            raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
         if fault == "kill" and first:
             os.kill(os.getpid(), signal.SIGKILL)
     (folder / f"{name}.result").write_text(state["sum"])

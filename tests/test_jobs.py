@@ -102,6 +102,22 @@ def test_any_backend_of_joblib_runs_the_grid(tmp_path, backend):
     assert [state.status for state in outcome.states.values()] == ["done"] * 3
 
 
+@pytest.mark.parametrize(("shrink", "status"), [(True, "done"), (False, "failed")])
+def test_batches_are_split_when_cuda_runs_out_of_memory_and_only_if_that_is_allowed(tmp_path, shrink, status):
+    job = fake_job(tmp_path, "job", 4, 0.01, "memory")
+    settings = Jobs(devices="cpu", parallel=1, retries=2, shrink_batch=shrink)
+    state = run_jobs([job], tmp_path, settings, members=1).states["job"]
+    assert state.status == status
+    notes = [attempt.note for attempt in state.attempts]
+    if shrink:
+        told = "CUDA ran out of memory; goes on with batches in"
+        assert notes == [f"{told} 2 parts", f"{told} 4 parts", ""]
+        assert "jobs.split_batch=4" in (tmp_path / "logs" / "job.log").read_text()
+    else:
+        assert notes == ["CUDA ran out of memory"] * 3
+        assert "split_batch" not in (tmp_path / "logs" / "job.log").read_text()
+
+
 # Stopping and dying
 
 

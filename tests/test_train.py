@@ -207,7 +207,7 @@ class Flat(torch.nn.Module):
         return self.layer(image)
 
 
-def gradient_of(batches: list[Batch], train) -> torch.Tensor:
+def gradient_of(batches: list[Batch], train, split_batch: int = 1) -> torch.Tensor:
     from models.averaging import Averages
     from models.losses import build_loss
     from pipeline.schedule import Plateau, build_optimizer
@@ -217,7 +217,7 @@ def gradient_of(batches: list[Batch], train) -> torch.Tensor:
         network, build_optimizer(network, train), torch.amp.GradScaler("cpu", enabled=False), Averages(network, train),
         Plateau(train),
     )  # fmt: skip
-    plan = loop.Plan("flat", train, 0, 0, CPU, None, lambda epoch: np.arange(4), ["a", "b", "c", "d"])
+    plan = loop.Plan("flat", train, 0, 0, CPU, None, lambda epoch: np.arange(4), ["a", "b", "c", "d"], split_batch)
     preparation = Preparation(["a", "b", "c", "d"], [], "dataset", [0.1] * 4, [0.5] * 4)
     loop.optimizer_step(plan, state, network, batches, preparation, build_loss(train.loss, 3, None, False), 1e-3)
     return network.layer.weight.grad.clone()
@@ -253,6 +253,19 @@ def test_accumulated_mean_is_the_large_batch_and_sum_is_the_sum(tmp_path):
     separate = [gradient_of([batch], one) for batch in batches]
     torch.testing.assert_close(gradient_of(batches, total), sum(separate), atol=1e-6, rtol=1e-6)
     assert (gradient_of(batches, total) - large).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("reduce", ["mean", "sum"])
+@pytest.mark.parametrize("parts", [2, 3, 9])
+def test_a_split_batch_has_the_gradient_of_the_whole(tmp_path, reduce, parts):
+    rng = np.random.default_rng(0)
+    batches = [batch_of(rng, 4, ignored=100), batch_of(rng, 3, ignored=3)]
+    accumulate = {"steps": 2, "reduce": reduce}
+    train = run_of(
+        tmp_path, "split", loss=[{"name": "ce"}], clip_grad_norm=None, precision="fp32", accumulate=accumulate
+    ).experiment.train
+    whole = gradient_of(batches, train)
+    torch.testing.assert_close(gradient_of(batches, train, parts), whole, atol=1e-6, rtol=1e-5)
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
