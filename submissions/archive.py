@@ -7,7 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile, ZipInfo
@@ -131,7 +131,7 @@ def _misplaced(name: str, tile: Tile | None, layout: Layout) -> Problem:
     return Problem("misnamed", f"a test tile is meant, but files are called NAME{wanted.suffix}, as in {example}", name)
 
 
-def _guesses(layout: Layout):
+def _guesses(layout: Layout) -> Callable[[str], Tile | None]:
     """name -> the tile that was probably meant: letter case, leading zeros and the extension do not count."""
     by_key = defaultdict(list)
     for tile in layout.tiles.values():

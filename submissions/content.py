@@ -14,11 +14,6 @@ CONSTANT_EXCESS = 0.25  # share of one-class tiles above the train tiles'
 ABSENT_SHARE = 0.005  # a class that should have this share of the area, and has no pixel
 
 
-def train_shares(tiles: pd.DataFrame, classes: ClassTable) -> np.ndarray:
-    """(C,) shares of the labelled area of the train tiles."""
-    return shares(hist_of(tiles, classes).sum(0))
-
-
 def shares(hist_C: np.ndarray) -> np.ndarray:
     return hist_C / max(hist_C.sum(), 1)
 
@@ -59,7 +54,9 @@ def judge(
     return [*_constant(hist_NC, expected_C, train_hist_NC, classes), *_far(found_C, expected_C, limit, classes)]
 
 
-def _constant(hist_NC, expected_C, train_hist_NC, classes) -> list[Problem]:
+def _constant(
+    hist_NC: np.ndarray, expected_C: np.ndarray, train_hist_NC: np.ndarray, classes: ClassTable
+) -> list[Problem]:
     one_class = (hist_NC > 0).sum(1) == 1
     share = one_class.mean()
     usual = ((train_hist_NC > 0).sum(1) == 1).mean()
@@ -74,7 +71,7 @@ def _constant(hist_NC, expected_C, train_hist_NC, classes) -> list[Problem]:
     return []
 
 
-def _far(found_C, expected_C, limit, classes) -> list[Problem]:
+def _far(found_C: np.ndarray, expected_C: np.ndarray, limit: float, classes: ClassTable) -> list[Problem]:
     problems = []
     far = distance(found_C, expected_C)
     if far > limit:
@@ -93,7 +90,7 @@ def _far(found_C, expected_C, limit, classes) -> list[Problem]:
     return problems
 
 
-def _best_relabelling(found_C, expected_C, classes) -> tuple[str, float]:
+def _best_relabelling(found_C: np.ndarray, expected_C: np.ndarray, classes: ClassTable) -> tuple[str, float]:
     """The usual mistake that would explain the shares best, and how far they would then be from the expected ones."""
     labels = np.array(classes.labels)
     by_label = np.zeros(256)

@@ -15,6 +15,7 @@ from submissions.problems import FlawError, Problem
 from submissions.threads import in_threads
 
 Seen = TypeVar("Seen")
+Look = Callable[[Tile, np.ndarray], Seen]
 
 
 def encode(layout: Layout, tile: Tile, label_HW: np.ndarray) -> bytes:
@@ -43,9 +44,7 @@ def assemble(layout: Layout, pieces: Iterable[tuple[Tile, bytes]], path: Path) -
                 csv.write(data)
 
 
-def walk(
-    path: Path, layout: Layout, look: Callable[[Tile, np.ndarray], Seen], threads: int | None = None
-) -> Iterator[Problem | tuple[Tile, Seen]]:
+def walk(path: Path, layout: Layout, look: Look, threads: int | None = None) -> Iterator[Problem | tuple[Tile, Seen]]:
     """Every problem of form, and `look(tile, label_HW)` of every tile that can be read; in the order of the tiles.
 
     `look` runs in threads and may raise FlawError. Memory is that of a few tiles, whatever the zip holds or claims.
@@ -76,11 +75,13 @@ def read_submission(path: Path, layout: Layout) -> Iterator[tuple[str, np.ndarra
         yield tile.name, label_HW
 
 
-def _walk_files(archive, layout, look, threads) -> Iterator[Problem | tuple[Tile, Seen]]:
+def _walk_files(
+    archive: zipfile.ZipFile, layout: Layout, look: Look, threads: int | None
+) -> Iterator[Problem | tuple[Tile, Seen]]:
     entries, problems = match_entries(archive.infolist(), layout)
     yield from problems
 
-    def read(entry):
+    def read(entry: tuple[Tile, zipfile.ZipInfo]) -> Problem | tuple[Tile, Seen]:
         tile, info = entry
         try:
             data = read_entry(archive, info, tile.max_bytes)
@@ -95,7 +96,7 @@ def _walk_files(archive, layout, look, threads) -> Iterator[Problem | tuple[Tile
     yield from in_threads(read, entries, threads)
 
 
-def _walk_csv(archive, layout, look) -> Iterator[Problem | tuple[Tile, Seen]]:
+def _walk_csv(archive: zipfile.ZipFile, layout: Layout, look: Look) -> Iterator[Problem | tuple[Tile, Seen]]:
     infos = [info for info in archive.infolist() if info.orig_filename == CSV_NAME]
     yield from (
         Problem("extra", f"expected nothing but {CSV_NAME}", info.orig_filename)

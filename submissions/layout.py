@@ -62,8 +62,3 @@ class Layout:
         """The name of a tile's file inside the zip; not for the csv, which holds all tiles."""
         name = tile.name + EXTENSIONS[self.format]
         return f"{self.folder}/{name}" if self.folder else name
-
-    @property
-    def max_bytes(self) -> int:
-        """The most that the whole submission can unpack to."""
-        return sum(tile.max_bytes for tile in self.tiles.values())

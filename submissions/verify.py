@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from base.command import add_json, run, split_operands, stage_parser, write_figures
-from base.errors import UserError
+from base.errors import UserError, listed
 from base.files import hash_file
 from base.progress import track
 from config import Experiment, Run, load_experiment
@@ -52,10 +52,12 @@ def verify_submission(
         expected_shares: class shares of the OOF labels; None: those of the train masks.
 
     Raises:
-        UserError: no such file, or no test tiles.
+        UserError: no such file, no test tiles, or expected shares of other classes.
     """
     layout = Layout.of(experiment, tiles)
     classes = layout.classes
+    if expected_shares and set(expected_shares) != set(classes.names):
+        raise UserError(f"class_shares_oof are of {listed(expected_shares)}; data.classes are {listed(classes.names)}")
 
     def look(tile: Tile, label_HW: np.ndarray) -> tuple[np.ndarray, int]:
         counts = np.bincount(label_HW.ravel(), minlength=256)
@@ -118,7 +120,7 @@ def _refuse_unknown(counts: np.ndarray, layout: Layout) -> None:
         return
     labels = ", ".join(map(str, layout.classes.labels))
     if values.max() < len(layout.classes):
-        raise FlawError("zero_based", f"values are indices 0..{len(layout.classes) - 1}; labels are {labels}")
+        raise FlawError("zero_based", f"values look like indices 0..{len(layout.classes) - 1}; labels are {labels}")
     raise FlawError("labels", f"values {', '.join(map(str, unknown[:5]))} are no labels; labels are {labels}")
 
 

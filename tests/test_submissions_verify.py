@@ -120,6 +120,8 @@ def test_oof_shares_take_the_place_of_the_train_masks(competition, tmp_path):
     same = dict(zip(names, np.eye(10)[1], strict=True))  # a network that says forest out of fold too
     verdict = verify_submission(tmp_path / "forest.zip", experiment, tiles, same)
     assert [(problem.kind, problem.severity) for problem in verdict.problems] == [("constant", WARNING)]
+    with pytest.raises(UserError, match=r"class_shares_oof are of class0; data\.classes are class0, class1"):
+        verify_submission(tmp_path / "forest.zip", experiment, tiles, {"class0": 1.0})
 
 
 def test_the_command_lists_all_and_fails_with_code_2(competition, tmp_path, capsys):
