@@ -1,0 +1,28 @@
+"""A section by itself: `python -m reports.data` writes its page and its figures, which takes seconds."""
+
+from collections.abc import Callable
+
+from base.command import stage_parser
+from config import Run, load_experiment
+from reports.material import Material
+from reports.page import Facts, Section
+from reports.render import render, write_page, write_pngs
+
+
+def section_command(module: str, what: str, build: Callable[[Material], Section]) -> Callable[[list[str] | None], None]:
+    """The `main` of a section's module."""
+
+    def main(argv: list[str] | None = None) -> None:
+        args = stage_parser(module, what).parse_intermixed_args(argv)
+        run = Run(
+            load_experiment(args.config, args.overrides)
+        )  # only looks: nothing is made again, and nothing thrown away
+        section = build(Material(run))
+        folder = run.dir / "report"
+        name = run.experiment.name
+        pictures = write_pngs(folder, [section])
+        path = folder / f"{section.name}.html"
+        write_page(path, render([section], f"{name}: {section.title.lower()}", Facts([]), ""))
+        print(f"{path}, and {len(pictures)} pictures in {folder}")
+
+    return main

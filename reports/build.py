@@ -1,0 +1,103 @@
+"""The report of a run: one HTML file to look at, and its figures as PNG -> `runs/<name>/report.html`, `report/`."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from base.command import run as run_command
+from base.command import stage_parser
+from base.errors import UserError
+from base.files import hash_value
+from base.stamps import hash_files
+from base.version import code_version
+from config import Run, load_experiment
+from ensemble.oof import oof_table
+from reports import data, folds, oof, submission, tiles, training
+from reports.material import Material
+from reports.page import Facts, Section
+from reports.render import built, render, write_page, write_pngs
+from submissions.ledger import ledger_path
+from submissions.receipt import receipt_path
+
+SECTIONS = {
+    "data": ("Data", data.section),
+    "folds": ("Folds", folds.section),
+    "training": ("Training", training.section),
+    "oof": ("Out of fold", oof.section),
+    "tiles": ("Tiles", tiles.section),
+    "submission": ("Submission", submission.section),
+}
+
+
+def build_sections(material: Material) -> list[Section]:
+    """All sections; one whose results are not there says so."""
+    return [built(name, title, build, material) for name, (title, build) in SECTIONS.items()]
+
+
+def summary(material: Material) -> Facts:
+    """What stands on top: the scores, and what they stand on."""
+    run = material.run
+    items = []
+    try:
+        table = oof_table(run.dir)
+        blend = table[table.kind == "blend"].iloc[-1]
+        items.append((f"{blend.miou:.4f}", "OOF mIoU of the blend", f"{int(blend.tiles):,} tiles"))
+    except UserError:
+        items.append(("–", "OOF mIoU of the blend", "not there yet"))
+    items.append((str(len(run.experiment.models)), "models", ", ".join(m.name for m in run.experiment.models[:3])))
+    items.append((f"{run.experiment.folds.k} × {len(run.experiment.seeds)}", "folds × seeds", ""))
+    items.append(("there" if run.zip_path.exists() else "–", "zip", run.zip_path.name))
+    return Facts(items)
+
+
+def make_report(run: Run) -> bool:
+    """Write the report unless it holds already; whether it was written."""
+    if holds(run):
+        return False
+    path, inputs = run.dir / "report.html", report_inputs(run)
+    material = Material(run)
+    sections = build_sections(material)
+    now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+    stale = run.stale_members()
+    footer = f"Foldscape {code_version()} · {now}"
+    if stale:
+        footer += f" · {len(stale)} members were trained on other keys or files than those of now"
+    write_pngs(run.dir / "report", sections)
+    write_page(path, render(sections, run.experiment.name, summary(material), footer))
+    run.finish(path, report_keys(run), inputs, [path], is_folder=False)
+    return True
+
+
+def holds(run: Run) -> bool:
+    """Whether the report is there and would come out the same now."""
+    return run.is_fresh(run.dir / "report.html", report_keys(run), report_inputs(run), is_folder=False)
+
+
+def report_keys(run: Run) -> dict[str, Any]:
+    return run.folds_keys | run.blend_keys
+
+
+def report_inputs(run: Run) -> dict[str, str]:
+    """Hashes of all that the report is drawn from, large files by their manifests."""
+    names = ["tiles.csv", "folds.csv", "check.csv", "leak.json", "oof.csv", "jobs.csv"]
+    paths = [run.dir / name for name in names]
+    paths += [run.zip_path, receipt_path(run.zip_path), ledger_path(run.experiment)]
+    inputs = {"code": code_version()} | hash_files(paths)
+    for pattern in ("members/*/*/log.csv", "members/*/*/oof-*/manifest.json", "test/*/manifest.json", "mosaic/*.png",
+                    f"blend/{run.experiment.blend.name}/*"):  # fmt: skip
+        found = [path for path in sorted(run.dir.glob(pattern)) if path.is_file()]
+        inputs[pattern] = hash_value(
+            [[str(path.relative_to(run.dir)), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
+        )
+    return inputs
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = stage_parser("reports.build", __doc__).parse_intermixed_args(argv)
+    run = Run(load_experiment(args.config, args.overrides))
+    written = make_report(run)
+    path = run.dir / "report.html"
+    print(f"report: {path} ({path.stat().st_size / 2**20:.1f} MiB{'' if written else ', as it was'})")
+
+
+if __name__ == "__main__":
+    run_command(main)

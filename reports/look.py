@@ -1,0 +1,167 @@
+"""One look at the out-of-fold predictions of a sample of tiles, from which the OOF and tile sections are drawn.
+
+A sample, because people look at dozens of tiles and not at thousands, and because a report must not take longer than a
+blend. What is scored on all tiles stands in `oof.csv`; here are what it lacks: single tiles, confidence, intervals.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from base.errors import UserError
+from base.progress import track
+from config.data import IGNORE_INDEX
+from ensemble.apply import apply_blend
+from ensemble.evidence import Counter, Tally
+from ensemble.fitted import FittedBlend
+from ensemble.labels import class_order, top_class
+from ensemble.source import OofSource
+from folds.metrics import confusion
+from reports.patches import Patch, find_patches
+from submissions.threads import in_threads
+
+TILES = 1000  # drawn at random
+HOLDERS = 12  # tiles of each class that are added where the random ones hold fewer: rare classes are to be seen too
+BINS = 15
+
+
+@dataclass(frozen=True)
+class TileLook:
+    """What the members that never saw a tile say of it."""
+
+    conf_CC: np.ndarray
+    """Of the blend."""
+    plain_conf_CC: np.ndarray
+    """Of the plain mean of all models."""
+    without_conf_MCC: np.ndarray
+    """Of the plain mean of all models but one."""
+    plain_bins: np.ndarray
+    """(BINS, 3) pixels, sum of the top probability, pixels that are right, by top probability of the plain mean."""
+    blend_bins: np.ndarray
+    """The same of the blend."""
+    entropy: float
+    """Mean over pixels, 0..1 of the largest possible."""
+    patches: list[Patch]
+
+
+@dataclass(frozen=True)
+class OofLook:
+    tile_n: np.ndarray
+    """Positions in the source."""
+    drawn_n: np.ndarray
+    """bool: drawn at random, and not added for a rare class. Estimates use these alone."""
+    tiles: list[TileLook]
+    total: int
+    """Tiles that there are."""
+
+    @property
+    def complete(self) -> bool:
+        return len(self.tiles) == self.total
+
+    def scope(self) -> str:
+        """ "all 225 tiles", "1,000 of 16,017 tiles, drawn at random"."""
+        drawn = int(self.drawn_n.sum())
+        return f"all {self.total:,} tiles" if self.complete else f"{drawn:,} of {self.total:,} tiles, drawn at random"
+
+    def drawn(self) -> list[TileLook]:
+        return [tile for tile, drawn in zip(self.tiles, self.drawn_n, strict=True) if drawn]
+
+    @property
+    def conf_CC(self) -> np.ndarray:
+        """Of the blend, over the tiles drawn."""
+        return np.sum([tile.conf_CC for tile in self.drawn()], axis=0)
+
+
+def draw_tiles(hist_NC: np.ndarray, at_most: int = TILES, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) sorted positions and (n,) whether each was drawn at random; all tiles where there are not more than that."""
+    count = len(hist_NC)
+    if count <= at_most:
+        return np.arange(count), np.ones(count, bool)
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(count)
+    drawn_N = np.zeros(count, bool)
+    drawn_N[order[:at_most]] = True
+    chosen_N = drawn_N.copy()
+    for has_N in (hist_NC > 0).T:
+        missing = HOLDERS - int((chosen_N & has_N).sum())
+        if missing > 0:
+            chosen_N[order[has_N[order] & ~chosen_N[order]][:missing]] = True
+    tile_n = np.flatnonzero(chosen_N)
+    return tile_n, drawn_N[tile_n]
+
+
+def look_at_oof(source: OofSource, blend_of: dict[int, FittedBlend], at_most: int = TILES) -> OofLook:
+    """Look at a sample of the source's tiles.
+
+    Args:
+        blend_of: fold -> the blend that was fitted without it.
+
+    Raises:
+        UserError: the source has no tiles.
+    """
+    tile_n, drawn_n = draw_tiles(source.hist_NC, at_most)
+    if not len(tile_n):
+        raise UserError("no out-of-fold predictions: the folds hold no tile")
+
+    def look(i: int) -> TileLook:
+        return look_at_tile(source, i, blend_of[int(source.fold_N[i])])
+
+    tiles = list(track(in_threads(look, tile_n.tolist()), "look at OOF", total=len(tile_n)))
+    return OofLook(tile_n, drawn_n, tiles, len(source.hist_NC))
+
+
+def look_at_tile(source: OofSource, i: int, blend: FittedBlend) -> TileLook:
+    models, num_classes = list(source.models), len(source.classes)
+    order = class_order(source.classes)
+    probs_MCHW = source.probs(i, models)
+    truth_HW = source.truth(i)
+    truth_P = truth_HW.ravel()
+    chosen = [models.index(model) for model in blend.models]
+    blended_CHW, index_HW = apply_blend(
+        blend, probs_MCHW[chosen], source.evidence(i, [s.name for s in blend.specialists])
+    )
+    # Bytes are summed in 16 bits, which hold 257 models.
+    flat_MCP = probs_MCHW.reshape(len(models), num_classes, -1)
+    total_CP = flat_MCP.sum(0, dtype=np.uint16 if flat_MCP.dtype == np.uint8 else np.float32)
+
+    def counts(score_CP: np.ndarray) -> np.ndarray:
+        return confusion(top_class(score_CP, order), truth_P, num_classes)
+
+    conf_CC = confusion(index_HW, truth_HW, num_classes)
+    blended_CP = blended_CHW.reshape(num_classes, -1)
+    entropy_P = -(blended_CP * np.log(np.maximum(blended_CP, 1e-6))).sum(0)
+    return TileLook(
+        conf_CC=conf_CC,
+        plain_conf_CC=counts(total_CP),
+        without_conf_MCC=np.stack([counts(total_CP - probs_CP) for probs_CP in flat_MCP]),
+        plain_bins=reliability_bins(total_CP, truth_P, order),
+        blend_bins=reliability_bins(blended_CP, truth_P, order),
+        entropy=float(entropy_P.mean() / np.log(num_classes)),
+        patches=find_patches(blended_CHW, index_HW, truth_HW),
+    )
+
+
+def reliability_bins(score_CP: np.ndarray, truth_P: np.ndarray, order: Sequence[int]) -> np.ndarray:
+    """(BINS, 3) of pixels that count, by the probability of the likeliest class: how many, its sum, how many right."""
+    keep = truth_P != IGNORE_INDEX
+    top_P = score_CP.max(0)[keep] / np.maximum(score_CP.sum(0)[keep], 1e-9)
+    right_P = top_class(score_CP, order)[keep] == truth_P[keep]
+    bin_P = np.minimum((top_P * BINS).astype(np.int64), BINS - 1)
+    return np.stack([np.bincount(bin_P, weights, minlength=BINS) for weights in (None, top_P, right_P)], axis=1).astype(
+        np.float64
+    )
+
+
+def expected_calibration_error(bins_B3: np.ndarray) -> float:
+    """Mean difference of confidence and accuracy over the bins, by their pixels (Naeini et al. 2015)."""
+    return float(np.abs(bins_B3[:, 1] - bins_B3[:, 2]).sum() / max(bins_B3[:, 0].sum(), 1))
+
+
+def tally_by_group(conf_nCC: np.ndarray, group_n: np.ndarray) -> Tally:
+    """Confusions of tiles as counts per group, for intervals."""
+    groups, number_n = np.unique(group_n, return_inverse=True)
+    counter = Counter(len(groups), conf_nCC.shape[-1])
+    for number, conf_CC in zip(number_n, conf_nCC, strict=True):
+        counter.add(int(number), conf_CC)
+    return counter.tally()

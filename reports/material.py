@@ -1,0 +1,99 @@
+"""What all sections draw from, opened once, when first asked for."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from base.errors import UserError
+from config import Run
+from ensemble.fitted import FittedBlend, uniform_blend
+from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
+from folds.classes import ClassTable
+from folds.tiles import hist_of, read_tiles
+from pipeline.pack import Pack, open_pack
+from reports.figures import css
+from reports.look import OofLook, look_at_oof
+from reports.pictures import Stretch
+
+STRETCH_TILES = 64  # from which the limits of the pictures' colours are taken
+
+
+@dataclass(frozen=True)
+class Material:
+    """A run's results. Each property raises a UserError with what to run where its result is not there yet."""
+
+    run: Run
+
+    @cached_property
+    def classes(self) -> ClassTable:
+        return ClassTable.of(self.run.experiment.data)
+
+    @cached_property
+    def tiles(self) -> pd.DataFrame:
+        return read_tiles(self.run.tiles_csv)
+
+    @cached_property
+    def train(self) -> pd.DataFrame:
+        """The train rows of the tile table, in the pack's order."""
+        return self.tiles[self.tiles.split == "train"].reset_index(drop=True)
+
+    @cached_property
+    def test(self) -> pd.DataFrame:
+        return self.tiles[self.tiles.split == "test"].reset_index(drop=True)
+
+    @cached_property
+    def hist_NC(self) -> np.ndarray:
+        """Pixels per train tile and class."""
+        return hist_of(self.tiles, self.classes)
+
+    @cached_property
+    def pack(self) -> Pack:
+        return open_pack(self.run, self.tiles)
+
+    @property
+    def legend(self) -> list[tuple[str, str]]:
+        """(class name, CSS colour)."""
+        return [(name, css(color)) for name, color in zip(self.classes.names, self.classes.colors, strict=True)]
+
+    @cached_property
+    def stretch(self) -> Stretch:
+        """How pixels become colours."""
+        image_NHWB = self.pack.train_image_NHWB
+        some = np.unique(np.linspace(0, len(image_NHWB) - 1, STRETCH_TILES).astype(int))
+        return Stretch(image_NHWB[some][:, ::4, ::4], self.run.experiment.data.bands)
+
+    @cached_property
+    def fold_N(self) -> np.ndarray:
+        """Fold of each train tile, in the pack's order."""
+        path = self.run.folds_csv
+        if not path.exists():
+            raise UserError(f"{path}: no folds yet. Run: python -m folds.assign --config FILE")
+        folds = pd.read_csv(path, dtype={"name": str}, keep_default_na=False).set_index("name").fold
+        return folds.loc[self.train.name].to_numpy(np.int64)
+
+    @cached_property
+    def oof(self) -> OofStores:
+        """The OOF predictions of all blended models."""
+        return oof_stores(self.run)
+
+    @cached_property
+    def test_probs(self) -> TestStores:
+        """Their test predictions."""
+        return test_stores(self.run)
+
+    @cached_property
+    def blend(self) -> FittedBlend:
+        """The blend that the zip is made with."""
+        return uniform_blend(self.oof.classes, self.oof.models)
+
+    @cached_property
+    def blend_of(self) -> dict[int, FittedBlend]:
+        """For each fold the blend that was fitted without it."""
+        return dict.fromkeys(range(self.run.experiment.folds.k), self.blend)
+
+    @cached_property
+    def look(self) -> OofLook:
+        """The OOF predictions of a sample of tiles."""
+        return look_at_oof(self.oof, self.blend_of)

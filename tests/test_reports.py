@@ -1,0 +1,461 @@
+"""The report: what it says, that it says what is missing, that it stands by itself, and that wrong masks are found."""
+
+import base64
+import re
+import shutil
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from config import Run, load_experiment
+from ensemble.apply import apply_blend
+from folds.landscape import make_landscape
+from folds.metrics import confusion
+from reports import build
+from reports.data import class_shares
+from reports.figures import DARK, LIGHT
+from reports.folds import draw_deviation
+from reports.look import BINS, draw_tiles, expected_calibration_error, reliability_bins, tally_by_group
+from reports.material import Material
+from reports.oof import class_intervals
+from reports.page import Note, TableView
+from reports.patches import Patch, find_patches
+from reports.render import built
+from reports.suspects import make_suspects, suspects_table, suspicion
+from reports.tiles import around, ranked_tiles
+from tests.played_run import play, played_config
+
+CHROMIUM = Path("/usr/bin/chromium")
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory) -> Run:
+    return play(played_config(tmp_path_factory.mktemp("played")))
+
+
+@pytest.fixture(scope="module")
+def page(played) -> str:
+    build.make_report(played)
+    return (played.dir / "report.html").read_text(encoding="utf-8")
+
+
+def text_of(html: str) -> str:
+    body = re.sub(r"<(script|style)>.*?</\1>", "", html, flags=re.DOTALL)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]+>", " ", body))
+
+
+# The page
+
+
+def test_the_page_holds_every_section_and_the_score(page, played):
+    for name, (title, _) in build.SECTIONS.items():
+        assert f'<section id="{name}"' in page
+        assert f">{title}</h2>" in page
+    blend = pd.read_csv(played.oof_csv).query("kind == 'blend'").miou.item()
+    assert f"{blend:.4f}" in text_of(page)
+
+
+def test_the_page_needs_nothing_else(page):
+    assert not re.findall(r"""(?:src|href)=["'](?!data:|\#)[^"']*""", page)
+    assert "url(" not in page
+    assert "http://" not in re.sub(r"data:image[^\"]*", "", page)
+    svgs = [base64.b64decode(found).decode() for found in re.findall(r"data:image/svg\+xml;base64,([^\"]+)", page)]
+    assert len(svgs) >= 8
+    assert not [svg for svg in svgs if "<image" in svg and 'xlink:href="http' in svg]
+
+
+def test_every_figure_is_also_a_png_that_opens(played, page):
+    pictures = sorted((played.dir / "report").glob("*.png"))
+    assert len(pictures) >= page.count("<figure>") >= 7
+    for path in pictures:
+        assert cv2.imread(str(path)).std() > 1, path
+
+
+def test_every_picture_says_what_it_shows(page):
+    pictures = re.findall(r"<img [^>]*>", page)
+    assert len(pictures) > 100
+    assert all(re.search(r'alt="[^"]{8,}"', picture) for picture in pictures)
+
+
+def test_a_report_that_holds_is_left_alone_and_one_that_does_not_is_made_again(played, page):
+    path = played.dir / "report.html"
+    before = path.stat().st_mtime_ns
+    assert not build.make_report(played)
+    assert path.stat().st_mtime_ns == before
+    assert build.holds(played)
+    for name in ("jobs.csv", "oof.csv", "tiles.csv"):
+        text = (played.dir / name).read_text()
+        (played.dir / name).write_text(f"{text}\n")
+        assert not build.holds(played)
+        (played.dir / name).write_text(text)
+    assert build.holds(played)
+
+
+# What is missing
+
+
+@pytest.fixture
+def without(played, tmp_path):
+    """The played run in a folder of its own, parts of it taken away."""
+
+    def made(*gone: str) -> Run:
+        shutil.copytree(Path(played.experiment.runs_dir), tmp_path / "runs")
+        values = played.experiment.dump() | {
+            "runs_dir": str(tmp_path / "runs"),
+            "zips_dir": str(tmp_path / "zips" / "zips"),
+        }
+        config = tmp_path / "config.yaml"
+        config.write_text(yaml.safe_dump(values))
+        run = Run(load_experiment(config))
+        for pattern in gone:
+            for path in sorted(run.dir.glob(pattern)):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        return run
+
+    return made
+
+
+@pytest.mark.parametrize(
+    ("gone", "name", "said"),
+    [
+        ("tiles.csv", "data", "no tile table yet. Run: python -m folds.tiles"),
+        ("folds.csv", "folds", "no folds yet. Run: python -m folds.assign"),
+        ("members", "training", "no member has begun to train. Run: python -m pipeline.cv"),
+        ("members/unet_r18/fold2-seed0", "training", "1 members have not begun to train"),
+        ("oof.csv", "oof", "no OOF table yet. Run: python -m ensemble.oof"),
+        ("members/*/*/oof-*", "tiles", "have no OOF predictions"),
+        ("test", "tiles", "no test predictions"),
+        ("zips", "submission", "no zip yet. Run: python -m ensemble.blend"),
+    ],
+)
+def test_what_is_missing_is_said(without, gone, name, said):
+    title, section = build.SECTIONS[name]
+    made = built(name, title, section, Material(without(gone)))
+    assert made.title == title
+    assert said in " ".join(part.text for part in made.parts if isinstance(part, Note))
+
+
+def test_the_report_of_a_run_that_has_nothing_yet(without):
+    run = without("*")
+    build.make_report(run)
+    text = text_of((run.dir / "report.html").read_text(encoding="utf-8"))
+    assert text.count("Not here") == len(build.SECTIONS)
+
+
+def test_a_data_set_without_test_tiles(tmp_path):
+    config = played_config(tmp_path)
+    values = yaml.safe_load(config.read_text())
+    make_landscape(load_experiment(config).data)
+    values["data"] |= {"generate": None, "test_images": None, "test_masks": None}
+    config.write_text(yaml.safe_dump(values))
+    material = Material(play(config, test=False))
+    for name, said in (("data", "No test tiles"), ("tiles", "No test tiles"), ("submission", "nothing to hand in")):
+        made = built(name, *build.SECTIONS[name], material)
+        assert said in " ".join(part.text for part in made.parts if isinstance(part, Note))
+
+
+# Pieces
+
+
+def test_class_shares_add_up(played):
+    material = Material(played)
+    shares = class_shares(material)
+    assert shares["pixel share"].sum() == pytest.approx(1)
+    assert shares.pixels.sum() == len(material.train) * 64 * 64
+    assert (shares.groups <= shares.tiles).all()
+
+
+def test_the_sample_is_all_tiles_or_a_random_part_with_holders_of_rare_classes():
+    hist_NC = np.zeros((500, 3), int)
+    hist_NC[:, 0] = 9
+    hist_NC[100:400, 1] = 5
+    hist_NC[[3, 77, 498], 2] = 4
+    tile_n, drawn_n = draw_tiles(hist_NC, at_most=50)
+    assert drawn_n.sum() == 50
+    assert set(tile_n) >= {3, 77, 498}
+    assert len(set(tile_n)) == len(tile_n) <= 50 + 2 * 12
+    everything, drawn = draw_tiles(hist_NC, at_most=500)
+    assert everything.tolist() == list(range(500))
+    assert drawn.all()
+
+
+def test_reliability_of_a_network_that_knows_how_sure_it_is():
+    rng = np.random.default_rng(1)
+    top_P = rng.uniform(0.5, 1, 200_000)
+    probs_CP = np.stack([top_P, 1 - top_P])
+    truth_P = (rng.random(len(top_P)) > top_P).astype(np.uint8)
+    bins_B3 = reliability_bins(probs_CP, truth_P, [0, 1])
+    assert bins_B3.shape == (BINS, 3)
+    assert bins_B3[:, 0].sum() == len(top_P)
+    assert expected_calibration_error(bins_B3) < 0.01
+    too_sure = reliability_bins(probs_CP**4, truth_P, [0, 1])
+    assert expected_calibration_error(too_sure) > 0.1
+    truth_P[:50_000] = 255
+    assert reliability_bins(probs_CP, truth_P, [0, 1])[:, 0].sum() == 150_000
+
+
+def test_intervals_hold_the_score_and_shrink_with_more_groups(played):
+    seen = Material(played).look
+    conf_nCC = np.stack([tile.conf_CC for tile in seen.tiles])
+    few = class_intervals(tally_by_group(conf_nCC, np.arange(len(conf_nCC)) % 6))
+    many = class_intervals(tally_by_group(np.concatenate([conf_nCC] * 8), np.arange(8 * len(conf_nCC))))
+    iou_C = tally_by_group(conf_nCC, np.zeros(len(conf_nCC))).iou_C
+    assert ((many[:, 0] <= iou_C) & (iou_C <= many[:, 1])).all()
+    assert np.diff(many).sum() < np.diff(few).sum()
+
+
+def test_ranked_tiles_are_worst_median_best_of_those_that_hold_the_class():
+    iou_nC = np.array([[0.9, 0.0], [0.1, 0.5], [0.5, np.nan], [0.3, 0.2], [0.7, 0.1]])
+    share_nC = np.array([[0.5, 0.0], [0.5, 0.2], [0.5, 0.0], [0.5, 0.004], [0.5, 0.0]])
+    assert ranked_tiles(iou_nC, share_nC) == {0: {"worst": 1, "median": 2, "best": 0}, 1: {"worst": 1}}
+
+
+def test_a_window_lies_in_the_tile_and_holds_its_box():
+    for box in ((0, 0, 5, 9), (60, 58, 4, 6), (10, 0, 54, 64), (30, 31, 2, 2)):
+        rows, columns = around(box, (64, 64))
+        assert 0 <= rows.start <= box[0] < box[0] + box[2] <= rows.stop <= 64
+        assert 0 <= columns.start <= box[1] < box[1] + box[3] <= columns.stop <= 64
+
+
+def test_a_table_shows_what_is_missing_as_a_dash_and_sorts_by_value():
+    frame = pd.DataFrame({"name": ["a", "b"], "score": [0.12345, np.nan], "count": pd.array([1200, None], "Int64")})
+    rows = TableView("t", "T", frame, {"score": "{:.2f}", "count": "{:,}"}).rows()
+    assert [[cell["text"] for cell in row] for row in rows] == [["a", "0.12", "1,200"], ["b", "–", "–"]]
+    assert rows[0][1]["sort"] == 0.12345
+    assert rows[1][1]["sort"] == ""
+
+
+def test_an_alt_text_names_the_worst_fold():
+    figure = draw_deviation(np.array([[0.0, 0.1, 0.0], [0.0, -0.3, 0.0]]), ("field", "bare"))
+    assert "bare in fold 1, -30.0%" in figure.alt
+
+
+def luminance(color: str) -> float:
+    """Relative luminance (WCAG 2.2)."""
+    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    return float(linear @ (0.2126, 0.7152, 0.0722))
+
+
+@pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
+@pytest.mark.parametrize("role", sorted(LIGHT.keys() - {"surface", "grid"}))
+def test_colours_stand_out_from_the_surface(theme, role):
+    low, high = sorted([luminance(theme[role]), luminance(theme["surface"])])
+    assert (high + 0.05) / (low + 0.05) >= 4.5
+
+
+# Likely label errors
+
+
+def test_a_patch_is_a_thick_connected_region_of_one_pair():
+    truth_HW = np.zeros((64, 64), np.uint8)
+    pred_HW = truth_HW.copy()
+    pred_HW[5:15, 8:20] = 1  # an object
+    pred_HW[30, :] = 1  # a border drawn differently
+    pred_HW[40:43, 3:6] = 2  # a speck
+    truth_HW[50:60, 50:60] = 255  # ignored
+    pred_HW[50:60, 50:60] = 1
+    probs_CHW = np.full((3, 64, 64), 0.2, np.float32)
+    np.put_along_axis(probs_CHW, pred_HW[None].astype(int), 0.6, axis=0)
+    (patch,) = find_patches(probs_CHW, pred_HW, truth_HW)
+    assert (patch.label, patch.suggested, patch.box, patch.px) == (0, 1, (5, 8, 10, 12), 120)
+    assert (patch.p_label, patch.p_suggested) == pytest.approx((0.2, 0.6))
+
+
+def test_suspicion_grows_with_the_margin_and_shrinks_with_habit():
+    conf_CC = np.array([[900, 100], [5, 995]])
+    patch = Patch(0, 1, (0, 0, 9, 9), 81, 9.0, 0.1, 0.9)
+    surer = Patch(0, 1, (0, 0, 9, 9), 81, 9.0, 0.02, 0.98)
+    rarer = Patch(1, 0, (0, 0, 9, 9), 81, 9.0, 0.1, 0.9)
+    assert suspicion(patch, conf_CC) < suspicion(surer, conf_CC)
+    assert suspicion(patch, conf_CC) < suspicion(rarer, conf_CC) <= 1
+    table = suspects_table([("a", 0, patch), ("b", 1, surer)], conf_CC, ["field", "bare"])
+    assert table.name.tolist() == ["b", "a"]
+
+
+def plant_flips(truth_NHW: np.ndarray, num_classes: int, share: float, seed: int) -> list[tuple[int, np.ndarray]]:
+    """Give `share` of all objects another label, in place; (tile, where) of each."""
+    rng = np.random.default_rng(seed)
+    objects = []
+    for i, truth_HW in enumerate(truth_NHW):
+        for c in range(num_classes):
+            region_HW, stats = cv2.connectedComponentsWithStats((truth_HW == c).astype(np.uint8), connectivity=4)[1:3]
+            for region in range(1, len(stats)):
+                where_HW = region_HW == region
+                width_px = 2 * cv2.distanceTransform(np.pad(where_HW, 1).astype(np.uint8), cv2.DIST_L2, 3).max()
+                if where_HW.sum() >= 16 and width_px >= 4:
+                    objects.append((i, c, where_HW))
+    planted = []
+    for pick in rng.choice(len(objects), round(share * len(objects)), replace=False):
+        i, c, where_HW = objects[pick]
+        truth_NHW[i][where_HW] = (c + rng.integers(1, num_classes)) % num_classes
+        planted.append((i, where_HW))
+    return planted
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_planted_flips_lead_the_suspects(played, seed):
+    """5 % of the objects are given another label: at least half of as many first suspects are these."""
+    material = Material(played)
+    source, num_classes = material.oof, len(material.classes)
+    truth_NHW = np.stack([np.array(source.truth(i)) for i in range(len(source.names))])
+    planted = plant_flips(truth_NHW, num_classes, 0.05, seed)
+    conf_CC, found = np.zeros((num_classes, num_classes), np.int64), []
+    for i, name in enumerate(source.names):
+        blend = material.blend_of[int(source.fold_N[i])]
+        probs_CHW, pred_HW = apply_blend(blend, source.probs(i, blend.models), source.evidence(i, []))
+        conf_CC += confusion(pred_HW, truth_NHW[i], num_classes)
+        found += [(name, int(source.fold_N[i]), patch) for patch in find_patches(probs_CHW, pred_HW, truth_NHW[i])]
+    table = suspects_table(found, conf_CC, source.classes)
+    assert len(planted) >= 10
+
+    def is_planted(row) -> bool:
+        box = np.s_[row.top : row.top + row.height, row.left : row.left + row.width]
+        tile = source.names.index(row.name)
+        return any(i == tile and where_HW[box].sum() >= row.px / 2 for i, where_HW in planted)
+
+    precision = np.mean([is_planted(row) for row in table.head(len(planted)).itertuples()])
+    assert precision >= 0.5
+
+
+def test_suspects_are_written_and_a_wider_search_is_kept(played, page):
+    path = played.dir / "suspects.csv"
+    table, tiles = make_suspects(Material(played), everything=True)
+    assert tiles == 54
+    assert len(table) > 0
+    assert table.score.is_monotonic_decreasing
+    before = path.stat().st_mtime_ns
+    again, _ = make_suspects(Material(played))
+    assert path.stat().st_mtime_ns == before
+    pd.testing.assert_frame_equal(again, pd.read_csv(path, dtype={"name": str}))
+
+
+# In a browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    if not CHROMIUM.exists():
+        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-dev.txt")
+    with playwright.sync_playwright() as driver:
+        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(browser, played, page):
+    """(page in a browser of a given width and theme, what it complained of)."""
+    contexts = []
+
+    def of(width: int, theme: str = "light"):
+        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, offline=True)
+        contexts.append(context)
+        tab = context.new_page()
+        complaints: list[str] = []
+        tab.on("console", lambda message: complaints.append(message.text))
+        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab.goto((played.dir / "report.html").as_uri())
+        return tab, complaints
+
+    yield of
+    for context in contexts:
+        context.close()
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [380, 1400])
+def test_the_page_fits_and_complains_of_nothing(opened, width, theme):
+    tab, complaints = opened(width, theme)
+    tab.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= width
+    assert not complaints
+
+
+def test_all_pictures_load(opened):
+    tab, _ = opened(1400)
+    broken = tab.evaluate(
+        """async () => {
+            document.querySelectorAll('details').forEach(each => { each.open = true; });
+            const all = [...document.images];
+            all.forEach(each => { each.loading = 'eager'; });
+            await Promise.all(all.map(each => each.decode().catch(() => {})));
+            return all.filter(each => !each.naturalWidth).map(each => each.alt);
+        }"""
+    )
+    assert not broken
+
+
+def test_tables_sort_by_click_and_by_key(opened):
+    tab, _ = opened(1400)
+    tab.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    heads = tab.locator("#table-class-shares thead th")
+    column = heads.all_inner_texts().index("pixels")
+
+    def values() -> list[int]:
+        cells = tab.locator(f"#table-class-shares tbody tr > :nth-child({column + 1})").all_inner_texts()
+        return [int(cell.replace(",", "")) for cell in cells]
+
+    unsorted = values()
+    heads.nth(column).get_by_role("button").click()
+    assert values() == sorted(unsorted, reverse=True)
+    assert heads.nth(column).get_attribute("aria-sort") == "descending"
+    tab.keyboard.press("Enter")
+    assert values() == sorted(unsorted)
+    assert heads.nth(column).get_attribute("aria-sort") == "ascending"
+
+
+def test_the_page_has_an_outline_and_names_for_all_controls(opened):
+    tab, _ = opened(1400)
+    levels = tab.evaluate("[...document.querySelectorAll('h1, h2, h3')].map(each => +each.tagName[1])")
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in pairwise(levels))
+    assert tab.evaluate("document.documentElement.lang") == "en"
+    assert tab.evaluate("[...document.querySelectorAll('table')].every(each => each.caption && each.tHead)")
+    ids = tab.evaluate("[...document.querySelectorAll('[id]')].map(each => each.id)")
+    assert len(ids) == len(set(ids))
+    tab.keyboard.press("Tab")
+    assert tab.evaluate("document.activeElement.innerText") == "Skip to the content"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_stands_out_from_what_is_behind_it(opened, theme):
+    """Computed colours of every text against the page's background: 4.5 to 1 (WCAG 2.2, AA)."""
+    tab, _ = opened(1400, theme)
+    tab.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
+    colors, behind = tab.evaluate(
+        """() => {
+            const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+            const colors = new Set();
+            while (texts.nextNode()) {
+                const parent = texts.currentNode.parentElement;
+                if (texts.currentNode.data.trim() && !parent.closest('script, style')) {
+                    colors.add(getComputedStyle(parent).color);
+                }
+            }
+            return [[...colors], getComputedStyle(document.body).backgroundColor];
+        }"""
+    )
+    assert len(colors) >= 3
+
+    def hexed(color: str) -> str:
+        return "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", color)[:3])
+
+    for color in colors:
+        low, high = sorted([luminance(hexed(color)), luminance(hexed(behind))])
+        assert (high + 0.05) / (low + 0.05) >= 4.5, color
+    assert hexed(behind) == {"light": LIGHT, "dark": DARK}[theme]["surface"]
+
+
+def test_paper_gets_everything_unfolded(opened):
+    tab, _ = opened(1400)
+    assert tab.locator("details:not([open])").count()
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert not tab.locator("details:not([open])").count()
