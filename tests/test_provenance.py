@@ -1,92 +1,31 @@
 """A run whose predictions are not what they say is refused, every contradiction at once; a clean one passes."""
 
-import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
 
 from base.errors import UserError
-from base.files import hash_file, hash_value, read_json, write_json
-from config import Member, Run, load_experiment
-from folds.assign import make_folds
-from folds.tiles import read_tiles
+from config import Run, load_experiment
 from pipeline.check import check_stores, leak_problems, main
-from pipeline.finished import weights_hash
-from pipeline.store import INDEX, MANIFEST, PROBS, open_store, write_store
-from tests.tiny import tiny_values, write_config, write_tiny
-
-PX = 32
-CLASSES = ["field", "forest", "bare"]
-
-
-def write_member(run: Run, member: Member, train_tiles: list[str], held_out: list[str]) -> None:
-    """What training leaves, with noise for weights."""
-    folder = run.member_dir(member)
-    (folder / "weights").mkdir(parents=True)
-    rng = np.random.default_rng([member.fold, len(member.model.name)])
-    for kind in ("last", "best"):
-        (folder / "weights" / f"{kind}.safetensors").write_bytes(rng.bytes(500))
-    facts = {"model": member.model.name, "fold": member.fold, "seed": member.seed, "target": member.model.target}
-    write_json(folder / "member.json", facts | {"train_tiles": train_tiles, "held_out": held_out})
-    outputs = sorted((folder / "weights").iterdir())
-    run.finish(folder, run.member_keys(member.model), run.member_inputs(), outputs)
-
-
-def channels(member: Member) -> list[str]:
-    return CLASSES if member.model.target == "all" else [member.model.target]
-
-
-def write_probs(path: Path, names: list[str], classes: list[str], manifest: dict, seed: int = 0) -> None:
-    rng = np.random.default_rng(seed)
-    with write_store(path, names, classes, PX, PX, manifest) as writer:
-        writer.append(rng.dirichlet(np.ones(max(2, len(classes))), (len(names), PX, PX))
-                      .transpose(0, 3, 1, 2)[:, : len(classes)].astype(np.float32))  # fmt: skip
-
-
-def manifest_of(run: Run, member: Member, kind: str) -> dict:
-    return {
-        "kind": kind,
-        "model": member.model.name,
-        "fold": member.fold,
-        "seed": member.seed,
-        "target": member.model.target,
-        "variant": run.variant,
-        "weights_sha256": weights_hash(run, member),
-        "inputs": run.member_inputs(),
-        "keys_sha256": hash_value(run.member_keys(member.model)),
-    }
-
-
-def write_run(config: Path) -> Run:
-    """Folds, members and stores of the tiny experiment, with a specialist, as the stages leave them."""
-    run = Run(load_experiment(config))
-    folds = make_folds(run)
-    test = read_tiles(run.tiles_csv).query("split == 'test'").name.tolist()
-    for member in run.members():
-        held_out = folds.name[folds.fold == member.fold].tolist()
-        write_member(run, member, folds.name[folds.fold != member.fold].tolist(), held_out)
-        write_probs(run.oof_store(member), held_out, channels(member), manifest_of(run, member, "oof"))
-    unet, bare = run.experiment.models
-    members = {str(member): weights_hash(run, member) for member in run.members(unet)}
-    mean = {"kind": "test", "model": unet.name, "variant": run.variant, "members": members}
-    write_probs(run.test_store(unet), test, CLASSES, mean)
-    for member in run.members(bare):  # its mean is still to come
-        write_probs(run.test_part(member), test, ["bare"], manifest_of(run, member, "test"))
-    return run
+from pipeline.store import open_store
+from tests.spoiled import (
+    SPOILED,
+    edited_checkpoint,
+    edited_mean,
+    edited_probabilities,
+    edited_specialist,
+    member,
+    member_of_other_folds,
+    store_of_another_tta,
+    write_clean,
+)
 
 
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("clean")
-    write_tiny(folder / "data", px=PX)
-    values = tiny_values(folder / "data", folder)
-    specialist = values["models"][0] | {"name": "bare_unet", "target": "bare"}
-    values["models"] = [*values["models"], specialist]
-    write_run(write_config(folder / "tiny.yaml", values))
+    write_clean(folder)
     return folder
 
 
@@ -95,185 +34,6 @@ def run(clean, tmp_path) -> Run:
     """A copy that a test may spoil."""
     shutil.copytree(clean / "runs", tmp_path / "runs")
     return Run(load_experiment(clean / "tiny.yaml", [f"runs_dir={tmp_path / 'runs'}"]))
-
-
-def member(run: Run, fold: int = 0, model: int = 0) -> Member:
-    return Member(run.experiment.models[model], fold, 0)
-
-
-def edit_json(path: Path, change: Callable[[dict], None]) -> None:
-    value = read_json(path)
-    change(value)
-    path.write_text(json.dumps(value))
-
-
-def flip_byte(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 1
-    path.write_bytes(content)
-
-
-def swapped_folds_file(run: Run) -> None:
-    folds = pd.read_csv(run.folds_csv, dtype={"name": str})
-    folds.assign(fold=(folds.fold + 1) % 3).to_csv(run.folds_csv, index=False)
-
-
-def group_split_over_folds(run: Run) -> None:
-    folds = pd.read_csv(run.folds_csv, dtype={"name": str})
-    folds.loc[0, "fold"] = (folds.loc[0, "fold"] + 1) % 3
-    folds.to_csv(run.folds_csv, index=False)
-
-
-def other_groups(run: Run) -> None:
-    tiles = pd.read_csv(run.tiles_csv, dtype={"name": str})
-    tiles["group"] = tiles["group"].replace("scene0", "scene1")
-    tiles.to_csv(run.tiles_csv, index=False)
-
-
-def edited_checkpoint(run: Run) -> None:
-    flip_byte(run.member_dir(member(run)) / "weights" / "last.safetensors")
-
-
-def missing_checkpoint(run: Run) -> None:
-    (run.member_dir(member(run)) / "weights" / "last.safetensors").unlink()
-
-
-def trained_anew(run: Run) -> None:
-    weights = run.member_dir(member(run)) / "weights"
-    (weights / "last.safetensors").write_bytes(b"other weights")
-    run.finish(weights.parent, run.member_keys(member(run).model), run.member_inputs(), sorted(weights.iterdir()))
-
-
-def half_trained(run: Run) -> None:
-    run.begin(run.member_dir(member(run)), run.member_keys(member(run).model), run.member_inputs())
-
-
-def rewritten(run: Run, change_names: Callable[[list[str]], list[str]], classes: list[str] | None = None) -> None:
-    """The OOF store of fold 0 written again by a correct writer with other names."""
-    path = run.oof_store(member(run))
-    names = open_store(path).names
-    write_probs(path, change_names(names), classes or CLASSES, manifest_of(run, member(run), "oof"))
-
-
-def duplicated_tile(run: Run) -> None:
-    path = run.oof_store(member(run))
-    rewritten(run, lambda names: [*names, "extra"])
-    index = pd.read_csv(path / INDEX, dtype={"name": str})
-    index.loc[len(index) - 1, "name"] = index.name[0]
-    index.to_csv(path / INDEX, index=False)
-    edit_json(path / MANIFEST, lambda manifest: manifest.update(index_sha256=hash_file(path / INDEX)))
-
-
-def missing_tile(run: Run) -> None:
-    rewritten(run, lambda names: names[1:])
-
-
-def tile_of_another_fold(run: Run) -> None:
-    other = open_store(run.oof_store(member(run, 1))).names[0]
-    rewritten(run, lambda names: [*names, other])
-
-
-def swapped_classes(run: Run) -> None:
-    rewritten(run, list, CLASSES[::-1])
-
-
-def renamed_tiles(run: Run) -> None:
-    path = run.oof_store(member(run)) / INDEX
-    lines = path.read_text().splitlines()
-    names = [line.split(",", 1)[0] for line in lines[1:]]
-    rest = [line.split(",", 1)[1] for line in lines[1:]]
-    moved = [f"{name},{facts}" for name, facts in zip(names[1:] + names[:1], rest, strict=True)]
-    path.write_text("\n".join([lines[0], *moved]) + "\n")
-
-
-def store_of_another_tta(run: Run) -> None:
-    edit_json(run.oof_store(member(run)) / MANIFEST, lambda manifest: manifest.update(variant="last-d4"))
-
-
-def store_of_another_fold(run: Run) -> None:
-    shutil.rmtree(run.oof_store(member(run)))
-    shutil.copytree(run.oof_store(member(run, 1)), run.oof_store(member(run)))
-
-
-def store_of_other_keys(run: Run) -> None:
-    edit_json(run.oof_store(member(run)) / MANIFEST, lambda manifest: manifest.update(keys_sha256="0" * 64))
-
-
-def member_of_other_folds(run: Run) -> None:
-    """Everything else fits: only the list of its training tiles tells."""
-
-    def swap(record: dict) -> None:
-        record["train_tiles"][0], record["held_out"][0] = record["held_out"][0], record["train_tiles"][0]
-
-    edit_json(run.member_dir(member(run)) / "member.json", swap)
-
-
-def member_under_another_name(run: Run) -> None:
-    shutil.rmtree(run.member_dir(member(run)))
-    shutil.copytree(run.member_dir(member(run, 1)), run.member_dir(member(run)))
-
-
-def no_record(run: Run) -> None:
-    (run.member_dir(member(run)) / "member.json").unlink()
-
-
-def truncated_probabilities(run: Run) -> None:
-    path = run.oof_store(member(run)) / PROBS
-    path.write_bytes(path.read_bytes()[:-7])
-
-
-def edited_probabilities(run: Run) -> None:
-    flip_byte(run.oof_store(member(run)) / PROBS)
-
-
-def edited_specialist(run: Run) -> None:
-    flip_byte(run.test_part(member(run, 2, model=1)) / PROBS)
-
-
-def older_mean(run: Run) -> None:
-    def other(manifest: dict) -> None:
-        manifest["members"]["unet/fold1-seed0"] = "0" * 64
-
-    edit_json(run.test_store(run.experiment.models[0]) / MANIFEST, other)
-
-
-def mean_of_other_tiles(run: Run) -> None:
-    path = run.test_store(run.experiment.models[0])
-    store = open_store(path)
-    facts = {key: store.manifest[key] for key in ("kind", "model", "variant", "members")}
-    write_probs(path, store.names[:-1], CLASSES, facts)
-
-
-def edited_mean(run: Run) -> None:
-    flip_byte(run.test_store(run.experiment.models[0]) / PROBS)
-
-
-SPOILED = {
-    swapped_folds_file: "folds.csv has other content",
-    group_split_over_folds: "splits groups",
-    other_groups: "was trained on the groups of",
-    edited_checkpoint: "weights last.safetensors were changed",
-    missing_checkpoint: "weights last.safetensors are missing",
-    trained_anew: "predicted by other weights",
-    half_trained: "not trained to its end",
-    duplicated_tile: "twice",
-    missing_tile: "lacks 1 tiles",
-    tile_of_another_fold: "was trained on 1 of the tiles",
-    swapped_classes: "classes are bare",
-    renamed_tiles: "index.csv was changed",
-    store_of_another_tta: "variant is 'last-d4', not 'last-flips'",
-    store_of_another_fold: "fold is 1, not 0",
-    store_of_other_keys: "made with other keys",
-    member_of_other_folds: "was trained on 1 of the tiles",
-    member_under_another_name: "member.json: fold is 1, not 0",
-    no_record: "has no record",
-    truncated_probabilities: "probs.bin has",
-    edited_probabilities: "probs.bin was changed",
-    edited_specialist: "probs.bin was changed",
-    older_mean: "the mean over other members",
-    mean_of_other_tiles: "lacks 1 tiles",
-    edited_mean: "probs.bin was changed",
-}
 
 
 def test_a_clean_run_is_proven(clean, run, capsys):

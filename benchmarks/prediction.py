@@ -1,0 +1,318 @@
+"""Prediction against the bare network, and against the ways of peers, all side by side in one run.
+
+python -m benchmarks.prediction [--data DIR] [--runs DIR] [--json FILE]
+
+Trains three members of one fold (naip with --data DIR, else the generated demo competition), then measures. Throughput
+is of the whole path: packed pixels -> preparation -> views -> mean -> rounding -> compressed store on disk.
+"""
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import ttach
+from torch import nn
+
+from base.command import add_json, run, write_figures
+from base.errors import UserError
+from config import Member, Run, load_experiment, open_run
+from folds.assign import make_folds
+from folds.landscape import make_landscape
+from folds.metrics import confusion, mean_iou
+from folds.tiles import read_tiles
+from models.zoo import build_model
+from pipeline.check import check_stores
+from pipeline.device import autocast, autocast_dtype, pick_device
+from pipeline.forward import forward_probs, member_probs
+from pipeline.members import LoadedMember, load_member
+from pipeline.pack import Pack, open_pack
+from pipeline.predict import predict_oof
+from pipeline.prepare import Preparation
+from pipeline.stopping import StopRequest
+from pipeline.store import INDEX, MANIFEST, PROBS, Store, open_store, write_store
+from pipeline.train import train_member
+from pipeline.tta import build_views, predict_probs
+from tests.spoiled import SPOILED, write_clean
+from tests.tiny import SMALL_UNET
+
+ROUNDS = 5
+BATCHES = 4  # of `predict.batch` tiles, in each round
+REFERENCE_TILES = 24
+KILLS = 10
+CLEAN_RUNS = 12
+FEW, MANY = 200, 4000  # tiles whose peak memories are compared
+
+
+def told(values: list[float]) -> str:
+    return f"{np.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+
+
+def seconds(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def ratios(name: str, ours: Callable[[], object], theirs: Callable[[], object], per: float = 1.0) -> float:
+    """Median over interleaved rounds of (seconds of theirs) / (seconds of ours) * per; the spread is printed."""
+    ours(), theirs()  # the first call allocates
+    found = [seconds(theirs) / seconds(ours) * per for _ in range(ROUNDS)]
+    print(f"{name}: {told(found)}")
+    return float(np.median(found))
+
+
+def trained(args: argparse.Namespace, folder: Path) -> tuple[Run, list[Member]]:
+    """Three members of fold 0 that differ by their seed, trained unless they are there."""
+    config = "configs/naip.yaml" if args.data else "configs/demo.yaml"
+    overrides = ["seeds=[0, 1, 2]", "name=benchmark", f"runs_dir={folder}", f"zips_dir={folder}", "predict.tta=none"]
+    overrides += [f"data.root={args.data or folder / 'data'}"]
+    experiment = load_experiment(config, overrides)
+    make_landscape(experiment.data)
+    run = open_run(experiment)
+    make_folds(run)
+    members = [Member(experiment.models[0], 0, seed) for seed in experiment.seeds]
+    for member in members:
+        train_member(run, member, pick_device(experiment.jobs), StopRequest())
+    return run, members
+
+
+def write_tiles(path: Path, loaded: LoadedMember, pack: Pack, rows: np.ndarray, run: Run, tta: str) -> None:
+    """The path of pipeline.predict: from the pack to a store on disk."""
+    settings = run.experiment.predict.model_copy(update={"tta": tta})
+    device = pick_device(run.experiment.jobs)
+    names = [f"{i:06d}" for i in range(len(rows))]
+    precision = run.experiment.train_of(loaded.member.model).precision
+    with write_store(path, names, loaded.record.classes, *pack.size_px, {}) as writer:
+        for probs_NCHW in member_probs(loaded, pack.train_image_NHWB, rows, settings, precision, device):
+            writer.append(probs_NCHW)
+
+
+def throughput(run: Run, loaded: LoadedMember, pack: Pack, folder: Path) -> dict[str, float]:
+    """Tiles a second of the whole path as a share of those of the network alone on a batch that lies in memory."""
+    device, batch = pick_device(run.experiment.jobs), run.experiment.predict.batch
+    dtype = autocast_dtype(run.experiment.train_of(loaded.member.model).precision, device)
+    rows = np.arange(batch * BATCHES) % len(pack.train_names)
+    image_NCHW = loaded.preparation(torch.from_numpy(pack.train_image_NHWB[rows[:batch]]).to(device))
+
+    def bare() -> None:
+        with torch.inference_mode(), autocast(device, dtype):
+            for _ in range(BATCHES):
+                loaded.networks[0](image_NCHW)
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    print(f"the network alone: {len(rows) / min(seconds(bare) for _ in range(3)):.1f} tiles/s, batch {batch}, {dtype}")
+    store = folder / "throughput"
+    return {
+        "efficiency": ratios("efficiency", partial(write_tiles, store, loaded, pack, rows, run, "none"), bare),
+        "efficiency_d4": ratios("efficiency, D4", partial(write_tiles, store, loaded, pack, rows, run, "d4"), bare, 8),
+    }
+
+
+def against_reference(run: Run, loaded: LoadedMember, pack: Pack, folder: Path) -> float:
+    """The reference's inference loop: OpenCV decodes, one tile a batch, float32, softmax, argmax."""
+    import cv2
+
+    tiles = read_tiles(run.tiles_csv).query("split == 'train'")
+    paths = [str(Path(run.experiment.data.root) / image) for image in tiles.image[:REFERENCE_TILES]]
+    network = build_model(loaded.member.model, loaded.preparation.channels, len(loaded.record.classes)).eval()
+    network.load_state_dict(loaded.networks[0].state_dict())
+    mean, std = (np.array(values, np.float32) for values in (loaded.preparation.mean, loaded.preparation.std))
+
+    @torch.no_grad()
+    def reference() -> None:
+        for path in paths:
+            image_HWB = (cv2.imread(path, cv2.IMREAD_UNCHANGED).astype(np.float32) / 255 - mean) / std
+            image = torch.from_numpy(image_HWB.transpose(2, 0, 1)[None].copy())
+            network(image).softmax(1).argmax(1).numpy()
+
+    rows = np.arange(len(paths))
+    ours = partial(write_tiles, folder / "reference", loaded, pack, rows, run, "none")
+    return ratios("against the reference's loop", ours, reference)
+
+
+def against_ttach(run: Run, loaded: LoadedMember, pack: Pack) -> dict[str, float]:
+    """D4 by ttach's own wrapper and by ours: the same tiles, images a forward pass, precision."""
+    device, batch = pick_device(run.experiment.jobs), run.experiment.predict.batch
+    dtype = autocast_dtype(run.experiment.train_of(loaded.member.model).precision, device)
+    network = loaded.networks[0]
+    wrapper = ttach.SegmentationTTAWrapper(nn.Sequential(network, nn.Softmax(1)), ttach.aliases.d4_transform())
+    views = build_views(run.experiment.predict.model_copy(update={"tta": "d4"}))
+    image_NCHW = loaded.preparation(torch.from_numpy(pack.train_image_NHWB[:batch]).to(device))
+
+    @torch.inference_mode()
+    def ours(precision: torch.dtype | None = dtype) -> torch.Tensor:
+        with autocast(device, precision):
+            return predict_probs(network, [image_NCHW], views, "mean", batch)
+
+    @torch.inference_mode()
+    def theirs(precision: torch.dtype | None = dtype) -> torch.Tensor:
+        with autocast(device, precision):
+            return wrapper(image_NCHW)
+
+    halves = float((ours() - theirs().float()).abs().max())
+    difference = float((ours(None) - theirs(None)).abs().max())
+    print(f"largest difference from ttach: {difference:.1e} in float32; {halves:.1e} in {dtype}")
+    return {"vs_ttach": ratios("against ttach's wrapper", ours, theirs), "ttach_max_diff": max(difference, halves)}
+
+
+def stored(run: Run, members: list[Member], pack: Pack, folder: Path) -> dict[str, float]:
+    """OOF as it is stored: bytes and reading against float32 npz a tile, argmax, and mIoU of a mean of three."""
+    device = pick_device(run.experiment.jobs)
+    row_of = {name: row for row, name in enumerate(pack.train_names)}
+    flips, means = 0, {"stored": 0.0, "float": 0.0}
+    for member in members:
+        loaded, store = load_member(run, member, device), open_store(predict_oof(run, member, device, StopRequest()))
+        rows = np.array([row_of[name] for name in store.names])
+        precision = run.experiment.train_of(member.model).precision
+        batches = member_probs(loaded, pack.train_image_NHWB, rows, run.experiment.predict, precision, device)
+        probs, back = np.concatenate(list(batches)), store.read_many(range(len(store)))
+        flips += int((probs.argmax(1) != back.argmax(1)).sum())
+        means = {"stored": means["stored"] + back / 3, "float": means["float"] + probs / 3}
+    truth = pack.train_mask_NHW[rows]
+    miou = {what: mean_iou(confusion(mean.argmax(1), truth, probs.shape[1])) for what, mean in means.items()}
+    npz = folder / "npz"
+    npz.mkdir()
+    for name, tile in zip(store.names, probs, strict=True):
+        np.savez_compressed(npz / f"{name}.npz", probabilities=tile)
+    sizes = [sum(f.stat().st_size for f in each.iterdir()) / len(store) / 1024 for each in (npz, store.path)]
+    print(f"mean of three members: mIoU {miou['float']:.5f} of floats, {miou['stored']:.5f} of stored; {flips} flips")
+    print(f"npz float32 {sizes[0]:.0f} KiB a tile, store {sizes[1]:.0f}")
+    return {
+        "bytes_vs_npz": sizes[1] / sizes[0],
+        "read_vs_npz": ratios(
+            "reading float32 against npz", partial(read_store, store), partial(read_npz, npz, store.names)
+        ),
+        "argmax_flips": flips,
+        "stored_miou_diff": abs(miou["float"] - miou["stored"]),
+    }
+
+
+def read_store(store: Store) -> None:
+    for tile in range(len(store)):
+        store.read(tile)
+
+
+def read_npz(folder: Path, names: list[str]) -> None:
+    for name in names:
+        with np.load(folder / f"{name}.npz") as file:
+            file["probabilities"]
+
+
+def memory(folder: Path) -> float:
+    """Peak resident memory of predicting MANY tiles over that of FEW, each in a process of its own."""
+    peaks = {}
+    for tiles in (FEW, MANY):
+        command = [sys.executable, "-m", "benchmarks.prediction", "--predict-tiles", str(tiles), "--runs", str(folder)]
+        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        peaks[tiles] = int(said.split()[-1]) / 1024
+    print(f"peak memory: {peaks[FEW]:.0f} MiB for {FEW} tiles, {peaks[MANY]:.0f} MiB for {MANY}")
+    return peaks[MANY] / peaks[FEW]
+
+
+def predict_tiles(count: int, folder: Path) -> None:
+    """Predict `count` tiles from a packed array with a small network, and print the peak memory in KiB."""
+    path = folder / "pixels.npy"
+    with open(path, "wb") as file:  # not through a map, whose pages would count
+        head = {"shape": (count, 256, 256, 4), "fortran_order": False, "descr": "|u1"}
+        np.lib.format.write_array_header_2_0(file, head)
+        for i in range(count):
+            blocks = np.random.default_rng(i).integers(0, 255, (16, 16, 4), np.uint8)
+            file.write(blocks.repeat(16, 0).repeat(16, 1).tobytes())
+    model = load_experiment("configs/demo.yaml").models[0].model_copy(update={"params": SMALL_UNET})
+    network = build_model(model, 4, 10).to(memory_format=torch.channels_last).eval()
+    preparation = Preparation(["red", "green", "blue", "nir"], [], "dataset", [0.5] * 4, [0.2] * 4)
+    settings = load_experiment("configs/demo.yaml").predict.model_copy(update={"tta": "none"})
+    names, classes = [f"{i}" for i in range(count)], [f"class{c}" for c in range(10)]
+    with write_store(folder / "memory", names, classes, 256, 256, {}) as writer:
+        rows, mapped = np.arange(count), np.load(path, mmap_mode="r")
+        for probs in forward_probs(network, preparation, mapped, rows, settings, "auto", torch.device("cpu")):
+            writer.append(probs)
+    print(peak_kib())
+
+
+def peak_kib() -> int:
+    """VmHWM, which is of this process alone; ru_maxrss begins with its parent's."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+
+
+def provenance(folder: Path) -> dict[str, int]:
+    """Every way of spoiling a run once, and CLEAN_RUNS clean ones."""
+    caught, false_alarms = 0, 0
+    for i, spoil in enumerate([*SPOILED, *[None] * CLEAN_RUNS]):
+        run = Run(load_experiment(write_clean(folder / f"run{i}", seed=i)))
+        if spoil:
+            spoil(run)
+        try:
+            check_stores(run, content=True)
+            print(f"missed: {spoil.__name__}" if spoil else "", end="\n" if spoil else "")
+        except UserError as error:
+            caught += spoil is not None and SPOILED[spoil] in str(error)
+            false_alarms += spoil is None
+    return {"provenance_caught": caught, "provenance_tried": len(SPOILED), "false_alarms": false_alarms}
+
+
+def kill_and_go_on(run: Run, member: Member, args: argparse.Namespace) -> None:
+    """Predict in a process that is killed at a random moment, again and again; the store must come out the same."""
+    path = run.oof_store(member)
+    wanted = [(path / name).read_bytes() for name in (MANIFEST, INDEX, PROBS)]
+    command = [sys.executable, "-m", "pipeline.predict", "--config", str(run.dir / "experiment.yaml"),
+               "--model", member.model.name, "--fold", str(member.fold), "--seed", str(member.seed)]  # fmt: skip
+    rng, same, cut = np.random.default_rng(0), 0, 0
+    discard(path)
+    whole_s = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
+    for _ in range(KILLS):
+        discard(path)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(rng.uniform(0.3, 1.0) * whole_s)
+        process.kill()
+        cut += process.wait() != 0
+        subprocess.run(command, check=True, capture_output=True)
+        same += [(path / name).read_bytes() for name in (MANIFEST, INDEX, PROBS)] == wanted
+    print(f"killed {cut} of {KILLS} times before its end and run again: {same} stores the same to the byte")
+
+
+def discard(path: Path) -> None:
+    for file in path.iterdir():
+        file.unlink()
+    path.rmdir()
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=__doc__)
+    parser.add_argument("--data", metavar="DIR", help="the naip data set; default: the generated demo competition")
+    parser.add_argument("--runs", type=Path, metavar="DIR", help="keep the trained members here for the next time")
+    parser.add_argument("--predict-tiles", type=int, help=argparse.SUPPRESS)
+    add_json(parser)
+    args = parser.parse_args(argv)
+    if args.predict_tiles:
+        return predict_tiles(args.predict_tiles, args.runs)
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        run, members = trained(args, args.runs or folder)
+        pack = open_pack(run, read_tiles(run.tiles_csv))
+        loaded = load_member(run, members[0], pick_device(run.experiment.jobs))
+        figures = throughput(run, loaded, pack, folder)
+        figures["vs_reference_loop"] = against_reference(run, loaded, pack, folder)
+        figures |= against_ttach(run, loaded, pack)
+        figures |= stored(run, members, pack, folder)
+        figures["memory_ratio"] = memory(folder)
+        figures |= provenance(folder)
+        kill_and_go_on(run, members[0], args)
+    print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+    write_figures(args.json, figures)
+    return None
+
+
+if __name__ == "__main__":
+    run(main)
