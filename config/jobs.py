@@ -25,6 +25,8 @@ class Jobs(Section):
     experiment has that many members). Another number gives other last bits on a CPU."""
     loader_workers: int = Field(0, ge=0)
     """Processes that load and augment for one member; 0: the training process does it."""
+    checkpoint_s: float = Field(60.0, ge=0)
+    """Seconds between a training member's checkpoints: a kill costs at most this much work."""
     retries: int = Field(2, ge=0)
     """A job that crashed or was killed goes on from its last checkpoint up to this many times."""
     split_batch: int = Field(1, ge=1)

@@ -23,8 +23,6 @@ from pipeline.schedule import lr_at, set_lr
 from pipeline.seeds import EPOCH, seed_of
 from pipeline.stopping import Stopped, StopRequest
 
-CHECKPOINT_EVERY_S = 60.0  # a kill costs at most this much work
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -43,6 +41,8 @@ class Plan:
     tile_names: list[str]
     split_batch: int = 1
     """Parts in which a micro-batch goes through the network."""
+    checkpoint_s: float = 60.0
+    """Seconds between checkpoints."""
 
 
 def fit(
@@ -89,7 +89,7 @@ def fit(
             state.loss_sum += sum(losses)
             progress.step(state.epoch, state.micro_step, micro_steps, sum(losses) / len(losses), lr, train.batch)
             stopping = bool(stop)  # asked once: the answer may change between two questions
-            if stopping or time.monotonic() - saved_at > CHECKPOINT_EVERY_S:
+            if stopping or time.monotonic() - saved_at > plan.checkpoint_s:
                 save(state)
                 saved_at = time.monotonic()
             if stopping:

@@ -98,7 +98,16 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
 
     return Setup(
         plan=Plan(
-            str(member), train, member.seed, fold, device, dtype, order_of_epoch, pack.train_names, jobs.split_batch
+            name=str(member),
+            train=train,
+            seed=member.seed,
+            fold=fold,
+            device=device,
+            dtype=dtype,
+            order_of_epoch=order_of_epoch,
+            tile_names=pack.train_names,
+            split_batch=jobs.split_batch,
+            checkpoint_s=jobs.checkpoint_s,
         ),
         record=record,
         state=state,
