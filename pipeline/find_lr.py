@@ -1,7 +1,7 @@
 """Which learning rate? One short run in which it rises from step to step -> `runs/<name>/find_lr/`, a plot and a csv.
 
 The range test of Smith (2015): the loss falls, falls fastest, and rises when steps become too long. The rate of the
-steepest fall is a good `train.lr`; loss, batch, optimizer and augmentation are the experiment's.
+steepest fall is a good first `train.lr`; loss, batch, optimizer and augmentation are the experiment's.
 """
 
 from collections.abc import Iterator
@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from rich.progress import track
+from scipy.ndimage import gaussian_filter1d
 
 from base.command import add_json, stage_parser, write_figures
 from base.command import run as run_command
@@ -27,8 +28,9 @@ from pipeline.members import add_member_options, member_of
 from pipeline.schedule import set_lr
 from pipeline.setup import Setup, set_up
 
-SMOOTHING = 0.9  # share that a step keeps of the running mean of the losses
-DIVERGED = 3.0  # the test ends where the running mean is this many times its lowest
+SMOOTHING = 0.03  # standard deviation of the Gaussian over the losses, as a share of the steps
+RECENT = 5  # the test ends where the mean of that many losses
+DIVERGED = 3.0  # is this many times its lowest
 
 
 @dataclass(frozen=True)
@@ -40,17 +42,12 @@ class RangeTest:
 
     @property
     def smooth(self) -> np.ndarray:
-        """(steps,) the running mean, corrected for its start."""
-        kept = SMOOTHING ** np.arange(1, len(self.loss) + 1)
-        running, mean = 0.0, []
-        for loss in self.loss:
-            running = SMOOTHING * running + (1 - SMOOTHING) * loss
-            mean.append(running)
-        return np.array(mean) / (1 - kept)
+        """(steps,) the losses smoothed to both sides: a running mean would lag, and name too high a rate."""
+        return gaussian_filter1d(self.loss, max(SMOOTHING * len(self.loss), 1), mode="nearest")
 
     @property
     def steepest(self) -> float:
-        """The rate at which the running mean falls fastest, over log lr."""
+        """The rate at which the smoothed loss falls fastest, over log lr."""
         lowest = int(self.smooth.argmin())
         if lowest < 2:
             raise UserError("the loss fell at no rate; begin lower: --from")
@@ -77,9 +74,9 @@ def range_test(setup: Setup, first: float, last: float, steps: int) -> RangeTest
                 raise
             break
         losses.append(sum(step) / len(step))
-        smooth = RangeTest(rates[: len(losses)], np.array(losses)).smooth[-1]
-        lowest = min(lowest, smooth)
-        if smooth > DIVERGED * lowest:
+        recent = np.mean(losses[-RECENT:])
+        lowest = min(lowest, recent)
+        if recent > DIVERGED * lowest:
             break
     return RangeTest(rates[: len(losses)], np.array(losses))
 
@@ -96,7 +93,7 @@ def draw(path: Path, test: RangeTest, configured: float, title: str) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
     axes.semilogx(test.lr, test.loss, color="0.8", linewidth=1, label="loss of a step")
-    axes.semilogx(test.lr, test.smooth, label="running mean")
+    axes.semilogx(test.lr, test.smooth, label="smoothed")
     axes.axvline(test.steepest, color="C2", label=f"steepest fall {test.steepest:.1e}")
     axes.axvline(configured, color="C3", linestyle=":", label=f"train.lr {configured:.1e}")
     axes.set(
