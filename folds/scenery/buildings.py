@@ -63,7 +63,7 @@ def village(rng: np.random.Generator, depth: int, length: int) -> Sheet:
     """Small roofs in rows on both sides of lanes, with yards of soil, concrete and grass, and trees between them."""
     sheet = Sheet(
         blob(rng, depth, length),
-        _patches(rng, depth, length, ("soil", "concrete", "balk", "dry_grass", "meadow", "tree")),
+        _patches(rng, depth, length, ("soil", "balk", "dry_grass", "concrete", "meadow", "tree")),
     )
     roofs = [any_of(rng, "red_roof", "grey_roof", "grey_roof", "blue_roof") for _ in range(5)]
     trees = fractal(rng, depth, length, 8, 4, 0.6) > rng.integers(PEAK // 8, PEAK // 4)
@@ -88,7 +88,7 @@ def town(rng: np.random.Generator, depth: int, length: int) -> Sheet:
     """Blocks between streets: slabs and towers with long shadows, row houses, courtyards with lawn and trees."""
     block_v, block_u, street = int(rng.integers(26, 38)), int(rng.integers(30, 50)), 5
     sheet = Sheet(
-        _trimmed(rng, depth, length), _plots(rng, depth, length, ("concrete", "asphalt", "concrete", "meadow"))
+        _trimmed(rng, depth, length), _plots(rng, depth, length, ("asphalt", "asphalt", "concrete", "meadow"))
     )
     streets = (np.arange(depth)[:, None] % block_v < street) | (np.arange(length) % block_u < street)
     sheet.stand(streets, any_of(rng, "asphalt"), 0)
@@ -96,7 +96,7 @@ def town(rng: np.random.Generator, depth: int, length: int) -> Sheet:
     for v in range(street, depth, block_v):
         for u in range(street, length, block_u):
             kind = rng.integers(4)
-            roof = any_of(rng, "grey_roof", "grey_roof", "white_roof", "red_roof", "concrete")
+            roof = any_of(rng, "grey_roof", "grey_roof", "red_roof", "concrete")
             wide, deep = block_u - street - 4, block_v - street - 4
             if kind == 0:  # slabs, one behind the other
                 for row in range(2, deep - 6, 14):
@@ -117,9 +117,9 @@ def town(rng: np.random.Generator, depth: int, length: int) -> Sheet:
 
 def industry(rng: np.random.Generator, depth: int, length: int) -> Sheet:
     """Large ribbed roofs on concrete, with storage between them."""
-    floor = _plots(rng, depth, length, ("concrete", "asphalt", "concrete", "gravel"))
+    floor = _plots(rng, depth, length, ("concrete", "concrete", "concrete", "asphalt"))
     sheet = Sheet(np.ones((depth, length), bool), floor)
-    metal = [any_of(rng, "blue_roof", "white_roof", "grey_roof") for _ in range(3)]
+    metal = [any_of(rng, "blue_roof", "blue_roof", "white_roof", "white_roof", "grey_roof") for _ in range(3)]
     v = int(rng.integers(2, 6))
     while v < depth - 8:
         hall_depth = min(int(rng.integers(12, 30)), depth - 2 - v)
@@ -136,7 +136,7 @@ def industry(rng: np.random.Generator, depth: int, length: int) -> Sheet:
 
 def site(rng: np.random.Generator, depth: int, length: int) -> Sheet:
     """Construction: churned soil, slabs and wall lines of concrete on a grid, heaps, half a building."""
-    sheet = Sheet(_trimmed(rng, depth, length), _plots(rng, depth, length, ("soil", "soil", "gravel", "concrete")))
+    sheet = Sheet(_trimmed(rng, depth, length), _plots(rng, depth, length, ("soil", "gravel", "gravel", "concrete")))
     step = int(rng.integers(18, 28))
     wall = any_of(rng, "concrete", "white_roof")
     for v in range(3, depth, step):

@@ -49,8 +49,8 @@ MATERIALS = {
     "balk": Material((0.170, 0.180, 0.130, 0.48), 3, 0.12, 0.10),
     "meadow": Material((0.140, 0.170, 0.112, 0.60), 6, 0.15, 0.10, 0.05, 0.14, 0.0),
     "dry_grass": Material((0.205, 0.200, 0.138, 0.47), 4, 0.14, 0.10, 0.04, 0.16, 0.0),
-    "soil": Material((0.255, 0.205, 0.160, 0.33), 8, 0.18, 0.09, 0.0, 0.14, 0.14),
-    "gravel": Material((0.285, 0.265, 0.230, 0.35), 4, 0.14, 0.12, 0.0, 0.12),
+    "soil": Material((0.260, 0.205, 0.155, 0.30), 8, 0.18, 0.09, 0.0, 0.14, 0.14),
+    "gravel": Material((0.270, 0.250, 0.215, 0.32), 4, 0.14, 0.12, 0.0, 0.12),
     "track": Material((0.270, 0.240, 0.190, 0.37), 3, 0.12, 0.08),
     "asphalt": Material((0.185, 0.190, 0.190, 0.21), 4, 0.14, 0.05, 0.0, 0.06, 0.20),
     "concrete": Material((0.270, 0.265, 0.250, 0.30), 6, 0.18, 0.05, 0.0, 0.08, 0.20),
@@ -84,11 +84,11 @@ class Sensor:
     def draw(cls, rng: np.random.Generator, shift: float) -> "Sensor":
         """A flight of the train set (shift 0), or one that lies `shift` times the built-in step away from it.
 
-        The step: a hazier, lower sun (visible bands raised, blue most; NIR lowered) and twice the spread.
+        The step: a hazier, lower sun (visible bands raised, blue most; NIR lowered) and a spread 1.7 times as wide.
         """
         spread = rng.uniform(-1, 1, 4) * 0.05 + rng.uniform(-1, 1) * 0.06
-        gain = 1 + spread * (1 + shift) + shift * np.array([0.04, 0.01, -0.02, -0.09])
-        haze = rng.uniform(0, 0.012) * np.array([0.6, 0.8, 1.2, 0.3]) + shift * np.array([0.008, 0.012, 0.022, 0.0])
+        gain = 1 + spread * (1 + 0.7 * shift) + shift * np.array([0.03, 0.01, -0.01, -0.06])
+        haze = rng.uniform(0, 0.012) * np.array([0.6, 0.8, 1.2, 0.3]) + shift * np.array([0.005, 0.008, 0.014, 0.0])
         return cls(tuple(np.maximum(gain, 0.3).tolist()), tuple(haze.tolist()))
 
 
