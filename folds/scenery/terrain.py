@@ -58,7 +58,8 @@ def lay_fields(rng: np.random.Generator, canvas: Canvas, lowland_HW: np.ndarray,
     """
     size = canvas.size
     fields_HW = lowland_HW > 0
-    district_HW = 2 * (fractal(rng, size, size, 256, 64, 0.5) > 0) + (fractal(rng, size, size, 256, 64, 0.5) > 0)
+    halves = [fractal(rng, size, size, 256, 64, 0.5) > 0 for _ in range(2)]
+    district_HW = 2 * halves[0].astype(np.int32) + halves[1]
     axes = np.round([random_direction(rng) * 1024 for _ in range(4)]).astype(np.int32)
     y, x = np.arange(size, dtype=np.int32)[:, None], np.arange(size, dtype=np.int32)
     along_y, along_x = axes[:, 0][district_HW], axes[:, 1][district_HW]
