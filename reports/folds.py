@@ -13,6 +13,7 @@ from reports.material import Material
 from reports.page import Facts, Figure, Gallery, Note, Part, Section, Strip, TableView
 from reports.pictures import photo
 
+MOSAIC_PX = 480
 MOSAICS = 4  # recovered scenes that are shown, the largest first
 
 
@@ -126,14 +127,14 @@ def _alone() -> Note:
 
 def _mosaics(material: Material) -> list[Part]:
     """Pictures that mosaic recovery left in `runs/<name>/mosaic/`."""
-    pictures = sorted((material.run.dir / "mosaic").glob("*.png"), key=lambda path: -path.stat().st_size)[:MOSAICS]
+    pictures = sorted((material.run.dir / "mosaic").glob("*.png"))[:MOSAICS]  # numbered from the largest
     if not pictures:
         return []
     strips = [
-        Strip([photo(np.asarray(Image.open(path).convert("RGB")), f"Mosaic {path.stem}", "")], path.stem)
+        Strip([photo(np.asarray(Image.open(path).convert("RGB")), f"Mosaic {path.stem}", "", MOSAIC_PX)], path.stem)
         for path in pictures
     ]
-    caption = "Tiles laid out where their borders continue each other. Nothing but their pixels was known."
+    caption = "Tiles laid out where their borders continue each other; nothing but their pixels was known."
     return [Gallery("folds-mosaics", "Recovered scenes", strips, caption)]
 
 
@@ -143,7 +144,8 @@ def _leak(material: Material) -> list[Part]:
     if not path.exists():
         return [
             Note(
-                "What random folds would have promised was not measured. Run: python -m folds.leak --config FILE",
+                "What random folds would have promised was not measured. Run: "
+                f"python -m folds.leak --config FILE --json {path}",
                 "missing",
             )
         ]

@@ -32,10 +32,6 @@ class TileLook:
 
     conf_CC: np.ndarray
     """Of the blend."""
-    plain_conf_CC: np.ndarray
-    """Of the plain mean of all models."""
-    without_conf_MCC: np.ndarray
-    """Of the plain mean of all models but one."""
     plain_bins: np.ndarray
     """(BINS, 3) pixels, sum of the top probability, pixels that are right, by top probability of the plain mean."""
     blend_bins: np.ndarray
@@ -125,16 +121,10 @@ def look_at_tile(source: OofSource, i: int, blend: FittedBlend) -> TileLook:
     flat_MCP = probs_MCHW.reshape(len(models), num_classes, -1)
     total_CP = flat_MCP.sum(0, dtype=np.uint16 if flat_MCP.dtype == np.uint8 else np.float32)
 
-    def counts(score_CP: np.ndarray) -> np.ndarray:
-        return confusion(top_class(score_CP, order), truth_P, num_classes)
-
-    conf_CC = confusion(index_HW, truth_HW, num_classes)
     blended_CP = blended_CHW.reshape(num_classes, -1)
     entropy_P = -(blended_CP * np.log(np.maximum(blended_CP, 1e-6))).sum(0)
     return TileLook(
-        conf_CC=conf_CC,
-        plain_conf_CC=counts(total_CP),
-        without_conf_MCC=np.stack([counts(total_CP - probs_CP) for probs_CP in flat_MCP]),
+        conf_CC=confusion(index_HW, truth_HW, num_classes),
         plain_bins=reliability_bins(total_CP, truth_P, order),
         blend_bins=reliability_bins(blended_CP, truth_P, order),
         entropy=float(entropy_P.mean() / np.log(num_classes)),

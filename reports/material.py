@@ -8,6 +8,7 @@ import pandas as pd
 
 from base.errors import UserError
 from config import Run
+from ensemble.build import BLEND, RunBlend, read_blend
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
 from folds.classes import ClassTable
@@ -84,14 +85,24 @@ class Material:
         return test_stores(self.run)
 
     @cached_property
+    def fitted(self) -> RunBlend | None:
+        """The blend as `ensemble.blend` left it; None: not fitted yet, or of models that are no longer blended."""
+        if not (self.run.blend_dir / BLEND).exists():
+            return None
+        fitted = read_blend(self.run)
+        specialists = {specialist.name for specialist in fitted.blend.specialists}
+        known = set(fitted.blend.models) <= set(self.oof.models) and specialists <= self.oof.specialists.keys()
+        return fitted if known else None
+
+    @cached_property
     def blend(self) -> FittedBlend:
-        """The blend that the zip is made with."""
-        return uniform_blend(self.oof.classes, self.oof.models)
+        """What labels the test tiles; the plain mean where nothing was fitted."""
+        return self.fitted.blend if self.fitted else uniform_blend(self.oof.classes, self.oof.models)
 
     @cached_property
     def blend_of(self) -> dict[int, FittedBlend]:
         """For each fold the blend that was fitted without it."""
-        return dict.fromkeys(range(self.run.experiment.folds.k), self.blend)
+        return self.fitted.blend_of if self.fitted else dict.fromkeys(range(self.run.experiment.folds.k), self.blend)
 
     @cached_property
     def look(self) -> OofLook:

@@ -1,10 +1,12 @@
 """The out-of-fold score: by class, what is confused, whether confidence can be trusted, what each model adds."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pandas as pd
 
 from base.command import run as run_command
-from ensemble.evidence import Estimate, Tally, gain, score
+from ensemble.evidence import Estimate, Tally, score
 from ensemble.oof import oof_table
 from folds.metrics import iou_of_counts
 from reports.alone import section_command
@@ -22,29 +24,53 @@ def section(material: Material) -> Section:
     seen, names = material.look, material.classes.names
     group_n = material.oof.group_N[seen.tile_n][seen.drawn_n]
     blend = tally_by_group(np.stack([tile.conf_CC for tile in seen.drawn()]), group_n)
-    estimate = score(blend)
-    blend_row = table[table.kind == "blend"].iloc[-1]
+    scored = blend_scores(material, table, blend)
     models = table[table.kind == "model"].sort_values("miou", ascending=False)
     facts = [
-        (f"{blend_row.miou:.4f}", "mIoU of the blend", interval_text(estimate)),
+        (f"{scored.estimate.value:.4f}", "honest mIoU of the blend", interval_text(scored.estimate)),
         *([(f"{models.iloc[0].miou:.4f}", "best model", str(models.iloc[0]["name"]))] if len(models) else []),
     ]
-    facts += _weakest(table, names)
-    intervals_C2 = class_intervals(blend)
-    parts: list[Part] = [Facts(facts), draw_iou(table, names, intervals_C2, estimate)]
+    weakest = scored.iou_by_class.dropna().sort_values()
+    if len(weakest):
+        facts.append((f"{weakest.iloc[0]:.3f}", "IoU of the weakest class", str(weakest.index[0])))
+    if material.fitted:
+        facts.append((f"{material.fitted.row.miou_in_sample:.4f}", "in-sample", "of the same blend, which flatters"))
+    parts: list[Part] = [Facts(facts), draw_iou(models, scored, class_intervals(blend))]
     parts.append(Note(
         f"Intervals: {CONFIDENCE:.0%}, from resampling the groups of {seen.scope()}. Pixels of one scene err together, "
         f"so groups are what there are many independent ones of: here {len(np.unique(group_n))}."
     ))  # fmt: skip
-    parts += [_table(table, names), draw_confusion(seen.conf_CC, names, seen.scope())]
-    parts += [_confusion_table(seen.conf_CC, material), draw_reliability(seen, material.blend.kinds)]
+    parts += [_table(table, names), *_confusion(material), draw_reliability(seen, material.blend.kinds)]
     parts += _steps(material)
-    parts += _worth(material, seen, group_n)
+    parts += _worth(material)
     lead = (
         "Every train tile as predicted by the members that saw neither it nor its group. This is the only score of "
         "the run that is not flattered by training."
     )
     return Section("oof", "Out of fold", lead, parts)
+
+
+@dataclass(frozen=True)
+class BlendScores:
+    """The blend's mIoU with its interval, and its IoU by class name."""
+
+    estimate: Estimate
+    iou_by_class: pd.Series
+
+
+def blend_scores(material: Material, table: pd.DataFrame, sampled: Tally) -> BlendScores:
+    """Of the honest blend on all tiles; where none was fitted, of the plain mean as `oof.csv` has it.
+
+    Args:
+        sampled: the blend's counts on the tiles looked at, for the interval where none is known.
+    """
+    names = list(material.classes.names)
+    if material.fitted:
+        row = material.fitted.row
+        return BlendScores(Estimate(row.miou, row.miou_low, row.miou_high), row[names].astype(float))
+    row = table[table.kind == "blend"].iloc[-1]
+    around = score(sampled)
+    return BlendScores(Estimate(row.miou, around.low, around.high), row[names].astype(float))
 
 
 def interval_text(estimate: Estimate) -> str:
@@ -63,52 +89,40 @@ def class_intervals(tally: Tally, draws: int = DRAWS) -> np.ndarray:
     return interval_C2
 
 
-def draw_iou(table: pd.DataFrame, names: tuple[str, ...], interval_C2: np.ndarray, estimate: Estimate) -> Figure:
+def draw_iou(models: pd.DataFrame, blend: BlendScores, interval_C2: np.ndarray) -> Figure:
     """A row per class, the mean on top: models as small marks, the blend as a dot with its interval."""
-    rows = ["mIoU", *names]
-    columns = ["miou", *names]
-    models = table[table.kind == "model"].reset_index(drop=True)
-    blend = table[table.kind == "blend"].iloc[-1]
-    low_high = np.vstack([[estimate.low, estimate.high], interval_C2])
+    names = list(blend.iou_by_class.index)
+    rows, columns = ["mIoU", *names], ["miou", *names]
+    low_high = np.vstack([[blend.estimate.low, blend.estimate.high], interval_C2])
+    iou = np.array([blend.estimate.value, *blend.iou_by_class])
     with look():
         drawn = canvas(WIDTH, 1.1 + 0.32 * len(rows))
         axes = drawn.add_subplot()
-        for row, (low, high) in enumerate(low_high):
-            axes.hlines(row, low, high, color=ACCENT, linewidth=7, alpha=0.22)
-        for m, model in models.iterrows():
-            axes.plot(
-                model[columns],
-                np.arange(len(rows)),
-                "|",
-                markersize=13,
-                markeredgewidth=2,
-                color=SERIES[(m + 1) % len(SERIES)],
-                label=model["name"],
-            )
-        axes.plot(blend[columns], np.arange(len(rows)), "o", markersize=7, color=ACCENT, label="blend")
+        axes.hlines(np.arange(len(rows)), low_high[:, 0], low_high[:, 1], color=ACCENT, linewidth=7, alpha=0.22)
+        for m, model in enumerate(models.to_dict("records"), start=1):
+            figures = [model[column] for column in columns]
+            axes.plot(figures, np.arange(len(rows)), "|", markersize=13, markeredgewidth=2,
+                      color=SERIES[m % len(SERIES)], label=model["name"])  # fmt: skip
+        axes.plot(iou, np.arange(len(rows)), "o", markersize=7, color=ACCENT, label="blend")
         name_axis(axes, rows)
         axes.get_yticklabels()[0].set_fontweight("bold")
         axes.axhline(0.5, color=GRID, linewidth=1)
         axes.set_xlim(-0.01, 1.01)
         axes.set_xlabel("IoU")
         drawn.legend(loc="outside upper right", ncols=min(len(models) + 1, 7))
-        said = ", ".join(f"{name} {blend[name]:.2f}" for name in names if not pd.isna(blend[name]))
-        alt = f"OOF IoU of the blend: mean {blend.miou:.4f} ({interval_text(estimate)}); {said}."
+        said = ", ".join(f"{name} {value:.2f}" for name, value in blend.iou_by_class.dropna().items())
+        alt = f"OOF IoU of the blend: mean {blend.estimate.value:.4f} ({interval_text(blend.estimate)}); {said}."
         return finish(drawn, "oof-iou", "IoU by class", alt)
-
-
-def _weakest(table: pd.DataFrame, names: tuple[str, ...]) -> list[tuple[str, str, str]]:
-    blend = table[table.kind == "blend"].iloc[-1][list(names)].astype(float).dropna().sort_values()
-    return [(f"{blend.iloc[0]:.3f}", "IoU of the weakest class", str(blend.index[0]))] if len(blend) else []
 
 
 def _table(table: pd.DataFrame, names: tuple[str, ...]) -> TableView:
     """oof.csv, with the name first."""
-    shown = table.copy()
-    what = [column for column in ("kind", "fold", "seed", "tiles") if column in shown]
+    shown = table[table.kind != "step"]  # they are drawn by themselves
+    what = [column for column in ("kind", "fold", "seed", "weights", "tta", "tiles") if column in shown]
     figures = [column for column in shown if column not in (*what, "name")]
-    shown = shown[["name", *what, *figures]].rename(columns={"miou": "mIoU"})
-    formats = {column: "{:.4f}" for column in shown if column in names or column == "mIoU" or "miou" in column}
+    shown = shown[["name", *what, *figures]]
+    shown = shown.rename(columns={"miou": "mIoU", "miou_low": "from", "miou_high": "to", "miou_in_sample": "in-sample"})
+    formats = dict.fromkeys(["mIoU", "from", "to", "in-sample", *names], "{:.4f}")
     caption = "Each score from one summed confusion matrix of all tiles; written to oof.csv."
     return TableView("oof", "Members, models, blend", shown, formats, caption, folded=len(shown) > 14)
 
@@ -143,23 +157,6 @@ def draw_confusion(conf_CC: np.ndarray, names: tuple[str, ...], scope: str) -> F
         said = "; ".join(f"{off_CC[t, p]:.0%} of {names[t]} is called {names[p]}" for t, p in worst)
         alt = f"Confusion matrix of the blend. Most confused: {said}."
         return finish(drawn, "oof-confusion", "What is taken for what", alt, f"{alt.split('. ', 1)[1]} From {scope}.")
-
-
-def _confusion_table(conf_CC: np.ndarray, material: Material) -> TableView:
-    names = material.classes.names
-    table = pd.DataFrame(conf_CC, columns=[f"as {name}" for name in names])
-    table.insert(0, "mask", names)
-    table["pixels"] = conf_CC.sum(1)
-    formats = dict.fromkeys(table.columns[1:], "{:,}")
-    return TableView(
-        "confusion",
-        "Confusion in pixels",
-        table,
-        formats,
-        "Rows: mask; columns: prediction.",
-        dict(material.legend),
-        folded=True,
-    )
 
 
 def draw_reliability(seen: OofLook, kinds: dict[str, str]) -> Figure:
@@ -205,76 +202,126 @@ def draw_reliability(seen: OofLook, kinds: dict[str, str]) -> Figure:
         return finish(drawn, "oof-reliability", "Can confidence be trusted?", alt, caption)
 
 
-def _steps(material: Material) -> list[Part]:
-    """What each step of the blend brought, as `ensemble.blend` wrote it down."""
-    path = material.run.blend_dir / "steps.csv"
-    if not path.exists():
-        return [Note("The blend is the plain mean of its models; there are no steps to show.")]
-    steps = pd.read_csv(path)
-    formats = dict.fromkeys(steps.select_dtypes("float"), "{:.4f}")
-    return [
-        TableView(
-            "steps",
-            "What each step of the blend brought",
-            steps,
-            formats,
-            "Honest: on folds that the step was not fitted on.",
-        )
-    ]
-
-
-def _worth(material: Material, seen: OofLook, group_n: np.ndarray) -> list[Part]:
-    """What each model adds to the mean of all others, against what its training cost."""
-    models = list(material.oof.models)
-    if len(models) < 2:
-        return [Note("One model only: there is no marginal value to compare.", "missing")]
-    plain = tally_by_group(np.stack([tile.plain_conf_CC for tile in seen.drawn()]), group_n)
-    cost_M = training_seconds(material, models)
-    rows = []
-    for m, model in enumerate(models):
-        without = tally_by_group(np.stack([tile.without_conf_MCC[m] for tile in seen.drawn()]), group_n)
-        worth = gain(plain, without)
-        rows.append(
-            {"model": model, "gain": worth.value, "from": worth.low, "to": worth.high, "minutes": cost_M[m] / 60}
-        )
-    table = pd.DataFrame(rows).sort_values("gain", ascending=False, ignore_index=True)
-    caption = (
-        f"Gain in mIoU of the plain mean of all models over that without the model, with its {CONFIDENCE:.0%} "
-        f"interval; minutes of computing of all its members. From {seen.scope()}."
+def _confusion(material: Material) -> list[Part]:
+    """Of the honest blend on all tiles where it was fitted, else of the plain mean on the sample."""
+    names, seen = material.classes.names, material.look
+    fitted = material.fitted
+    conf_CC, scope = (fitted.honest_conf_CC, f"all {seen.total:,} tiles") if fitted else (seen.conf_CC, seen.scope())
+    table = pd.DataFrame(conf_CC, columns=[f"as {name}" for name in names])
+    table.insert(0, "mask", names)
+    table["pixels"] = conf_CC.sum(1)
+    formats = dict.fromkeys(table.columns[1:], "{:,.0f}")
+    numbers = TableView(
+        "confusion",
+        "Confusion in pixels",
+        table,
+        formats,
+        "Rows: mask; columns: prediction.",
+        dict(material.legend),
+        True,
     )
-    formats = dict.fromkeys(["gain", "from", "to"], "{:+.4f}") | {"minutes": "{:,.1f}"}
-    return [
-        draw_worth(table),
-        TableView("worth", "What each model adds, in numbers", table, formats, caption, folded=True),
+    return [draw_confusion(conf_CC, names, scope), numbers]
+
+
+def _steps(material: Material) -> list[Part]:
+    """What each step of the blend brought, and what else was tried."""
+    if material.fitted is None:
+        return [Note("No fitted blend yet: what is seen here is the plain mean of the models. "
+                     "Run: python -m ensemble.blend --config FILE", "missing")]  # fmt: skip
+    steps, candidates = material.fitted.steps, material.fitted.candidates
+    names = material.classes.names
+    shown = steps.assign(kind=steps.kind.fillna(""), ships=steps.ships.map({True: "ships", False: ""}))
+    shown = shown.rename(columns={"miou": "mIoU", "miou_low": "from", "miou_high": "to", "miou_in_sample": "in-sample"})
+    formats = dict.fromkeys(["mIoU", "from", "to", "in-sample", "ece", *names], "{:.4f}")
+    formats |= dict.fromkeys(["gain", "gain_low", "gain_high"], "{:+.4f}")
+    caption = (
+        "Each step fitted without the fold that it is scored on. Gains are over the step before; ece is the expected "
+        "calibration error."
+    )
+    parts: list[Part] = [
+        draw_steps(steps),
+        TableView("steps", "The steps in numbers", shown, formats, caption, folded=True),
     ]
+    if len(candidates):
+        tried = candidates.assign(ships=candidates.ships.map({True: "ships", False: ""}))
+        formats = dict.fromkeys(["gain", "low", "high"], "{:+.4f}")
+        caption = "Gain over leaving the step out, on folds not fitted on; the interval is wider the more was tried."
+        parts.append(TableView("candidates", "What was tried", tried, formats, caption, folded=True))
+    return parts
 
 
-def training_seconds(material: Material, models: list[str]) -> list[float]:
-    """Per model, all attempts of all members; NaN where no job was recorded."""
-    path = material.run.dir / "jobs.csv"
-    if not path.exists():
-        return [float("nan")] * len(models)
-    jobs = pd.read_csv(path)
-    by_model = jobs.groupby(jobs.job.str.split("/").str[0]).wall_s.sum()
-    return [float(by_model.get(model, float("nan"))) for model in models]
+def draw_steps(steps: pd.DataFrame) -> Figure:
+    """Honest mIoU after each step with its interval, the in-sample one beside it."""
+    rows = np.arange(len(steps))
+    labels = [
+        f"{row.step}: {row.kind}" if isinstance(row.kind, str) and row.kind else row.step for row in steps.itertuples()
+    ]
+    with look():
+        drawn = canvas(WIDTH, 1.1 + 0.36 * len(steps))
+        axes = drawn.add_subplot()
+        axes.hlines(rows, steps.miou_low, steps.miou_high, color=ACCENT, linewidth=7, alpha=0.22)
+        axes.plot(steps.miou_in_sample, rows, "|", color=ACCENT2, markersize=13, markeredgewidth=2, label="in-sample")
+        axes.plot(steps.miou, rows, "o", color=ACCENT, markersize=7, label="honest")
+        name_axis(axes, labels)
+        for tick, ships in zip(axes.get_yticklabels(), steps.ships, strict=True):
+            tick.set_fontweight("bold" if ships else "normal")
+        axes.set_xlabel("mIoU")
+        drawn.legend(loc="outside upper right", ncols=2)
+        ships = steps[steps.ships].iloc[0]
+        alt = (
+            f"Honest mIoU after each step of the blend, from {steps.miou.iloc[0]:.4f} for the plain mean to "
+            f"{ships.miou:.4f} for what ships, {ships.step}."
+        )
+        caption = (
+            "Honest: by fits that never saw the scored fold. The gap to in-sample is what fitting flatters itself by."
+        )
+        return finish(drawn, "oof-steps", "What each step of the blend brought", alt, caption)
+
+
+def _worth(material: Material) -> list[Part]:
+    """What each model adds to the blend, against what it costs."""
+    if material.fitted is None:
+        return []
+    table = material.fitted.models.sort_values("worth", ascending=False, ignore_index=True)
+    if table.worth.isna().all():
+        return [Note("One model only: there is no marginal value to compare.", "missing")]
+    caption = (
+        f"Worth: what the blend's honest mIoU loses without the model, all else fitted anew, with its {CONFIDENCE:.0%} "
+        "interval. Seconds: of all its members for 1,000 test tiles on this machine."
+    )
+    formats = {"weight": "{:.3f}", "s_per_1000_tiles": "{:,.1f}"}
+    formats |= dict.fromkeys(["worth", "worth_low", "worth_high"], "{:+.4f}")
+    parts: list[Part] = [draw_worth(table)]
+    parts.append(TableView("worth", "What each model is worth, in numbers", table, formats, caption, folded=True))
+    errors = material.fitted.errors
+    if len(errors) > 1:
+        errors = errors.reset_index(names="model")
+        caption = "Correlation of being wrong, pixel by pixel: models that err together add little to each other."
+        formats = dict.fromkeys(errors.columns[1:], "{:.2f}")
+        parts.append(TableView("errors", "How errors go together", errors, formats, caption, folded=True))
+    return parts
 
 
 def draw_worth(table: pd.DataFrame) -> Figure:
+    """A row per model: its worth with the interval; weight and seconds beside its name."""
+    rows = np.arange(len(table))
     with look():
-        drawn = canvas(WIDTH, 0.9 + 0.34 * len(table))
+        drawn = canvas(WIDTH, 1.0 + 0.36 * len(table))
         axes = drawn.add_subplot()
-        rows = np.arange(len(table))
         axes.axvline(0, color=MUTED, linewidth=1)
-        axes.hlines(rows, table["from"], table["to"], color=ACCENT, linewidth=7, alpha=0.22)
-        axes.plot(table["gain"], rows, "o", color=ACCENT, markersize=7)
-        cost = [f"  {minutes:,.0f} min" if minutes == minutes else "" for minutes in table.minutes]
-        name_axis(axes, [f"{model}{text}" for model, text in zip(table.model, cost, strict=True)])
+        axes.hlines(rows, table.worth_low, table.worth_high, color=ACCENT, linewidth=7, alpha=0.22)
+        axes.plot(table.worth, rows, "o", color=ACCENT, markersize=7)
+        name_axis(axes, [_named(row) for row in table.itertuples()])
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.3g}" if value else "0")
-        axes.set_xlabel("gain in mIoU of the mean over all models, against leaving this one out")
-        best = table.iloc[0]
-        said = ", ".join(f"{row.model} {row.gain:+.4f}" for row in table.itertuples())
-        alt = f"Marginal value of each model in mIoU, with intervals: {said}. {best.model} adds most."
+        axes.set_xlabel("honest mIoU of the blend less that without the model")
+        said = ", ".join(f"{row.model} {row.worth:+.4f}" for row in table.dropna(subset="worth").itertuples())
+        alt = f"What each model is worth to the blend in mIoU: {said}."
         return finish(drawn, "oof-worth", "What each model adds, and what it costs", alt)
+
+
+def _named(row) -> str:
+    cost = f", {row.s_per_1000_tiles:,.0f} s per 1,000 tiles" if row.s_per_1000_tiles == row.s_per_1000_tiles else ""
+    return f"{row.model} · weight {row.weight:.2f}{cost}"
 
 
 if __name__ == "__main__":

@@ -74,9 +74,9 @@ def outlined(rgb_HW3: np.ndarray, region_HW: np.ndarray) -> np.ndarray:
     return picture
 
 
-def photo(rgb_HW3: np.ndarray, alt: str, label: str) -> Thumb:
+def photo(rgb_HW3: np.ndarray, alt: str, label: str, side_px: int = SIDE_PX) -> Thumb:
     """A picture with many colours: WebP, a tenth of PNG's size."""
-    return _thumb(rgb_HW3, cv2.INTER_AREA, "WEBP", alt, label)
+    return _thumb(rgb_HW3, cv2.INTER_AREA, "WEBP", alt, label, side_px)
 
 
 def drawing(rgb_HW3: np.ndarray, alt: str, label: str) -> Thumb:
@@ -84,9 +84,9 @@ def drawing(rgb_HW3: np.ndarray, alt: str, label: str) -> Thumb:
     return _thumb(rgb_HW3, cv2.INTER_NEAREST, "PNG", alt, label)
 
 
-def _thumb(rgb_HW3: np.ndarray, how: int, kind: str, alt: str, label: str) -> Thumb:
+def _thumb(rgb_HW3: np.ndarray, how: int, kind: str, alt: str, label: str, side_px: int = SIDE_PX) -> Thumb:
     height, width = rgb_HW3.shape[:2]
-    scale = SIDE_PX / max(height, width)
+    scale = side_px / max(height, width)
     if scale != 1:
         how = cv2.INTER_CUBIC if scale > 1 and how == cv2.INTER_AREA else how
         rgb_HW3 = cv2.resize(rgb_HW3, (round(width * scale), round(height * scale)), interpolation=how)

@@ -40,7 +40,7 @@ def section(material: Material) -> Section:
     verdict = verify_submission(path, run.experiment, material.tiles, receipt.get("class_shares_oof"))
     errors, warnings = len(verdict.errors), len(verdict.problems) - len(verdict.errors)
     facts = [
-        (path.name, "zip", f"{path.stat().st_size / 2**20:.1f} MiB, {run.experiment.submission.format}"),
+        (path.name, "zip", f"{path.stat().st_size / 2**20:.2f} MiB, {run.experiment.submission.format}"),
         (f"{errors} errors", "verify", f"{warnings} warnings, {verdict.tiles:,} tiles read"),
     ]
     parts: list[Part] = []

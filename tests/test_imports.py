@@ -47,7 +47,7 @@ def test_no_import_runs_up(package):
 @pytest.mark.parametrize(
     "module",
     ["config", "folds.tiles", "folds.assign", "folds.check", "submissions.write", "submissions.verify", "ensemble.oof",
-     "ensemble.blend", "pipeline.store", "pipeline.pack", "pipeline.cv"],
+     "ensemble.blend", "pipeline.store", "pipeline.pack", "pipeline.cv", "reports.build"],
 )  # fmt: skip
 def test_starts_without_torch(module):
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"

@@ -153,7 +153,7 @@ def test_a_data_set_without_test_tiles(tmp_path):
     make_landscape(load_experiment(config).data)
     values["data"] |= {"generate": None, "test_images": None, "test_masks": None}
     config.write_text(yaml.safe_dump(values))
-    material = Material(play(config, test=False))
+    material = Material(play(config, to_the_end=False))
     for name, said in (("data", "No test tiles"), ("tiles", "No test tiles"), ("submission", "nothing to hand in")):
         made = built(name, *build.SECTIONS[name], material)
         assert said in " ".join(part.text for part in made.parts if isinstance(part, Note))
