@@ -17,6 +17,8 @@ import numpy as np
 
 BLOCK = 512  # borders compared at once: 512 x 32,000 float32 products are 64 MiB
 
+MIN_COST = 0.1
+
 
 @dataclass(frozen=True)
 class Winners:
@@ -34,7 +36,7 @@ class Winners:
     """For each tile the lowest cost of any border, mutual or not."""
 
 
-def match_borders(last_N2LB: np.ndarray, first_N2LB: np.ndarray) -> Winners:
+def match_borders(last_N2LB: np.ndarray, first_N2LB: np.ndarray, scale: "Scale") -> Winners:
     """The mutual best matches between `last` borders and `first` ones.
 
     Args:
@@ -42,9 +44,7 @@ def match_borders(last_N2LB: np.ndarray, first_N2LB: np.ndarray) -> Winners:
         first_N2LB: the same of the left (top) side.
     """
     n = len(last_N2LB)
-    # Keeps numbers small: squared distances are computed as differences of squares, in float32.
-    offset_B = last_N2LB[:, 0].mean((0, 1), dtype=np.float64)
-    last, first = Borders.of(last_N2LB, offset_B), Borders.of(first_N2LB, offset_B, mirrored=True)
+    last, first = Borders.of(last_N2LB, scale), Borders.of(first_N2LB, scale, mirrored=True)
     row_best, row_next = np.full(n, np.inf, np.float32), np.full(n, np.inf, np.float32)
     col_best, col_next = np.full(2 * n, np.inf, np.float32), np.full(2 * n, np.inf, np.float32)
     row_at, col_at = np.zeros(n, np.int64), np.zeros(2 * n, np.int64)
@@ -61,9 +61,34 @@ def match_borders(last_N2LB: np.ndarray, first_N2LB: np.ndarray) -> Winners:
         col_at, col_best = np.where(better, tiles[at], col_at), np.where(better, best, col_best)
     a_P = np.flatnonzero((col_at[row_at] == np.arange(n)) & np.isfinite(row_best))
     col_P = row_at[a_P]
-    cost_P = np.maximum(row_best[a_P], np.finfo(np.float32).tiny)
+    cost_P = row_best[a_P]
     margin_P = np.minimum(row_next[a_P], col_next[col_P]) / cost_P
     return Winners(a_P, col_P % n, cost_P, margin_P, col_P >= n, row_best)
+
+
+def border_cost(last_N2LB: np.ndarray, first_N2LB: np.ndarray, a: int, b: int, scale: "Scale") -> float:
+    """The cost of one pair."""
+    one, other = Borders.of(last_N2LB[a : a + 1], scale), Borders.of(first_N2LB[b : b + 1], scale)
+    return float(one.costs(slice(1), other)[0, 0])
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What both sides of a comparison have in common."""
+
+    offset_B: np.ndarray
+    """Taken off all pixels. It keeps numbers small: squared distances are differences of squares, in float32."""
+    floor: float
+    """Added to every mean squared step, so that flat borders do not divide by 0."""
+
+    @classmethod
+    def of(cls, border_N2LB: np.ndarray) -> "Scale":
+        outer_PB = border_N2LB[:, 0].reshape(-1, border_N2LB.shape[-1])
+        # Rounding to integers makes steps of 1/12 + 1/12 by itself. A hundredth of the spread of all borders is flat
+        # too: below it float32 would decide.
+        rounding = 1 / 6 if border_N2LB.dtype.kind == "u" else 0.0
+        spread = float(outer_PB.var(0, dtype=np.float64).mean())
+        return cls(outer_PB.mean(0, dtype=np.float64).astype(np.float32), max(rounding, 1e-4 * spread, 1e-30))
 
 
 @dataclass(frozen=True)
@@ -78,19 +103,17 @@ class Borders:
     """Mean squared step from the outermost line to the next."""
 
     @classmethod
-    def of(cls, border_N2LB: np.ndarray, offset_B: np.ndarray, mirrored: bool = False) -> "Borders":
-        """Of N tiles; with `mirrored` of 2N, the second half upside down. Sides compared need the same offset."""
+    def of(cls, border_N2LB: np.ndarray, scale: Scale, mirrored: bool = False) -> "Borders":
+        """Of N tiles; with `mirrored` of 2N, the second half upside down."""
         n, _, length, bands = border_N2LB.shape
         vector_ND = np.empty((n, length * bands), np.float32)
         step_N = np.empty(n, np.float32)
-        # Rounding to integers alone makes a mean squared step of 1/12 + 1/12; and flat borders must not divide by 0.
-        floor = 1 / 6 if border_N2LB.dtype.kind == "u" else 1e-12
         unit = np.float32(1 / np.sqrt(length * bands))
         for start in range(0, n, BLOCK):
             part = slice(start, start + BLOCK)
             outer, inner = border_N2LB[part].astype(np.float32).swapaxes(0, 1)
-            step_N[part] = ((outer - inner) ** 2).mean((1, 2)) + floor
-            vector_ND[part] = ((outer - offset_B.astype(np.float32)) * unit).reshape(len(outer), -1)
+            step_N[part] = ((outer - inner) ** 2).mean((1, 2)) + scale.floor
+            vector_ND[part] = ((outer - scale.offset_B) * unit).reshape(len(outer), -1)
         if mirrored:
             upside_down = vector_ND.reshape(n, length, bands)[:, ::-1].reshape(n, -1)
             vector_ND, step_N = np.concatenate([vector_ND, upside_down]), np.tile(step_N, 2)
@@ -102,9 +125,9 @@ class Borders:
         cost_RM *= -2
         cost_RM += self.square_N[rows, None]
         cost_RM += other.square_N
-        np.maximum(cost_RM, 0, out=cost_RM)
         cost_RM /= (self.step_N[rows, None] + other.step_N) / 2
-        return cost_RM
+        # Lower than any two different borders; between equal ones, rounding errors would make margins of any size.
+        return np.maximum(cost_RM, MIN_COST, out=cost_RM)
 
 
 def _two_lowest(cost_RM: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

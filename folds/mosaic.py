@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from folds.borders import Borders, match_borders
+from folds.borders import Scale, Winners, border_cost, match_borders
 from folds.layout import lay_out
 from folds.scan import Scan
 
@@ -40,50 +40,60 @@ def recover_mosaics(scan: Scan, use_N: np.ndarray) -> Mosaics:
         use_N: bool; tiles left out (copies of others, which would be rivals of the true neighbour) stay alone.
     """
     tiles = np.flatnonzero(use_N)
-    sides = {"right": (scan.right_N2HB, scan.left_N2HB), "below": (scan.bottom_N2WB, scan.top_N2WB)}
-    found = []
-    lowest = []
-    for relation, (last, first) in sides.items():
-        winners = match_borders(last[tiles], first[tiles])
-        lowest.append(winners.lowest_N)
-        found.append(
-            pd.DataFrame(
-                {
-                    "a": tiles[winners.a_P],
-                    "b": tiles[winners.b_P],
-                    "relation": relation,
-                    "cost": winners.cost_P,
-                    "margin": winners.margin_P,
-                    "mirrored": winners.mirrored_P,
-                }
-            )
-        )
-    winners = pd.concat(found, ignore_index=True).query("cost <= @MAX_COST")
-    winners = winners.sort_values(["margin", "a", "b"], ascending=[False, True, True], kind="stable")
-    margin = margin_asked(winners.margin.to_numpy(), winners.mirrored.to_numpy())
-    accepted = winners[winners.margin >= margin]
-    mirrored = int(accepted.mirrored.sum())
-    accepted = accepted[~accepted.mirrored].drop(columns="mirrored").assign(found="border")
+    sides = {
+        "right": _Sides(scan.right_N2HB, scan.left_N2HB, Scale.of(scan.right_N2HB)),
+        "below": _Sides(scan.bottom_N2WB, scan.top_N2WB, Scale.of(scan.bottom_N2WB)),
+    }
+    winners = {relation: side.match(tiles) for relation, side in sides.items()}
+    ranked = pd.concat([_table(won, tiles, relation) for relation, won in winners.items()], ignore_index=True)
+    ranked = ranked[ranked.cost <= MAX_COST].sort_values(["margin", "a", "b"], ascending=[False, True, True])
+    margin = margin_asked(ranked.margin.to_numpy(), ranked.mirrored.to_numpy())
+    accepted = ranked[ranked.margin >= margin]
+    direct = accepted[~accepted.mirrored].drop(columns="mirrored").assign(found="border")
 
     def fits(a: int, b: int, relation: str) -> bool:
-        return border_cost(*sides[relation], a, b) <= MAX_COST
+        return sides[relation].cost(a, b) <= MAX_COST
 
-    layout = lay_out(len(use_N), list(zip(accepted.a, accepted.b, accepted.relation, strict=True)), fits)
-    accepted = accepted.drop(accepted.index[layout.refused])
-    direct = set(zip(accepted.a, accepted.b, strict=True))
+    layout = lay_out(len(use_N), list(zip(direct.a, direct.b, direct.relation, strict=True)), fits)
+    direct = direct.drop(direct.index[layout.refused])
+    known = set(zip(direct.a, direct.b, strict=True))
     implied = [
-        (a, b, relation, border_cost(*sides[relation], a, b), np.nan, "layout")
+        (a, b, relation, sides[relation].cost(a, b), np.nan, "layout")
         for a, b, relation in layout.adjacent()
-        if (a, b) not in direct
+        if (a, b) not in known
     ]
-    pairs = pd.concat([accepted, pd.DataFrame(implied, columns=accepted.columns).astype(accepted.dtypes)])
-    fitting = int((np.concatenate(lowest) <= MAX_COST).sum())
-    borders = {
-        "matched": len(accepted),
-        "undecided": fitting - len(accepted),
-        "alone": 2 * len(tiles) - fitting,
-    }
-    return Mosaics(pairs.reset_index(drop=True), layout.mosaic_N, layout.place_N2, margin, mirrored, borders)
+    pairs = pd.concat([direct, pd.DataFrame(implied, columns=direct.columns).astype(direct.dtypes)], ignore_index=True)
+    fitting = sum(int((won.lowest_N <= MAX_COST).sum()) for won in winners.values())
+    borders = {"matched": len(direct), "undecided": fitting - len(direct), "alone": 2 * len(tiles) - fitting}
+    return Mosaics(pairs, layout.mosaic_N, layout.place_N2, margin, int(accepted.mirrored.sum()), borders)
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """The two sides of all tiles that meet where a pair of one relation meets."""
+
+    last_N2LB: np.ndarray
+    first_N2LB: np.ndarray
+    scale: Scale
+
+    def match(self, tiles: np.ndarray) -> Winners:
+        return match_borders(self.last_N2LB[tiles], self.first_N2LB[tiles], self.scale)
+
+    def cost(self, a: int, b: int) -> float:
+        return border_cost(self.last_N2LB, self.first_N2LB, a, b, self.scale)
+
+
+def _table(won: Winners, tiles: np.ndarray, relation: str) -> pd.DataFrame:
+    return pd.DataFrame(
+        {
+            "a": tiles[won.a_P],
+            "b": tiles[won.b_P],
+            "relation": relation,
+            "cost": won.cost_P,
+            "margin": won.margin_P,
+            "mirrored": won.mirrored_P,
+        }
+    )
 
 
 def margin_asked(margin_P: np.ndarray, mirrored_P: np.ndarray) -> float:
@@ -96,10 +106,3 @@ def margin_asked(margin_P: np.ndarray, mirrored_P: np.ndarray) -> float:
     allowed_P = false_P <= FALSE_SHARE * (np.arange(1, len(margin_P) + 1) - false_P)
     lowest = margin_P[allowed_P][-1] if allowed_P.any() else np.inf
     return float(max(MIN_MARGIN, lowest)) if len(margin_P) and not allowed_P.all() else MIN_MARGIN
-
-
-def border_cost(last_N2LB: np.ndarray, first_N2LB: np.ndarray, a: int, b: int) -> float:
-    """The cost of one pair."""
-    offset_B = last_N2LB[a, 0].mean(0, dtype=np.float64)
-    one, other = Borders.of(last_N2LB[a : a + 1], offset_B), Borders.of(first_N2LB[b : b + 1], offset_B)
-    return float(one.costs(slice(1), other)[0, 0])

@@ -113,7 +113,7 @@ def _scan_tile(image: Path, mask: Path | None, classes: ClassTable, bands: int) 
     try:
         image_HWB = read_image(image)
         if image_HWB.shape[2] == bands:
-            row = _fields_of(image_HWB) | {"hist_NC": np.zeros(len(classes), np.int64)}
+            row = fields_of(image_HWB) | {"hist_NC": np.zeros(len(classes), np.int64)}
         else:
             problems.append(f"{image.name}: {image_HWB.shape[2]} bands, data.bands names {bands}")
     except UserError as error:
@@ -132,7 +132,8 @@ def _scan_tile(image: Path, mask: Path | None, classes: ClassTable, bands: int) 
     return row, problems
 
 
-def _fields_of(image_HWB: np.ndarray) -> dict[str, np.ndarray]:
+def fields_of(image_HWB: np.ndarray) -> dict[str, np.ndarray]:
+    """The fields of `Scan` that come from the image, for one tile."""
     height, width, bands = image_HWB.shape
     pixels_PB = image_HWB.reshape(-1, bands)
     largest = np.iinfo(image_HWB.dtype).max if image_HWB.dtype.kind == "u" else np.inf
