@@ -38,7 +38,7 @@ class Landscape(Section):
     test_scenes: int = Field(2, ge=1)
     """Scenes cut into test tiles."""
     scene_tiles: int = Field(5, ge=2)
-    """A scene is this many tiles wide and high."""
+    """A scene is this many tiles wide and high. Drawing one takes about 60 bytes of memory per pixel."""
     tile_px: int = Field(128, ge=32, multiple_of=32)
     """Side of a tile in pixels."""
     test_shift: float = Field(1.0, ge=0, le=4)

@@ -240,12 +240,12 @@ def test_neighbours_continue_and_strangers_do_not(scenes):
     rights, lefts = np.array(rights), np.array(lefts)
     cost_NN = ((rights[:, None] - lefts[None]) ** 2).mean(-1) / np.array(steps)[:, None]
     true_NN = np.array([[b == (a[0], a[1], a[2] + 1) for b in place] for a in place])
-    assert 0.8 < np.median(cost_NN[true_NN]) < 1.25
-    assert np.quantile(cost_NN[true_NN], 0.95) < 1.7
+    assert 0.85 < np.median(cost_NN[true_NN]) < 1.15
+    assert np.quantile(cost_NN[true_NN], 0.95) < 2
     has_neighbour = true_NN.any(1)
     best_N = cost_NN.argmin(1)
     assert true_NN[np.arange(len(place)), best_N][has_neighbour].mean() > 0.97
-    assert np.quantile(cost_NN[~true_NN], 0.01) > 1.7
+    assert np.quantile(cost_NN[~true_NN], 0.01) > 3
 
 
 def test_a_shift_moves_the_test_flights_only():
