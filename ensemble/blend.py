@@ -1,97 +1,155 @@
-"""Blend the models and build the submission: mean of softmax probabilities -> argmax -> labels -> zip."""
+"""Blend the models and build the submission: fit on OOF, score honestly, label the test tiles, write the zip."""
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import pandas as pd
 from rich.console import Console
 
 from base.command import run as run_command
 from base.command import stage_parser
-from base.errors import UserError
-from base.files import hash_file, hash_value
+from base.errors import UserError, listed, refuse_all
+from base.files import hash_file, hash_value, whole_file
 from base.progress import track
-from config import Run, load_experiment, open_run
-from config.training import Model
-from ensemble.oof import BATCH, blended_models, make_table, mean_over_models, print_table
+from config import Experiment, Run, load_experiment, open_run
+from ensemble.apply import apply_blend
+from ensemble.build import RunBlend, build_blend
+from ensemble.fitted import FittedBlend
+from ensemble.oof import make_table
+from ensemble.show import show_blend, show_models
+from ensemble.source import Source
+from ensemble.stores import TestStores, test_stores
+from folds.classes import ClassTable
 from folds.metrics import mean_iou
 from folds.tiles import read_tiles
-from pipeline.store import MANIFEST, Store, open_store
+from pipeline.store import MANIFEST
+from submissions.layout import Layout
+from submissions.receipt import differences, read_receipt
 from submissions.score import score_submission
-from submissions.write import write_submission
+from submissions.threads import in_threads
+from submissions.write import write_submission, write_zip
+
+MACHINE = ("jobs", "runs_dir", "zips_dir", "name")  # keys of an experiment that change no label
 
 
-def test_stores(run: Run, models: list[Model]) -> list[Store]:
-    """The test store of each model.
+def labels_of(blend: FittedBlend, source: Source) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, (H, W) uint8 indices) of each tile, in order. A few tiles are in memory at a time."""
 
-    Raises:
-        UserError: stores that are not there; lists them all.
-    """
-    missing = [model.name for model in models if not run.test_store(model).exists()]
-    if missing:
-        raise UserError(
-            f"blend {run.experiment.blend.name!r}: no test predictions ({run.variant}) of {', '.join(missing)}. "
-            f"Run: python -m pipeline.cv --config FILE"
-        )
-    return [open_store(run.test_store(model)) for model in models]
+    def label(i: int) -> tuple[str, np.ndarray]:
+        evidence_SHW = source.evidence(i, [specialist.name for specialist in blend.specialists])
+        return source.names[i], apply_blend(blend, source.probs(i, blend.models), evidence_SHW)[1]
+
+    yield from track(in_threads(label, range(len(source.names))), "label tiles", len(source.names))
 
 
-def test_labels(stores: list[Store]) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, (H, W) uint8 class indices) of each test tile, read batch by batch."""
-    names = stores[0].names
-    for first in track(range(0, len(names), BATCH), "blend test"):
-        rows = range(first, min(first + BATCH, len(names)))
-        probs_NCHW = mean_over_models(np.stack([store.read_many(rows) for store in stores]))
-        yield from zip((names[i] for i in rows), probs_NCHW.argmax(1).astype(np.uint8), strict=True)
-
-
-def make_submission(run: Run, table: pd.DataFrame) -> Path | None:
+def make_submission(run: Run, built: RunBlend) -> Path | None:
     """Write the zip, verified, with its receipt, unless it holds already; None when there is no test set."""
-    models = blended_models(run)
     tiles = read_tiles(run.tiles_csv)
     if not (tiles.split == "test").any():
         return None
-    stores = test_stores(run, models)
-    inputs = {model.name: hash_file(run.test_store(model) / MANIFEST) for model in models}
+    source = test_stores(run)
+    inputs = _store_hashes(run, source) | {"blend": hash_value(built.blend.to_json())}
     if run.is_fresh(run.zip_path, run.blend_keys, inputs, is_folder=False):
         return run.zip_path
-    blend_row = table[table.kind == "blend"].iloc[0]
-    receipt = {
-        "run": run.experiment.name,
-        "blend": run.experiment.blend.name,
-        "members": {model.name: stores[i].manifest["members"] for i, model in enumerate(models)},
-        "weights": {model.name: 1 / len(models) for model in models},
-        "combination": "mean",
-        "decision": "argmax",
-        "stores_sha256": inputs,
-        "tiles_sha256": hash_file(run.tiles_csv),
-        "folds_sha256": hash_file(run.folds_csv),
-        "experiment_sha256": hash_value(run.experiment.dump()),
-        "oof_miou": blend_row["miou"],
-    }
-    path = write_submission(run, tiles, test_labels(stores), receipt)
+    receipt = made_from(run, built.blend, source) | scores_of(built, ClassTable.of(run.experiment.data))
+    path = write_submission(run, tiles, labels_of(built.blend, source), receipt)
     run.finish(path, run.blend_keys, inputs, [path], is_folder=False)
     return path
 
 
+def made_from(run: Run, blend: FittedBlend, source: TestStores) -> dict[str, Any]:
+    """What the labels depend on: with the same, the same bytes come out again."""
+    experiment = run.experiment.dump()
+    del experiment["data"]["root"]
+    return {
+        "run": run.experiment.name,
+        "blend": run.experiment.blend.name,
+        "fitted": blend.to_json(),
+        "weights": dict(zip(blend.models, np.mean(blend.weight_MC, axis=1).tolist(), strict=True)),
+        "combination": blend.combination,
+        "decision": blend.kinds.get("decision", "argmax"),
+        "members": {name: store.manifest["members"] for name, store in source.stores.items()},
+        "stores_sha256": _store_hashes(run, source),
+        "tiles_sha256": hash_file(run.tiles_csv),
+        "folds_sha256": hash_file(run.folds_csv),
+        "experiment_sha256": hash_value({key: value for key, value in experiment.items() if key not in MACHINE}),
+    }
+
+
+def scores_of(built: RunBlend, classes: ClassTable) -> dict[str, Any]:
+    """What the receipt says of the blend's worth."""
+    said_C = built.honest_conf_CC.sum(0)
+    return {
+        "oof_miou": float(built.row.miou_in_sample),
+        "honest_miou": float(built.row.miou),
+        "honest_interval": [float(built.row.miou_low), float(built.row.miou_high)],
+        "class_shares_oof": dict(zip(classes.names, (said_C / said_C.sum()).tolist(), strict=True)),
+        "honest_confusion": built.honest_conf_CC.tolist(),
+    }
+
+
+def make_again(experiment: Experiment, receipt_file: Path) -> Path:
+    """The zip of a receipt, byte for byte, at its old place.
+
+    Raises:
+        UserError: stores, tiles, folds or experiment are not what they were, or the bytes came out different; says
+            what has changed.
+    """
+    receipt = read_receipt(receipt_file)
+    if "fitted" not in receipt:
+        raise UserError(f"{receipt_file}: no blend in this receipt; its labels came from elsewhere")
+    settings = experiment.blend.model_copy(update={"name": receipt["blend"]})
+    run = Run(experiment.model_copy(update={"blend": settings}))
+    source = test_stores(run)
+    blend = FittedBlend.of_json(receipt["fitted"])
+    now = made_from(run, blend, source)
+    code = [change for change in differences(receipt, now) if change.startswith("code_version ")]
+    changed = differences({key: receipt[key] for key in ("code_version", *now) if key in receipt}, now)
+    refuse_all(f"{receipt_file}: what it was made from has changed", [c for c in changed if c not in code])
+    path = receipt_file.parent / receipt["zip"]
+    with whole_file(path) as aside:
+        write_zip(Layout.of(run.experiment, read_tiles(run.tiles_csv)), labels_of(blend, source), aside)
+        if hash_file(aside) != receipt["sha256"]:
+            raise UserError(
+                f"{receipt_file}: other bytes came out, from the same inputs; {listed(code) or 'same code'}"
+            )
+    return path
+
+
 def test_miou(run: Run, path: Path) -> float:
+    """mIoU of a zip where the test tiles' masks are known."""
     return mean_iou(score_submission(path, run.experiment, read_tiles(run.tiles_csv)))
 
 
+test_miou.__test__ = False
+
+
 def main(argv: list[str] | None = None) -> None:
-    parser = stage_parser(
-        "ensemble.blend",
-        "Blend the models' probabilities, score the blend on OOF, label the test tiles, write the zip.",
-    )
+    parser = stage_parser("ensemble.blend", __doc__, "--name mine blend.weights=greedy")
+    parser.add_argument("--name", metavar="NAME", help="name of this blend, as blend.name=NAME")
+    parser.add_argument("--from", dest="receipt", metavar="RECEIPT", help="make the zip of a receipt again, and no fit")
     args = parser.parse_intermixed_args(argv)
-    run = open_run(load_experiment(args.config, args.overrides))
-    table = make_table(run)
-    print_table(table, Console(width=100))
-    path = make_submission(run, table)
+    named = [f"blend.name={args.name}"] if args.name else []
+    experiment = load_experiment(args.config, [*args.overrides, *named])
+    if args.receipt:
+        print(f"{make_again(experiment, Path(args.receipt))}: made again, the same bytes")
+        return
+    run = open_run(experiment)
+    built = build_blend(run)
+    table = make_table(run, built)
+    console = Console(width=100)
+    show_models(table, console)
+    show_blend(built, console)
+    path = make_submission(run, built)
     if path and run.experiment.data.test_masks:
-        print(f"test mIoU {test_miou(run, path):.4f} by data.test_masks, OOF mIoU {table.miou.iloc[-1]:.4f}")
+        print(f"test mIoU {test_miou(run, path):.4f} by data.test_masks, honest OOF mIoU {built.row.miou:.4f}")
     print(f"zip: {path}" if path else "no zip: the data set has no test tiles (data.test_images)")
+
+
+def _store_hashes(run: Run, source: TestStores) -> dict[str, str]:
+    models = {model.name: model for model in run.experiment.models}
+    return {name: hash_file(run.test_store(models[name]) / MANIFEST) for name in source.stores}
 
 
 if __name__ == "__main__":

@@ -70,7 +70,10 @@ def fit_blend(sample: Sample, settings: Blend) -> Fit:
     stages = {"uniform": blend}
     choices: list[Choice] = []
     blends = dict.fromkeys([*sample.folds, None], blend)  # fold -> fitted without it; None: on everything
-    for step in steps(sample, settings):
+    plan = steps(sample, settings)
+    for position, step in enumerate(plan):
+        if not any(len(later.kinds) > 1 for later in plan[position:]):
+            blends = {None: blends[None]}  # nothing is asked any more: no need of fits without a fold
         if step.name == "specialists" and settings.specialists == "auto":
             step, asked = _drop_specialists(step, blends, sample)
             choices += asked
@@ -179,11 +182,15 @@ def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample:
 
 
 def _choose(step: Step, tallies: dict[str, Tally]) -> tuple[str, list[Choice]]:
-    """The kind with the highest score if its gain over the first is above 0 with confidence, else the first."""
+    """The kind with the highest score if its gain over the first is above 0 with confidence, else the first.
+
+    What is judged by log loss must not cost mIoU with the same confidence: log loss is a means.
+    """
     first, *others = step.kinds
     gains = {kind: gain(tallies[kind], tallies[first], step.measure, tried=len(others)) for kind in others}
-    best = max(others, key=lambda kind: gains[kind].value)
-    ships = best if gains[best].above_zero else first
+    harmless = [kind for kind in others if gain(tallies[kind], tallies[first], "miou").high >= 0]
+    best = max(harmless, key=lambda kind: gains[kind].value, default=first)
+    ships = best if best in gains and gains[best].above_zero else first
     return ships, [Choice(step.name, kind, step.measure, gains[kind], kind == ships) for kind in others]
 
 

@@ -1,5 +1,6 @@
 """A fitted blend: everything that turns the models' probabilities of a tile into its labels. Plain values, JSON."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
@@ -64,7 +65,8 @@ class FittedBlend:
         )
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        """Lists and dicts, as they come back from a file."""
+        return json.loads(json.dumps(asdict(self)))
 
     @classmethod
     def of_json(cls, values: dict[str, Any]) -> "FittedBlend":

@@ -1,142 +1,40 @@
-"""The OOF table: IoU per class and mIoU of every member, every model and the blend, each from one summed confusion."""
+"""The OOF table: mIoU and IoU per class of every member, every model, and every step of the blend, with intervals."""
 
-from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from base.command import add_json, stage_parser, write_figures
 from base.command import run as run_command
-from base.errors import UserError, listed
+from base.errors import UserError
 from base.files import hash_file, whole_file
+from base.progress import track
 from config import Member, Run, load_experiment, open_run
-from config.training import Model
-from folds.classes import ClassTable
-from folds.metrics import confusion, iou_per_class, mean_iou
-from folds.tiles import read_tiles
-from pipeline.pack import open_pack
-from pipeline.store import MANIFEST, open_store
+from config.data import IGNORE_INDEX
+from ensemble.build import STEPS, RunBlend, build_blend
+from ensemble.evidence import Counter, Tally, score
+from ensemble.labels import class_order, top_class
+from ensemble.show import show_blend, show_models
+from ensemble.stores import OofStores, blended_models, oof_stores
+from folds.metrics import confusion
+from pipeline.store import MANIFEST
+from submissions.threads import in_threads
 
-BATCH = 16  # tiles read at once: bounds memory, and a store reads several tiles faster than one by one
-
-
-@dataclass(frozen=True)
-class OofBatch:
-    """Some tiles of one fold with what every member of that fold says of them."""
-
-    fold: int
-    names: list[str]
-    probs: dict[Member, np.ndarray]
-    """(n, C, H, W) float32 each."""
-    truth_NHW: np.ndarray
-    """uint8 indices; 255: ignored."""
-
-
-def blended_models(run: Run) -> list[Model]:
-    """The models of the blend: those of `blend.models`, or all, that predict every class."""
-    chosen = run.experiment.blend.models
-    models = [model for model in run.experiment.models if model.target == "all"]
-    return models if chosen is None else [model for model in models if model.name in chosen]
-
-
-def oof_batches(run: Run, models: list[Model]) -> Iterator[OofBatch]:
-    """All train tiles, fold by fold, with the probabilities of the members that never saw them.
-
-    Raises:
-        UserError: stores that are not there; lists them all.
-    """
-    members = [member for model in models for member in run.members(model) if member.fold is not None]
-    missing = [member for member in members if not run.oof_store(member).exists()]
-    if missing:
-        raise UserError(
-            f"run {run.experiment.name!r}: {len(missing)} of {len(members)} members have no OOF predictions "
-            f"({run.variant}): {listed(missing)}. Run: python -m pipeline.cv --config FILE"
-        )
-    pack = open_pack(run, read_tiles(run.tiles_csv))
-    row_of = {name: row for row, name in enumerate(pack.train_names)}
-    for fold in range(run.experiment.folds.k):
-        stores = {member: open_store(run.oof_store(member)) for member in members if member.fold == fold}
-        names = next(iter(stores.values())).names
-        for first in range(0, len(names), BATCH):
-            chunk = range(first, min(first + BATCH, len(names)))
-            yield OofBatch(
-                fold=fold,
-                names=[names[i] for i in chunk],
-                probs={member: store.read_many(chunk) for member, store in stores.items()},
-                truth_NHW=np.array(pack.train_mask_NHW[[row_of[names[i]] for i in chunk]]),
-            )
-
-
-def model_probs(batch: OofBatch, models: list[Model]) -> np.ndarray:
-    """(M, n, C, H, W) each model's probabilities: the mean over its seeds."""
-    return np.stack(
-        [
-            np.mean([probs for member, probs in batch.probs.items() if member.model.name == model.name], axis=0)
-            for model in models
-        ]
-    )
-
-
-def mean_over_models(probs_MNCHW: np.ndarray) -> np.ndarray:
-    """The uniform blend. Probabilities, not logits: models differ in temperature."""
-    return probs_MNCHW.mean(0)
-
-
-def score_oof(run: Run) -> pd.DataFrame:
-    """Score every member, model and the blend on all tiles that they did not see.
-
-    Returns:
-        One row each: kind (member, model, blend), name, fold, seed, tiles, miou, then the IoU of each class; NaN for a
-        class that is in neither truth nor prediction of that row's tiles.
-    """
-    models = blended_models(run)
-    classes = ClassTable.of(run.experiment.data)
-    conf: dict[tuple, np.ndarray] = defaultdict(lambda: np.zeros((len(classes), len(classes)), np.int64))
-    tiles: dict[tuple, int] = defaultdict(int)
-
-    def add(row: tuple, probs_NCHW: np.ndarray, truth_NHW: np.ndarray) -> None:
-        conf[row] += confusion(probs_NCHW.argmax(1), truth_NHW, len(classes))
-        tiles[row] += len(truth_NHW)
-
-    for batch in oof_batches(run, models):
-        for member, probs_NCHW in batch.probs.items():
-            add(("member", member.model.name, member.fold, member.seed), probs_NCHW, batch.truth_NHW)
-        probs_MNCHW = model_probs(batch, models)
-        for model, probs_NCHW in zip(models, probs_MNCHW, strict=True):
-            add(("model", model.name, None, None), probs_NCHW, batch.truth_NHW)
-        add(("blend", run.experiment.blend.name, None, None), mean_over_models(probs_MNCHW), batch.truth_NHW)
-
-    order = {"member": 0, "model": 1, "blend": 2}
-    rows = [
-        dict(zip(("kind", "name", "fold", "seed"), row, strict=True))
-        | {"tiles": tiles[row], "miou": mean_iou(conf[row])}
-        | dict(zip(classes.names, iou_per_class(conf[row]), strict=True))
-        for row in sorted(conf, key=lambda row: order[row[0]])
-    ]
-    return pd.DataFrame(rows).astype({"fold": "Int64", "seed": "Int64"})
-
-
-def make_table(run: Run) -> pd.DataFrame:
-    """Write `oof.csv` unless it holds already; return the table."""
-    members = [member for model in blended_models(run) for member in run.members(model) if member.fold is not None]
-    manifests = [run.oof_store(member) / MANIFEST for member in members]
-    inputs = {str(member): hash_file(path) for member, path in zip(members, manifests, strict=True) if path.exists()}
-    if run.is_fresh(run.oof_csv, run.blend_keys, inputs, is_folder=False):
-        return oof_table(run.dir)
-    table = score_oof(run)
-    with whole_file(run.oof_csv) as aside:
-        table.to_csv(aside, index=False)
-    run.finish(run.oof_csv, run.blend_keys, inputs, [run.oof_csv], is_folder=False)
-    return table
+FIRST = ["kind", "name", "fold", "seed", "weights", "tta", "tiles", "miou", "miou_low", "miou_high", "miou_in_sample"]
+"""Columns of the table; the classes follow."""
 
 
 def oof_table(run_dir: str | Path) -> pd.DataFrame:
     """The OOF table of a finished run's folder, as its `oof.csv` holds it: for notebooks.
+
+    Returns:
+        A row per member, model, specialist, step and blend (`kind`). `miou` is honest: of predictions for tiles that
+        neither the networks nor the blend were fitted on; `miou_low` and `miou_high` are its 95 % interval. The IoU of
+        a class is NaN where neither truth nor prediction of the row's tiles holds it.
 
     Raises:
         UserError: no table there yet.
@@ -149,28 +47,124 @@ def oof_table(run_dir: str | Path) -> pd.DataFrame:
     return pd.read_csv(path).astype({"fold": "Int64", "seed": "Int64"})
 
 
-def print_table(table: pd.DataFrame, console: Console) -> None:
-    """On the screen; classes share a second table where they would not fit 100 columns."""
-    names = [column for column in table if column not in ("kind", "name", "fold", "seed", "tiles", "miou")]
-    shown = Table(title="OOF mIoU and IoU per class", title_justify="left")
-    for column in ("", "fold", "mIoU", *names):
-        shown.add_column(column[:9], justify="left" if column == "" else "right", overflow="fold")
-    for row in table.to_dict("records"):
-        fold = "all" if pd.isna(row["fold"]) else f"{row['fold']}/s{row['seed']}"
-        figures = [f"{row['miou']:.4f}", *("-" if pd.isna(row[name]) else f"{row[name]:.3f}" for name in names)]
-        style = {"model": "bold", "blend": "bold green"}.get(row["kind"], "")
-        shown.add_row(row["name"], fold, *figures, style=style)
-    console.print(shown)
+def make_table(run: Run, built: RunBlend | None = None) -> pd.DataFrame:
+    """Write `oof.csv` unless it holds already; return the table. Fits the blend if that is not done yet."""
+    built = built or build_blend(run)
+    members = [member for model in blended_models(run) for member in run.members(model) if member.fold is not None]
+    inputs = {str(member): hash_file(run.oof_store(member) / MANIFEST) for member in members}
+    inputs[STEPS] = hash_file(run.blend_dir / STEPS)
+    if run.is_fresh(run.oof_csv, run.blend_keys, inputs, is_folder=False):
+        return oof_table(run.dir)
+    rows = [*score_members(run), *blend_rows(run, built)]
+    table = pd.DataFrame(rows).astype({"fold": "Int64", "seed": "Int64"})
+    with whole_file(run.oof_csv) as aside:
+        table.to_csv(aside, index=False)
+    run.finish(run.oof_csv, run.blend_keys, inputs, [run.oof_csv], is_folder=False)
+    return oof_table(run.dir)
+
+
+def score_members(run: Run) -> Iterator[dict[str, Any]]:
+    """A row for every member on its held-out fold, and for every model and specialist on all tiles."""
+    source = oof_stores(run)
+    num_groups, num_classes = int(source.group_N.max()) + 1, len(source.classes)
+    order = class_order(source.classes)
+    counters: dict[Member | str, Counter] = {}
+    tiles: dict[Member | str, int] = {}
+
+    def confusions(i: int) -> dict[Member | str, np.ndarray]:
+        truth_HW = source.truth(i)
+        found = {}
+        for name in (*source.models, *source.specialists):
+            members = source.members(i, name)
+            opinions = {member: source.member_probs(i, member) for member in members}
+            opinions[name] = opinions[members[0]] if len(members) == 1 else source.model_probs(i, name)
+            for whose, probs_CHW in opinions.items():
+                found[whose] = _confusion(source, name, probs_CHW, truth_HW, order)
+        return found
+
+    everything = range(len(source.names))
+    for i, found in zip(
+        everything, track(in_threads(confusions, everything), "score OOF", len(everything)), strict=True
+    ):
+        for whose, conf_CC in found.items():
+            counters.setdefault(whose, Counter(num_groups, num_classes)).add(source.group_N[i], conf_CC)
+            tiles[whose] = tiles.get(whose, 0) + 1
+    for whose in sorted(counters, key=lambda whose: (isinstance(whose, str), str(whose))):
+        yield _member_row(run, source, whose, tiles[whose], counters[whose].tally())
+
+
+def blend_rows(run: Run, built: RunBlend) -> Iterator[dict[str, Any]]:
+    """A row for each step of the blend, and one for the blend that ships."""
+    tiles = len(oof_stores(run).names)
+    name = run.experiment.blend.name
+    classes = [spec.name for spec in run.experiment.data.classes]
+    for row in built.steps.to_dict("records"):
+        figures = {column: row[column] for column in (*FIRST[7:], *classes)}
+        common = {"fold": None, "seed": None, "weights": None, "tta": None, "tiles": tiles} | figures
+        yield {"kind": "step", "name": f"{name}: {row['step']}"} | common
+        if row["ships"]:
+            ships = {"kind": "blend", "name": name} | common
+    yield ships
+
+
+def _confusion(
+    source: OofStores, name: str, probs_CHW: np.ndarray, truth_HW: np.ndarray, order: list[int]
+) -> np.ndarray:
+    """(C, C) of one opinion on one tile; of a specialist, only hits, misses and false alarms of its class."""
+    num_classes = len(order)
+    if name not in source.specialists:
+        index_HW = top_class(probs_CHW.reshape(num_classes, -1), order).reshape(truth_HW.shape)
+        return confusion(index_HW, truth_HW, num_classes)
+    target = source.specialists[name]
+    half = 128 if probs_CHW.dtype == np.uint8 else 0.5
+    other = (target + 1) % num_classes
+    said_HW = np.where(probs_CHW[0] >= half, target, other)
+    true_HW = np.where((truth_HW == target) | (truth_HW == IGNORE_INDEX), truth_HW, other)
+    return confusion(said_HW, true_HW, num_classes)
+
+
+def _member_row(run: Run, source: OofStores, whose: Member | str, tiles: int, counted: Tally) -> dict[str, Any]:
+    name = whose if isinstance(whose, str) else whose.model.name
+    predict = run.experiment.predict
+    iou_C = counted.iou_C
+    row: dict[str, Any] = {"kind": "model", "name": name, "fold": None, "seed": None, "weights": predict.weights,
+                           "tta": predict.variant.removeprefix(f"{predict.weights}-"), "tiles": tiles}  # fmt: skip
+    if isinstance(whose, Member):
+        row |= {"kind": "member", "fold": whose.fold, "seed": whose.seed}
+    if name in source.specialists:
+        target = source.specialists[name]
+        row["kind"] = "specialist" if row["kind"] == "model" else "specialist member"
+        iou_C = np.where(np.arange(len(iou_C)) == target, iou_C, np.nan)
+        row |= dict.fromkeys(FIRST[7:], np.nan)
+    else:
+        estimate = score(_only_seen(counted))
+        row |= dict(zip(FIRST[7:], (counted.miou, estimate.low, estimate.high, np.nan), strict=True))
+    return row | dict(zip(source.classes, iou_C, strict=True))
+
+
+def _only_seen(counted: Tally) -> Tally:
+    """Without groups of other folds, which a member has no pixel of."""
+    seen = counted.truth_GC.sum(1) > 0
+    return Tally(counted.hit_GC[seen], counted.union_GC[seen], counted.truth_GC[seen], counted.loss_G[seen])
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = stage_parser("ensemble.oof", "Score all out-of-fold predictions; print the table and write oof.csv.")
+    parser = stage_parser(
+        "ensemble.oof",
+        "Score all out-of-fold predictions and every step of the blend; print the tables, write oof.csv.",
+    )
     add_json(parser)
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
-    table = make_table(run)
-    write_figures(args.json, {"rows": table.astype(object).where(table.notna(), None).to_dict("records")})
-    print_table(table, Console(width=100))
+    built = build_blend(run)
+    table = make_table(run, built)
+    records = {"rows": table, "steps": built.steps, "candidates": built.candidates, "models": built.models}
+    write_figures(args.json, {
+        name: frame.astype(object).where(frame.notna(), None).to_dict("records") for name, frame in records.items()
+    })  # fmt: skip
+    console = Console(width=100)
+    show_models(table, console)
+    show_blend(built, console)
     print(run.oof_csv)
 
 

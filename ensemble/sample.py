@@ -6,7 +6,7 @@ bias (Horvitz and Thompson 1952).
 """
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,10 +58,17 @@ class Sample:
         first, last = np.searchsorted(self.fold_P, [fold, fold + 1])
         return self._of(slice(first, last))
 
-    def keep_models(self, models: Sequence[str]) -> "Sample":
-        """The sample as if there were only these models."""
-        rows = [m for m, name in enumerate(self.models) if name in models]
-        return replace(self, models=tuple(self.models[m] for m in rows), probs_MCP=self.probs_MCP[rows])
+    def without_model(self, name: str) -> "Sample":
+        """The sample as if there were no such model or specialist."""
+        rows = [m for m, model in enumerate(self.models) if model != name]
+        kept = {specialist: target for specialist, target in self.specialists.items() if specialist != name}
+        return replace(
+            self,
+            models=tuple(self.models[m] for m in rows),
+            probs_MCP=self.probs_MCP[rows],
+            specialists=kept,
+            evidence_SP=self.evidence_SP[[s for s, specialist in enumerate(self.specialists) if specialist in kept]],
+        )
 
     def thinned(self, at_most: int) -> "Sample":
         """Every n-th pixel with n times its weight, so that at most that many are left."""

@@ -44,18 +44,19 @@ class OofStores:
         return self.stores[member].read_raw(self.row_of[member][self.names[i]])
 
     def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
-        return np.stack([self._mean(i, model) for model in models])
+        return np.stack([self.model_probs(i, model) for model in models])
 
     def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
         height, width = self.mask_NHW.shape[1:]
-        return np.array([self._mean(i, name)[0] for name in specialists]).reshape(-1, height, width)
+        return np.array([self.model_probs(i, name)[0] for name in specialists]).reshape(-1, height, width)
 
     def members(self, i: int, model: str) -> list[Member]:
         """The model's members that never saw tile i: one per seed."""
         fold = int(self.fold_N[i])
         return [member for member in self.stores if member.model.name == model and member.fold == fold]
 
-    def _mean(self, i: int, model: str) -> np.ndarray:
+    def model_probs(self, i: int, model: str) -> np.ndarray:
+        """(C, H, W) of tile i: the mean over the model's seeds."""
         raw = [self.member_probs(i, member) for member in self.members(i, model)]
         if len(raw) == 1:
             return raw[0]

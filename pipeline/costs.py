@@ -18,6 +18,7 @@ import pandas as pd
 from base.errors import UserError
 from base.files import hash_value, read_json
 from config import Member, Run
+from config.ensemble import Predict
 from config.training import Model
 from pipeline.slots import devices_here, gpus, threads_per_job
 from pipeline.supervise import JobState
@@ -100,13 +101,18 @@ def expected_s(run: Run, member: Member, steps: Sequence[str], cost: Cost, count
     """Seconds that the steps of a member will take by the probe alone."""
     train, predict = run.experiment.train_of(member.model), run.experiment.predict
     held_out = counts.held_out(member)
-    passes = len(predict.views) * sum(scale**2 for scale in (1.0, *predict.scales)) * (1 + len(predict.stretch))
+    passes = passes_per_tile(predict)
     seconds = {
         "train": train.epochs * (sum(counts.in_fold) - held_out) * cost.train_s,
         "oof": held_out * passes * cost.forward_s,
         "test": counts.test * passes * cost.forward_s,
     }
     return START_S + sum(seconds[step] for step in steps)
+
+
+def passes_per_tile(predict: Predict) -> float:
+    """Forward passes of one network that one tile takes, a scaled tile counting as its pixels."""
+    return len(predict.views) * sum(scale**2 for scale in (1.0, *predict.scales)) * (1 + len(predict.stretch))
 
 
 def pace_of(states: Sequence[JobState]) -> float:

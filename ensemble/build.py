@@ -1,0 +1,196 @@
+"""Fit a run's blend, score it honestly, and keep both under `runs/<run>/blend/<name>/`.
+
+blend.json      the fitted blend, and one without each fold; what speaks for each step; the honest confusion
+steps.csv       a row per step: honest mIoU with its interval, gain, in-sample mIoU, calibration error, IoU
+candidates.csv  a row per candidate of each step: its gain on folds that it was not fitted on, and whether it ships
+models.csv      a row per model: its weight, its worth (what is lost without it) with its interval, its cost
+errors.csv      how the models' errors go together
+groups.npz      the honest counts per group, by which two blends are compared in pairs
+"""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from base.errors import UserError
+from base.files import hash_file, read_json, whole_folder, write_json
+from config import Run
+from config.ensemble import Blend
+from ensemble.evidence import Estimate, Tally
+from ensemble.fit import Choice, Fit
+from ensemble.fitted import FittedBlend
+from ensemble.honest import HonestFit, Scored, fit_honestly, score_tiles
+from ensemble.postprocess import fit_postprocess
+from ensemble.sample import draw_sample
+from ensemble.stores import OofStores, blended_models, oof_stores
+from ensemble.worth import calibration_errors, error_correlation, model_worth
+from folds.tiles import read_tiles
+from pipeline.store import MANIFEST
+
+BLEND, STEPS, CANDIDATES, MODELS, ERRORS, GROUPS = (
+    "blend.json", "steps.csv", "candidates.csv", "models.csv", "errors.csv", "groups.npz",
+)  # fmt: skip
+STEP_SETTINGS = ("combination", "weights", "calibration", "specialists", "decision", "postprocess")
+
+
+@dataclass(frozen=True)
+class RunBlend:
+    """A run's blend as it lies on disk."""
+
+    fits: HonestFit
+    stage: str
+    """The stage that ships: the last, or "uniform" where all steps together do not pay."""
+    honest_conf_CC: np.ndarray
+    steps: pd.DataFrame
+    candidates: pd.DataFrame
+    models: pd.DataFrame
+    errors: pd.DataFrame
+
+    @property
+    def blend(self) -> FittedBlend:
+        """What labels the test tiles."""
+        return self.fits.whole.stages[self.stage]
+
+    @property
+    def blend_of(self) -> dict[int, FittedBlend]:
+        """Fold -> the same, fitted without it."""
+        return {fold: fit.stages[self.stage] for fold, fit in self.fits.without.items()}
+
+    @property
+    def row(self) -> pd.Series:
+        """The row of `steps` that ships."""
+        return self.steps.set_index("step", drop=False).loc[self.stage]
+
+
+def build_blend(run: Run) -> RunBlend:
+    """The run's blend: read, or fitted now if it is not there or would come out different."""
+    keys, inputs = _made_from(run)
+    if run.is_fresh(run.blend_dir, keys, inputs):
+        return read_blend(run)
+    settings = run.experiment.blend
+    source = oof_stores(run)
+    sample = draw_sample(source, settings.sample_pixels)
+    fits = fit_postprocess(fit_honestly(sample, settings), source, settings)
+    scored = score_tiles(fits, source)
+    stage = shipping_stage(scored, settings)
+    steps = step_table(fits, scored, stage, calibration_errors(fits, sample), source.classes)
+    blend = fits.whole.stages[stage]
+    with whole_folder(run.blend_dir) as folder:
+        write_json(folder / BLEND, {
+            "stage": stage,
+            "whole": _fit_to_json(fits.whole),
+            "without": {str(fold): _fit_to_json(fit) for fold, fit in fits.without.items()},
+            "honest_confusion": scored[stage].honest.conf_CC.tolist(),
+        })  # fmt: skip
+        steps.to_csv(folder / STEPS, index=False)
+        candidate_table(fits.whole.choices).to_csv(folder / CANDIDATES, index=False)
+        model_worth(run, sample, blend, settings).to_csv(folder / MODELS, index=False)
+        error_correlation(sample).to_csv(folder / ERRORS)
+        _write_groups(folder / GROUPS, run, source, scored[stage].honest)
+    run.finish(run.blend_dir, keys, inputs, [run.blend_dir / name for name in (BLEND, STEPS, GROUPS)])
+    return read_blend(run)
+
+
+def read_blend(run: Run) -> RunBlend:
+    """The run's blend as it was last fitted, whatever has changed since.
+
+    Raises:
+        UserError: there is none.
+    """
+    folder = run.blend_dir
+    if not (folder / BLEND).exists():
+        raise UserError(f"{folder}: no blend yet. Run: python -m ensemble.blend --config FILE")
+    values = read_json(folder / BLEND)
+    return RunBlend(
+        fits=HonestFit(
+            _fit_of_json(values["whole"]), {int(fold): _fit_of_json(fit) for fold, fit in values["without"].items()}
+        ),
+        stage=values["stage"],
+        honest_conf_CC=np.array(values["honest_confusion"]),
+        steps=pd.read_csv(folder / STEPS),
+        candidates=pd.read_csv(folder / CANDIDATES),
+        models=pd.read_csv(folder / MODELS),
+        errors=pd.read_csv(folder / ERRORS, index_col=0),
+    )
+
+
+def shipping_stage(scored: dict[str, Scored], settings: Blend) -> str:
+    """The last stage; or the plain mean where nothing was asked for by name and all steps together do not pay.
+
+    Steps are chosen by what inner folds say, one at a time; the honest score is the one word on all of them.
+    """
+    first, *_, last = scored
+    free = all(getattr(settings, name) == "auto" for name in STEP_SETTINGS)
+    return first if free and scored[last].honest.miou < scored[first].honest.miou else last
+
+
+def step_table(
+    fits: HonestFit,
+    scored: dict[str, Scored],
+    stage: str,
+    calibration_error: dict[str, float],
+    classes: tuple[str, ...],
+) -> pd.DataFrame:
+    """A row per stage. `gain` is the honest one over the stage before it."""
+    rows = []
+    before = None
+    for name, blend in fits.whole.stages.items():
+        here = scored[name]
+        estimate = here.estimate
+        gain = Estimate(0.0, 0.0, 0.0) if before is None else here.gain_over(before)
+        rows.append(
+            {"step": name, "kind": blend.kinds.get(name, ""), "ships": name == stage, "miou": estimate.value,
+             "miou_low": estimate.low, "miou_high": estimate.high, "gain": gain.value, "gain_low": gain.low,
+             "gain_high": gain.high, "miou_in_sample": here.in_sample.miou, "ece": calibration_error.get(name, np.nan)}
+            | dict(zip(classes, here.honest.iou_C, strict=True))
+        )  # fmt: skip
+        before = here
+    return pd.DataFrame(rows)
+
+
+def candidate_table(choices: list[Choice]) -> pd.DataFrame:
+    """A row per candidate that was asked about."""
+    columns = ["step", "kind", "measure", "gain", "low", "high", "ships"]
+    rows = [(c.step, c.kind, c.measure, c.gain.value, c.gain.low, c.gain.high, c.ships) for c in choices]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def read_groups(folder: Path) -> tuple[list[str], Tally]:
+    """Group names and the honest counts of a blend's folder."""
+    with np.load(folder / GROUPS) as stored:
+        tally = Tally(stored["hit_GC"], stored["union_GC"], stored["truth_GC"], np.zeros(len(stored["hit_GC"])))
+        return stored["groups"].tolist(), tally
+
+
+def _write_groups(path: Path, run: Run, source: OofStores, honest: Tally) -> None:
+    tiles = read_tiles(run.tiles_csv).set_index("name")
+    names = np.empty(len(honest.hit_GC), object)
+    names[source.group_N] = tiles.group[source.names].to_numpy()
+    np.savez(path, groups=names.astype(str), hit_GC=honest.hit_GC, union_GC=honest.union_GC, truth_GC=honest.truth_GC)
+
+
+def _made_from(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
+    """Keys and inputs on which the fit depends: all but the blend's name and the zip's form."""
+    keys = {key: value for key, value in run.blend_keys.items() if not key.startswith("submission.")}
+    del keys["blend.name"]
+    members = [member for model in blended_models(run) for member in run.members(model) if member.fold is not None]
+    manifests = {str(member): run.oof_store(member) / MANIFEST for member in members}
+    inputs = {name: hash_file(path) for name, path in manifests.items() if path.exists()}
+    return keys, inputs | run.member_inputs()
+
+
+def _fit_to_json(fit: Fit) -> dict[str, Any]:
+    return {
+        "stages": {name: blend.to_json() for name, blend in fit.stages.items()},
+        "choices": [asdict(choice) for choice in fit.choices],
+    }
+
+
+def _fit_of_json(values: dict[str, Any]) -> Fit:
+    return Fit(
+        {name: FittedBlend.of_json(blend) for name, blend in values["stages"].items()},
+        [Choice(**choice | {"gain": Estimate(**choice["gain"])}) for choice in values["choices"]],
+    )

@@ -1,0 +1,115 @@
+"""Compare blends of one or several runs: honest mIoU with intervals, and each difference to the first in pairs.
+
+python -m ensemble.compare runs/demo runs/demo_b4
+python -m ensemble.compare runs/demo runs/demo:plain          two blends of one run, by name
+"""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from base.command import add_json, write_figures
+from base.command import run as run_command
+from base.errors import UserError, listed
+from ensemble.build import GROUPS, STEPS, read_groups
+from ensemble.evidence import Estimate, Tally, gain, score
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A blend's honest counts as they lie on disk."""
+
+    label: str
+    classes: list[str]
+    groups: list[str]
+    tally: Tally
+    miou_in_sample: float
+
+
+def read_compared(operand: str) -> Compared:
+    """The blend that `runs/NAME` or `runs/NAME:BLEND` means.
+
+    Raises:
+        UserError: no such blend; names those that are there.
+    """
+    run_dir, _, name = operand.partition(":")
+    folder = Path(run_dir) / "blend" / (name or "blend")
+    if not (folder / GROUPS).exists():
+        there = sorted(path.parent.name for path in (Path(run_dir) / "blend").glob(f"*/{GROUPS}"))
+        known = f"; it has {listed(there)}" if there else ""
+        raise UserError(f"{operand}: no blend at {folder}{known}. Run: python -m ensemble.blend --config FILE")
+    steps = pd.read_csv(folder / STEPS)
+    groups, tally = read_groups(folder)
+    classes = steps.columns[steps.columns.get_loc("ece") + 1 :].tolist()
+    return Compared(operand, classes, groups, tally, float(steps.miou_in_sample[steps.ships].iloc[0]))
+
+
+def difference(to: Compared, base: Compared) -> Estimate | None:
+    """Gain in honest mIoU, over the same resampled groups for both; None where they were scored on other tiles."""
+    if to.groups != base.groups or to.classes != base.classes:
+        return None
+    return gain(to.tally, base.tally) if np.array_equal(to.tally.truth_GC, base.tally.truth_GC) else None
+
+
+def compare(operands: list[str]) -> pd.DataFrame:
+    """A row per blend; `difference` is its gain over the first, NaN where tiles, groups or classes differ."""
+    blends = [read_compared(operand) for operand in operands]
+    rows = []
+    for blend in blends:
+        estimate, gained = score(blend.tally), difference(blend, blends[0])
+        low, high = (gained.low, gained.high) if gained else (np.nan, np.nan)
+        rows.append(
+            {"blend": blend.label, "miou": estimate.value, "miou_low": estimate.low, "miou_high": estimate.high,
+             "miou_in_sample": blend.miou_in_sample, "difference": gained.value if gained else np.nan,
+             "difference_low": low, "difference_high": high}
+            | dict(zip(blend.classes, blend.tally.iou_C, strict=True))
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def show(table: pd.DataFrame, console: Console) -> None:
+    """The scores, then IoU per class, a row per class."""
+    shown = Table(title="Honest mIoU", title_justify="left", caption_justify="left",
+                  caption="difference: to the first, in pairs over resampled groups; certain where the interval "
+                          "does not hold 0")  # fmt: skip
+    for column in ("blend", "mIoU", "95 %", "in-sample", "difference", "95 %"):
+        shown.add_column(column, justify="left" if column == "blend" else "right")
+    for i, row in enumerate(table.to_dict("records")):
+        other = pd.isna(row["difference"])
+        shown.add_row(
+            row["blend"],
+            f"{row['miou']:.4f}",
+            f"{row['miou_low']:.4f} {row['miou_high']:.4f}",
+            f"{row['miou_in_sample']:.4f}",
+            "" if i == 0 else "other tiles" if other else f"{row['difference']:+.4f}",
+            "" if i == 0 or other else f"{row['difference_low']:+.4f} {row['difference_high']:+.4f}",
+        )
+    console.print(shown)
+    by_class = Table(title="IoU per class", title_justify="left")
+    by_class.add_column("")
+    for label in table.blend:
+        by_class.add_column(label, justify="right", overflow="fold")
+    for name in table.columns[table.columns.get_loc("difference_high") + 1 :]:
+        by_class.add_row(name, *("-" if pd.isna(iou) else f"{iou:.3f}" for iou in table[name]))
+    console.print(by_class)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m ensemble.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("blends", nargs="+", metavar="RUN[:BLEND]", help="folder of a run, and one of its blends")
+    add_json(parser)
+    args = parser.parse_args(argv)
+    table = compare(args.blends)
+    write_figures(args.json, {"rows": table.astype(object).where(table.notna(), None).to_dict("records")})
+    show(table, Console(width=100))
+
+
+if __name__ == "__main__":
+    run_command(main)

@@ -1,0 +1,110 @@
+"""The tables of the ensemble on a screen of 100 columns."""
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from ensemble.build import RunBlend
+
+CLASSES_WIDE = 5  # of up to 9 letters, that fit beside name, fold and mIoU
+
+
+def show_models(table: pd.DataFrame, console: Console) -> None:
+    """Members, models and the blend with their IoU per class."""
+    names = table.columns[table.columns.get_loc("miou_in_sample") + 1 :].tolist()
+    rows = table[table.kind != "step"]
+    parts = -(-len(names) // CLASSES_WIDE)
+    for part, classes in enumerate(np.array_split(names, parts)):
+        shown = Table(title="" if part else "OOF mIoU and IoU per class", title_justify="left")
+        for column in ("", "fold", *(() if part else ("mIoU",)), *classes):
+            shown.add_column(column[:9], justify="left" if column == "" else "right", no_wrap=True)
+        for row in rows.to_dict("records"):
+            fold = "all" if pd.isna(row["fold"]) else f"{row['fold']}/s{row['seed']}"
+            figures = [] if part else [_number(row["miou"], 4)]
+            figures += [_number(row[name], 3) for name in classes]
+            style = {"model": "bold", "specialist": "bold", "blend": "bold green"}.get(row["kind"], "")
+            shown.add_row(row["name"], fold, *figures, style=style)
+        console.print(shown)
+
+
+def show_blend(built: RunBlend, console: Console) -> None:
+    """The steps of the blend, the candidates that were asked about, and what each model is worth."""
+    console.print(_steps(built.steps))
+    if len(built.candidates):
+        console.print(_candidates(built.candidates))
+    console.print(_models(built.models))
+    if len(built.errors) > 1:
+        console.print(_errors(built.errors))
+
+
+def _steps(steps: pd.DataFrame) -> Table:
+    shown = Table(
+        title="Blend: honest mIoU after each step, on folds that it was not fitted on", title_justify="left",
+        caption="gain: over the step before. in-sample: on the tiles it was fitted on. ECE: calibration error",
+        caption_justify="left",
+    )  # fmt: skip
+    for column in ("step", "kind", "mIoU", "95 %", "gain", "95 %", "in-sample", "ECE"):
+        shown.add_column(column, justify="left" if column in ("step", "kind") else "right", no_wrap=True)
+    for row in steps.to_dict("records"):
+        first = row["step"] == "uniform"
+        shown.add_row(
+            row["step"],
+            "mean, argmax" if first else str(row["kind"]),
+            _number(row["miou"], 4),
+            f"{row['miou_low']:.3f} {row['miou_high']:.3f}",
+            "" if first else f"{row['gain']:+.4f}",
+            "" if first else f"{row['gain_low']:+.3f} {row['gain_high']:+.3f}",
+            _number(row["miou_in_sample"], 4),
+            _number(row["ece"], 3),
+            style="bold green" if row["ships"] else "",
+        )
+    return shown
+
+
+def _candidates(candidates: pd.DataFrame) -> Table:
+    shown = Table(
+        title="Candidates of each step, against leaving the step out", title_justify="left",
+        caption="A step ships if its best candidate's interval, widened for their number, lies above 0; "
+        "a specialist stays if its gain does.", caption_justify="left",
+    )  # fmt: skip
+    for column in ("step", "candidate", "measure", "gain", "interval", ""):
+        shown.add_column(column, justify="right" if column in ("gain", "interval") else "left")
+    for row in candidates.to_dict("records"):
+        shown.add_row(row["step"], row["kind"], {"miou": "mIoU", "nll": "-log loss"}[row["measure"]],
+                      f"{row['gain']:+.4f}", f"{row['low']:+.4f} {row['high']:+.4f}",
+                      "ships" if row["ships"] else "", style="bold" if row["ships"] else "")  # fmt: skip
+    return shown
+
+
+def _models(models: pd.DataFrame) -> Table:
+    shown = Table(
+        title="Models", title_justify="left",
+        caption="worth: honest mIoU that the blend loses without it. A specialist's weight is its share a.",
+        caption_justify="left",
+    )  # fmt: skip
+    for column in ("model", "weight", "worth", "95 %", "s per 1,000 tiles"):
+        shown.add_column(column, justify="left" if column == "model" else "right")
+    for row in models.to_dict("records"):
+        known = not pd.isna(row["worth"])
+        shown.add_row(
+            row["model"],
+            f"{row['weight']:.3f}",
+            f"{row['worth']:+.4f}" if known else "-",
+            f"{row['worth_low']:+.4f} {row['worth_high']:+.4f}" if known else "",
+            "-" if pd.isna(row["s_per_1000_tiles"]) else f"{row['s_per_1000_tiles']:,.0f}",
+        )
+    return shown
+
+
+def _errors(errors: pd.DataFrame) -> Table:
+    shown = Table(title="Correlation of errors", title_justify="left")
+    for column in ("", *errors.columns):
+        shown.add_column(column[:12], justify="left" if column == "" else "right")
+    for name, row in errors.iterrows():
+        shown.add_row(str(name), *(f"{value:.2f}" for value in row))
+    return shown
+
+
+def _number(value: float, digits: int) -> str:
+    return "-" if pd.isna(value) else f"{value:.{digits}f}"

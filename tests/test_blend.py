@@ -1,0 +1,206 @@
+"""The blend of a run: fitted, scored, kept, shown, handed in, made again, compared."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from base.errors import UserError
+from base.files import hash_file, read_json, write_json
+from config import Run, load_experiment
+from ensemble import blend as blend_command
+from ensemble import compare as compare_command
+from ensemble import oof as oof_command
+from ensemble.apply import apply_blend
+from ensemble.blend import labels_of, make_again
+from ensemble.build import build_blend, read_blend
+from ensemble.compare import compare
+from ensemble.oof import oof_table
+from ensemble.stores import oof_stores, test_stores
+from folds.metrics import confusion, mean_iou
+from tests.played_run import play, played_config
+
+PLAIN = [f"blend.{key}" for key in ("combination=mean", "weights=uniform", "calibration=none", "decision=argmax",
+                                    "specialists=none", "postprocess=none")]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory) -> Path:
+    """The config of a run whose members are played, with two blends: `blend`, and `plain`."""
+    config = played_config(tmp_path_factory.mktemp("blend"))
+    values = yaml.safe_load(config.read_text()) | {"blend": {"sample_pixels": 30_000}}
+    config.write_text(yaml.safe_dump(values, sort_keys=False))
+    play(config)
+    blend_command.main(["--config", str(config)])
+    blend_command.main(["--config", str(config), "--name", "plain", *PLAIN])
+    return config
+
+
+def run_of(config: Path, *overrides: str) -> Run:
+    return Run(load_experiment(config, list(overrides)))
+
+
+def receipt_of(config: Path, name: str = "played") -> Path:
+    return Path(load_experiment(config).zips_dir) / f"{name}.receipt.json"
+
+
+def test_the_table_has_a_row_per_member_model_and_step(played):
+    run = run_of(played)
+    build_blend(run)
+    oof_command.main(["--config", str(played)])
+    table = oof_table(run.dir)
+    members = table[table.kind == "member"]
+    assert len(members) == 6
+    assert members.groupby("name").tiles.sum().tolist() == [54, 54]
+    assert set(table[table.kind == "model"].name) == {"unet_r18", "unet_mnv3"}
+    steps = table[table.kind == "step"].name.tolist()
+    assert steps[0] == "blend: uniform"
+    assert steps[-1] == "blend: postprocess"
+    assert table.iloc[-1].kind == "blend"
+    scored = table[table.kind.isin(["member", "model", "blend"])]
+    assert (scored.miou_low < scored.miou).all()
+    assert (scored.miou < scored.miou_high).all()
+
+
+def test_the_uniform_step_is_the_mean_of_all_probabilities(played):
+    run = run_of(played)
+    source = oof_stores(run)
+    conf_CC = np.zeros((10, 10), np.int64)
+    for i in range(len(source.names)):
+        mean_CHW = source.probs(i, source.models).astype(float).sum(0)
+        conf_CC += confusion(mean_CHW.argmax(0), source.truth(i), 10)
+    steps = read_blend(run).steps.set_index("step")
+    assert steps.miou["uniform"] == pytest.approx(mean_iou(conf_CC), abs=2e-3)  # ties go by name, not by position
+    assert steps.miou["uniform"] == steps.miou_in_sample["uniform"]
+
+
+def test_the_honest_score_can_be_had_from_what_lies_on_disk(played):
+    run = run_of(played)
+    built, source = read_blend(run), oof_stores(run)
+    conf_CC = np.zeros((10, 10), np.int64)
+    for i in range(len(source.names)):
+        fitted = built.blend_of[int(source.fold_N[i])]
+        conf_CC += confusion(apply_blend(fitted, source.probs(i, fitted.models), [])[1], source.truth(i), 10)
+    assert (built.honest_conf_CC == conf_CC).all()
+    assert built.row.miou == pytest.approx(mean_iou(conf_CC))
+    receipt = read_json(receipt_of(played))
+    assert receipt["honest_miou"] == pytest.approx(mean_iou(conf_CC))
+    assert receipt["honest_confusion"] == conf_CC.tolist()
+
+
+def test_nothing_is_fitted_twice(played, capsys):
+    run = run_of(played)
+    files = [*run.blend_dir.iterdir(), run.oof_csv, run.zip_path]
+    before = {path: path.stat().st_mtime_ns for path in files}
+    blend_command.main(["--config", str(played)])
+    assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_a_blend_fitted_again_is_the_same_to_the_byte(played):
+    run = run_of(played)
+    before = hash_file(run.blend_dir / "blend.json")
+    shutil.rmtree(run.blend_dir)
+    build_blend(run)
+    assert hash_file(run.blend_dir / "blend.json") == before
+
+
+def test_two_blends_stand_side_by_side(played):
+    zips = receipt_of(played).parent
+    assert (zips / "played.zip").exists()
+    assert (zips / "played.plain.zip").exists()
+    plain = read_json(receipt_of(played, "played.plain"))
+    assert plain["decision"] == "argmax"
+    assert plain["weights"] == {"unet_r18": 0.5, "unet_mnv3": 0.5}
+    assert plain["honest_miou"] == pytest.approx(plain["oof_miou"])
+    assert read_json(receipt_of(played))["honest_miou"] >= plain["honest_miou"]
+
+
+@pytest.mark.parametrize("name", ["played", "played.plain"])
+def test_a_receipt_gives_the_same_bytes_again(played, name, capsys):
+    receipt = receipt_of(played, name)
+    path = receipt.with_name(f"{name}.zip")
+    before = hash_file(path)
+    path.unlink()
+    overrides = PLAIN if name == "played.plain" else []
+    blend_command.main(["--config", str(played), "--from", str(receipt), *overrides])
+    assert hash_file(path) == before
+
+
+def test_a_receipt_says_what_has_changed(played, tmp_path):
+    receipt = read_json(receipt_of(played))
+    receipt["stores_sha256"]["unet_r18"] = "0" * 64
+    receipt["folds_sha256"] = "1" * 64
+    write_json(tmp_path / "old.receipt.json", receipt)
+    with pytest.raises(UserError, match=r"folds_sha256 1111.*stores_sha256.unet_r18 0000"):
+        make_again(load_experiment(played), tmp_path / "old.receipt.json")
+    with pytest.raises(UserError, match="experiment_sha256"):
+        make_again(load_experiment(played, ["submission.folder=elsewhere"]), receipt_of(played))
+
+
+def test_another_rule_gives_other_bytes_and_they_are_not_kept(played, tmp_path):
+    receipt = read_json(receipt_of(played))
+    receipt["fitted"]["gain_C"][0] *= 3
+    write_json(tmp_path / "bent.receipt.json", receipt)
+    with pytest.raises(UserError, match="other bytes came out"):
+        make_again(load_experiment(played), tmp_path / "bent.receipt.json")
+    assert not (tmp_path / "played.zip").exists()
+
+
+def test_test_labels_are_those_of_the_fitted_blend(played):
+    run = run_of(played)
+    fitted, source = read_blend(run).blend, test_stores(run)
+    labels = dict(labels_of(fitted, source))
+    assert list(labels) == source.names
+    i = len(source.names) // 2
+    assert (labels[source.names[i]] == apply_blend(fitted, source.probs(i, fitted.models), [])[1]).all()
+
+
+def test_compare_two_blends_in_pairs(played, tmp_path, capsys):
+    run_dir = run_of(played).dir
+    table = compare([f"{run_dir}:plain", str(run_dir), str(run_dir)])
+    assert table.difference[0] == table.difference_low[0] == table.difference_high[0] == 0
+    assert table.difference[1] == pytest.approx(table.miou[1] - table.miou[0])
+    assert table.difference_low[1] < table.difference[1] < table.difference_high[1]
+    compare_command.main([str(run_dir), f"{run_dir}:plain", "--json", str(tmp_path / "figures.json")])
+    assert len(json.loads((tmp_path / "figures.json").read_text())["rows"]) == 2
+    assert "difference" in capsys.readouterr().out
+    with pytest.raises(UserError, match="it has blend, plain"):
+        compare([f"{run_dir}:other"])
+
+
+def test_models_are_worth_something_and_errors_go_together_with_themselves(played):
+    built = read_blend(run_of(played))
+    assert (built.models.worth > 0).all()
+    assert built.models.weight.sum() == pytest.approx(1)
+    assert np.diagonal(built.errors) == pytest.approx(1)
+    assert set(built.candidates.step) >= {"weights", "calibration", "decision", "postprocess"}
+
+
+def test_a_specialist_alone_is_no_blend(tmp_path, played):
+    from ensemble.stores import blended_models
+
+    values = {"name": "s", "target": "grass"}
+    experiment = load_experiment(played, [f"models=[{json.dumps(values)}]"])
+    with pytest.raises(UserError, match="specialists; name a model of all classes"):
+        blended_models(Run(experiment))
+
+
+def test_missing_stores_are_listed_with_what_to_run(tmp_path, played):
+    run = run_of(played, f"runs_dir={tmp_path}")
+    shutil.copytree(run_of(played).dir, run.dir)
+    for fold in (0, 2):
+        shutil.rmtree(next((run.dir / "members" / "unet_r18").glob(f"fold{fold}-*/oof-*")))
+    with pytest.raises(UserError, match=r"2 of 6 members have no OOF.*fold0.*fold2.*pipeline.cv"):
+        oof_stores(run)
+
+
+def test_oof_table_compares_in_three_lines_of_pandas(played):
+    old, new = oof_table(run_of(played).dir), oof_table(run_of(played).dir)
+    key = ["kind", "name", "fold", "seed"]
+    gained = new.set_index(key)[["miou"]] - old.set_index(key)[["miou"]]
+    assert isinstance(gained, pd.DataFrame)
+    assert (gained.dropna() == 0).all(axis=None)
