@@ -8,14 +8,17 @@ Names: `share_GC` is what each group holds of each column (the classes, and the 
 fold holds, `fold_G` the fold of each group.
 """
 
+from dataclasses import dataclass
+
 import numpy as np
 
 PARTS = 1 << 24
 """A share of 1. Products of two shares, summed over up to 255 classes, stay below 2^57, within int64."""
 
 LOOKED_AT = 512  # groups that a descent considers, divided among the folds; of more groups, a new sample each time
-WORK = 40_000  # rounds of search times groups: seconds for any number of groups. Not a time: machines must agree
+WORK = 20_000  # rounds of search times groups: seconds for any number of groups. Not a time: machines must agree
 MAX_ROUNDS = 1000
+PATIENCE = 200  # rounds without gain after which the search ends
 KICKED = 8  # groups thrown into random folds to leave a local optimum
 
 
@@ -39,22 +42,45 @@ def search_folds(share_GC: np.ndarray, fold_G: np.ndarray, k: int, rng: np.rando
     A round descends by swaps and moves, first on the sum of squared loads, then on the worst deviation itself; the
     next round starts from the best so far with a few groups thrown about. Small tables get more rounds.
     """
-    best_G, best = fold_G, _worst_excess(share_GC, fold_G, k)
-    start_G = fold_G
+    best_G, best = fold_G, worst_excess(share_GC, fold_G, k)
+    start_G, in_vain = fold_G, 0
     for _ in range(1 + min(WORK // len(share_GC), MAX_ROUNDS)):
         found_G = _lower_worst(share_GC, _lower_squares(share_GC, start_G, k, rng), k, rng)
-        found = _worst_excess(share_GC, found_G, k)
+        found = worst_excess(share_GC, found_G, k)
+        in_vain += 1
         if found < best:
-            best_G, best = found_G, found
+            best_G, best, in_vain = found_G, found, 0
+        if in_vain == PATIENCE or best <= 0:
+            break
         start_G = best_G.copy()
         kicked = rng.choice(len(share_GC), min(KICKED, max(2, len(share_GC) // 3)), replace=False)
         start_G[kicked] = rng.integers(0, k, len(kicked))
     return best_G
 
 
-def unavoidable_deviation(share_GC: np.ndarray, k: int) -> np.ndarray:
-    """(C,) what no assignment can go below: the largest group of a class takes its share to some fold whole."""
-    return np.maximum(share_GC.max(0) * k - share_GC.sum(0), 0)
+@dataclass(frozen=True)
+class Unavoidable:
+    """How far from even shares any folds must be: the largest group of a class takes its share to some fold whole.
+
+    Deviations are k times the load less the total, in PARTS.
+    """
+
+    above_C: np.ndarray
+    """What the fold with the largest group has too much."""
+    below_C: np.ndarray
+    """What the others have too little, if they share the rest evenly."""
+
+    @classmethod
+    def of(cls, share_GC: np.ndarray, k: int) -> "Unavoidable":
+        above_C = np.maximum(share_GC.max(0) * k - share_GC.sum(0), 0)
+        return cls(above_C, -(-above_C // (k - 1)))
+
+    def excess(self, deviation_C: np.ndarray) -> np.ndarray:
+        """(...,) the worst of (..., C) deviations beyond what is unavoidable.
+
+        Beyond it, because a class that sits in one big group would end the search for all the others.
+        """
+        return np.maximum(deviation_C - self.above_C, -deviation_C - self.below_C).max(-1)
 
 
 def _loads(share_GC: np.ndarray, fold_G: np.ndarray, k: int) -> np.ndarray:
@@ -63,13 +89,9 @@ def _loads(share_GC: np.ndarray, fold_G: np.ndarray, k: int) -> np.ndarray:
     return load_KC
 
 
-def _worst_excess(share_GC: np.ndarray, fold_G: np.ndarray, k: int) -> int:
-    """The largest deviation from an even share, beyond what is unavoidable, in k-ths of PARTS.
-
-    Beyond what is unavoidable: else a class that sits in one big group would end the search for all the others.
-    """
-    deviation_KC = np.abs(_loads(share_GC, fold_G, k) * k - share_GC.sum(0))
-    return int((deviation_KC - unavoidable_deviation(share_GC, k)).max())
+def worst_excess(share_GC: np.ndarray, fold_G: np.ndarray, k: int) -> int:
+    """The worst deviation of any fold beyond what is unavoidable: what `search_folds` lowers."""
+    return int(Unavoidable.of(share_GC, k).excess(_loads(share_GC, fold_G, k) * k - share_GC.sum(0)).max())
 
 
 def _sample(fold_G: np.ndarray, fold: int, k: int, rng: np.random.Generator) -> np.ndarray:
@@ -111,11 +133,11 @@ def _lower_squares(share_GC: np.ndarray, fold_G: np.ndarray, k: int, rng: np.ran
 def _lower_worst(share_GC: np.ndarray, fold_G: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
     """Steepest descent on the worst deviation: the worst fold swaps a group with another fold, gives or takes one."""
     fold_G, load_KC, total_C = fold_G.copy(), _loads(share_GC, fold_G, k), share_GC.sum(0)
-    unavoidable_C = unavoidable_deviation(share_GC, k)
+    unavoidable = Unavoidable.of(share_GC, k)
     nothing_1C = np.zeros((1, share_GC.shape[1]), np.int64)
     while True:
         deviation_KC = load_KC * k - total_C
-        excess_K = (np.abs(deviation_KC) - unavoidable_C).max(1)
+        excess_K = unavoidable.excess(deviation_KC)
         worst = int(excess_K.argmax())
         lowest, swap = excess_K[worst], None
         gives = _sample(fold_G, worst, k, rng)
@@ -126,8 +148,7 @@ def _lower_worst(share_GC: np.ndarray, fold_G: np.ndarray, k: int, rng: np.rando
             takes = _sample(fold_G, fold, k, rng)
             step_ABC = np.vstack([share_GC[takes], nothing_1C]) * k - given_AC[:, None]
             excess_AB = np.maximum(
-                (np.abs(deviation_KC[worst] + step_ABC) - unavoidable_C).max(2),
-                (np.abs(deviation_KC[fold] - step_ABC) - unavoidable_C).max(2),
+                unavoidable.excess(deviation_KC[worst] + step_ABC), unavoidable.excess(deviation_KC[fold] - step_ABC)
             )
             a, b = np.unravel_index(excess_AB.argmin(), excess_AB.shape)
             if excess_AB[a, b] < lowest:

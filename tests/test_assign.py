@@ -1,0 +1,268 @@
+import hashlib
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from base.errors import UserError
+from config import Run, load_experiment, open_run
+from folds.assign import assign_folds, few_groups, least_deviation, make_folds, relative_deviation
+from folds.balance import PARTS, greedy_folds, search_folds, worst_excess
+from folds.folds_csv import import_folds, read_folds, refuse_bad_folds
+from folds.tiles import make_tiles, read_tiles
+from tests.tiny import tiny_values, write_config, write_mask, write_tiny
+
+COMPETITION = np.array([16.49, 74.63, 0.58, 1.69, 0.52, 1.84, 0.44, 0.33, 3.40, 0.083]) / 100
+
+
+def hists(rng: np.random.Generator, tiles: int, classes: int = 10) -> np.ndarray:
+    """(N, C) pixels of tiles that hold some of the classes each; shares as uneven as the competition's."""
+    amount_NC = rng.lognormal(0, 1, (tiles, classes)) * COMPETITION[:classes]
+    amount_NC *= rng.random((tiles, classes)) < np.clip(3 * np.sqrt(COMPETITION[:classes]), 0.2, 0.9)
+    return np.rint(65536 * amount_NC / np.maximum(amount_NC.sum(1, keepdims=True), 1e-9)).astype(np.int64)
+
+
+def worst(hist_NC, fold_N, k) -> float:
+    return float(np.abs(relative_deviation(hist_NC, fold_N, k)).max())
+
+
+@settings(max_examples=12, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 6), st.integers(0, 40), st.booleans())
+def test_every_tile_gets_a_fold_and_no_group_is_split(seed, k, more_groups, unlabelled):
+    rng = np.random.default_rng(seed)
+    groups = k + more_groups
+    group_N = np.concatenate([np.arange(groups), rng.integers(0, groups, 2 * groups)])
+    hist_NC = hists(rng, len(group_N), 4)
+    if unlabelled:
+        hist_NC[rng.random(len(hist_NC)) < 0.5] = 0
+    fold_N = assign_folds(hist_NC, group_N, k, seed)
+    assert fold_N.shape == (len(group_N),)
+    assert set(fold_N) == set(range(k))
+    assert all(len(set(fold_N[group_N == group])) == 1 for group in range(groups))
+
+
+@settings(max_examples=6, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 5))
+def test_folds_follow_the_tiles_whatever_their_order(seed, k):
+    rng = np.random.default_rng(seed)
+    group_N = np.array([f"scene-{n}" for n in rng.integers(0, 20, 90)])
+    hist_NC = hists(rng, 90)
+    order = rng.permutation(90)
+    np.testing.assert_array_equal(
+        assign_folds(hist_NC[order], group_N[order], k, seed), assign_folds(hist_NC, group_N, k, seed)[order]
+    )
+
+
+def test_the_same_folds_come_out_on_every_machine():
+    """Pinned: integers only, so neither the processor nor the version of BLAS may change them."""
+    rng = np.random.default_rng(0)
+    n = np.arange(600)
+    hist_NC = np.stack([(n * step) % modulus for step, modulus in ((7, 101), (13, 997), (1, 3), (29, 31))], 1)
+    fold_N = assign_folds(hist_NC, rng.integers(0, 60, 600), 5, seed=3)
+    assert hashlib.sha256(fold_N.astype("<i8").tobytes()).hexdigest()[:16] == "aa5c9ddc0e44d79a"
+
+
+@pytest.mark.parametrize("k", [2, 3])
+@pytest.mark.parametrize("seed", range(4))
+def test_few_groups_are_shared_out_as_well_as_possible(k, seed):
+    """All assignments tried: the worst deviation beyond the unavoidable is the least there is."""
+    rng = np.random.default_rng(seed)
+    share_GC = np.rint(rng.dirichlet(np.full(8, 0.5), 5).T * PARTS).astype(np.int64)
+    best = min(worst_excess(share_GC, np.array(fold_G), k) for fold_G in product(range(k), repeat=8))
+    found_G = search_folds(share_GC, greedy_folds(share_GC, k, rng), k, rng)
+    assert worst_excess(share_GC, found_G, k) == best
+
+
+def test_the_excess_is_what_an_even_share_of_the_rest_leaves():
+    """One group has 80 % of the first class: among 3 folds, 2.4 even shares in one and .3 in the others are no fault."""
+    share_GC = np.array([[80, 0], [10, 50], [10, 50]]) * (PARTS // 100)
+    # Of the second class the first fold has nothing; .75 even shares were possible there.
+    assert worst_excess(share_GC, np.array([0, 1, 2]), 3) == pytest.approx(0.75 * PARTS, rel=1e-3)
+    assert worst_excess(share_GC[:, :1], np.array([0, 1, 2]), 3) <= 0
+    assert worst_excess(share_GC[:, :1], np.array([0, 1, 1]), 3) == pytest.approx(0.3 * PARTS, rel=1e-3)
+    assert worst_excess(share_GC[:, :1], np.array([0, 0, 1]), 3) == pytest.approx(0.3 * PARTS, rel=1e-3)
+
+
+def test_search_gains_where_groups_are_few():
+    rng = np.random.default_rng(5)
+    share_GC = np.rint(rng.dirichlet(np.ones(60), 11).T * PARTS).astype(np.int64)
+    greedy_G = greedy_folds(share_GC, 5, np.random.default_rng(0))
+    found_G = search_folds(share_GC, greedy_G, 5, np.random.default_rng(0))
+    assert worst_excess(share_GC, found_G, 5) < 0.6 * worst_excess(share_GC, greedy_G, 5)
+
+
+def test_single_tiles_are_shared_out_to_two_thousandths():
+    hist_NC = hists(np.random.default_rng(6), 2000)
+    assert worst(hist_NC, assign_folds(hist_NC, np.arange(2000), 5), 5) < 0.002
+
+
+def test_tiles_without_labels_are_shared_out_too():
+    hist_NC = np.zeros((100, 3), np.int64)
+    hist_NC[:10] = 7
+    fold_N = assign_folds(hist_NC, np.arange(100), 5)
+    assert np.bincount(fold_N).tolist() == [20] * 5
+    assert np.bincount(fold_N[:10]).tolist() == [2] * 5
+
+
+def test_deviation_is_relative_to_an_even_share():
+    hist_NC = np.array([[30, 0, 0], [10, 4, 0], [20, 0, 0]])
+    deviation_KC = relative_deviation(hist_NC, np.array([0, 1, 1]), 2)
+    np.testing.assert_allclose(deviation_KC, [[0, -1, 0, -1 / 3], [0, 1, 0, 1 / 3]])
+
+
+def test_no_folds_go_below_the_least_deviation():
+    rng = np.random.default_rng(7)
+    hist_NC, group_N = hists(rng, 40, 4), rng.integers(0, 6, 40)
+    least = least_deviation(hist_NC, group_N, 3)
+    assert least > 0
+    for fold_G in product(range(3), repeat=6):
+        assert worst(hist_NC, np.array(fold_G)[group_N], 3) >= least - 1e-12
+
+
+@pytest.mark.parametrize("k", [1, 6])
+def test_k_must_fit_the_groups(k):
+    with pytest.raises(UserError, match=rf"folds.k={k}: 10 tiles form 5 groups, so k can be 2..5"):
+        assign_folds(np.ones((10, 2)), np.arange(10) % 5, k)
+
+
+def test_classes_in_few_groups_are_named_with_their_groups():
+    hist_NC = np.array([[5, 1, 0], [5, 2, 0], [5, 0, 0], [5, 3, 0]])
+    assert few_groups(hist_NC, np.array(["a", "a", "b", "c"]), 3, ("x", "y", "z")) == {"y": ["a", "c"]}
+
+
+@pytest.fixture
+def config(tmp_path) -> Path:
+    """Nine train tiles in three scenes."""
+    root = write_tiny(tmp_path / "data")
+    return write_config(tmp_path / "config.yaml", tiny_values(root, tmp_path))
+
+
+def run_of(config: Path, *overrides: str) -> Run:
+    return open_run(load_experiment(config, list(overrides)))
+
+
+def leave_bare_in_the_first_scene(config: Path) -> None:
+    for n in range(9):
+        mask_HW = np.where(np.indices((32, 32)).sum(0) % 5 < n % 3 + 1, 1, 2).astype(np.uint8)
+        if n < 3:
+            mask_HW[: 4 + n] = 4
+        write_mask(config.parent / "data" / "train" / f"{n:06d}.png", mask_HW)
+
+
+def test_the_file_has_the_train_tiles_in_the_order_of_the_table(config):
+    run = run_of(config)
+    folds = make_folds(run)
+    train = make_tiles(run).query("split == 'train'")
+    assert folds.name.tolist() == train.name.tolist()
+    assert folds.group.tolist() == train.group.tolist() == [f"scene{n // 3}" for n in range(9)]
+    pd.testing.assert_frame_equal(read_folds(run.folds_csv), folds)
+    before = run.folds_csv.stat().st_mtime_ns
+    make_folds(run_of(config))
+    assert run.folds_csv.stat().st_mtime_ns == before
+
+
+def test_a_class_in_fewer_groups_than_folds_is_refused_with_the_ways_out(config):
+    leave_bare_in_the_first_scene(config)
+    with pytest.raises(UserError, match=r"bare lives in 1 groups \(scene0\)") as refusal:
+        make_folds(run_of(config))
+    for way_out in ("folds.k", "folds.split_groups_of=[bare]", "folds.allow=[class_in_few_groups]"):
+        assert way_out in str(refusal.value)
+    assert not run_of(config).folds_csv.exists()
+
+
+def test_each_way_out_works(config):
+    leave_bare_in_the_first_scene(config)
+    allowed = make_folds(run_of(config, "folds.allow=[class_in_few_groups]"))
+    assert allowed.groupby("group").fold.nunique().max() == 1
+    split = make_folds(run_of(config, "folds.split_groups_of=[bare]"))
+    assert split.group.tolist()[:3] == [f"scene0/{n:06d}" for n in range(3)]
+    assert split.group.tolist()[3:] == [f"scene{n // 3}" for n in range(3, 9)]
+    assert set(split.fold[:3]) == {0, 1, 2}
+    pd.testing.assert_series_equal(read_tiles(run_of(config).tiles_csv).group[:9], split.group, check_names=False)
+
+
+def test_folds_from_elsewhere_come_in_with_the_groups_of_the_tiles(config, tmp_path):
+    file = tmp_path / "mine.csv"
+    rows = [f"{n:06d},{2 - n // 3}" for n in reversed(range(9))]
+    file.write_text("\n".join(["name,fold", *rows]) + "\n")
+    run = run_of(config, f"folds.file={file}")
+    folds = make_folds(run)
+    assert folds.fold.tolist() == [2, 2, 2, 1, 1, 1, 0, 0, 0]
+    assert folds.group.tolist() == [f"scene{n // 3}" for n in range(9)]
+    refuse_bad_folds(make_tiles(run), folds, 3)
+    file.write_text("\n".join(["name,fold", *[row[:-1] + str(2 - int(row[-1])) for row in rows]]) + "\n")
+    assert make_folds(run_of(config, f"folds.file={file}")).fold.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_folds_from_elsewhere_are_refused_with_all_that_is_wrong(config, tmp_path):
+    file = tmp_path / "mine.csv"
+    rows = ["000000,0", "000001,1", "000002,0", "000003,7", "000003,7", "000099,0"]
+    file.write_text("\n".join(["name,fold", *rows]) + "\n")
+    with pytest.raises(UserError) as refusal:
+        make_folds(run_of(config, f"folds.file={file}"))
+    for problem in (
+        "5 train tiles have no fold: 000004, 000005, 000006, 000007, 000008",
+        "1 names are no train tile: 000099",
+        "1 tiles stand in two rows: 000003",
+        "1 fold numbers are outside 0..2: 7",
+        "1 folds are empty: 2",
+        "1 groups stand on both sides of a split: scene0",
+    ):
+        assert problem in str(refusal.value)
+    assert not run_of(config).folds_csv.exists()
+
+
+def test_an_edited_folds_file_is_refused_until_it_is_named_or_deleted(config, tmp_path):
+    run = run_of(config)
+    made = make_folds(run)
+    made.assign(fold=(made.fold + 1) % 3).to_csv(run.folds_csv, index=False)
+    with pytest.raises(UserError, match=r"edited after it was made.*folds.file=FILE"):
+        make_folds(run_of(config))
+    moved = run.folds_csv.rename(tmp_path / "mine.csv")
+    assert make_folds(run_of(config, f"folds.file={moved}")).fold.tolist() == ((made.fold + 1) % 3).tolist()
+    run.folds_csv.unlink()
+    pd.testing.assert_frame_equal(make_folds(run_of(config)), made)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name,part\na,1\n", "no column fold"),
+        ("name,fold\na,1\nb,\nc,1.5\nd,-1\n", r"3 tiles have no fold number: b '', c '1.5', d '-1'"),
+        ("", "unreadable as csv"),
+    ],
+)
+def test_a_file_that_is_no_folds_file_is_refused(tmp_path, text, message):
+    file = tmp_path / "folds.csv"
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
+        read_folds(file)
+    with pytest.raises(UserError, match="no folds yet"):
+        read_folds(tmp_path / "none.csv")
+
+
+def test_training_refuses_folds_that_do_not_agree_with_the_tiles_row_by_row(config):
+    run = run_of(config)
+    folds, tiles = make_folds(run), make_tiles(run)
+    refuse_bad_folds(tiles, folds, 3)
+    with pytest.raises(UserError, match=r"not in the order of tiles.csv"):
+        refuse_bad_folds(tiles, folds[::-1], 3)
+    with pytest.raises(UserError, match="groups are not those"):
+        refuse_bad_folds(tiles, folds.assign(group="x"), 3)
+    with pytest.raises(UserError, match=r"9 train tiles have no fold.*3 folds are empty"):
+        refuse_bad_folds(tiles, folds[:0], 3)
+    swapped = folds.assign(fold=[1, *folds.fold[1:]] if folds.fold[0] != 1 else [0, *folds.fold[1:]])
+    with pytest.raises(UserError, match="1 groups stand on both sides of a split: scene0"):
+        refuse_bad_folds(tiles, swapped, 3)
+
+
+def test_import_keeps_the_order_of_the_train_tiles(tmp_path):
+    train = pd.DataFrame({"name": ["b", "a", "c"], "group": ["y", "x", "y"]})
+    file = tmp_path / "mine.csv"
+    file.write_text("name,group,fold\na,other,0\nb,other,1\nc,another,1\n")
+    expected = pd.DataFrame({"name": ["b", "a", "c"], "group": ["y", "x", "y"], "fold": [1, 0, 1]})
+    pd.testing.assert_frame_equal(import_folds(file, train, 2), expected)
