@@ -125,7 +125,7 @@ def _copies(links: Links, tile_names: np.ndarray, train_N: np.ndarray, hist_NC: 
     """Copies with other labels, and copies between train and test."""
     copies = links.copies
     said = np.array([f"{tile_names[row.a]} = {tile_names[row.b]} ({_how(row)})" for row in copies.itertuples()], object)
-    a_P, b_P = copies.a.to_numpy(), copies.b.to_numpy()
+    a_P, b_P = (copies[side].to_numpy(np.int64) for side in ("a", "b"))  # an empty column would be of floats
     found = []
     both_P = train_N[a_P] & train_N[b_P]
     if both_P.any():
