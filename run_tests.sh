@@ -6,5 +6,5 @@ source scripts/environment.sh requirements.txt requirements-dev.txt
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-# One thread: the tests are small, and sums come out the same on any number of cores.
-OMP_NUM_THREADS=1 "$PYTHON" -m pytest "$@"
+# A process per core, four at most, and one thread in each: the tests are small. A file's tests share their fixtures.
+OMP_NUM_THREADS=1 "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
