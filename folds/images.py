@@ -1,10 +1,12 @@
 """The one reader of image and mask files, and the writer of images."""
 
+import logging
 import warnings
 from pathlib import Path
 
 import numpy as np
 import rasterio
+from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from base.errors import UserError
@@ -14,6 +16,8 @@ DTYPES = ("uint8", "uint16", "float32")
 
 # Tiles of a competition have no coordinates. For the process: catch_warnings is not safe in the threads that read.
 warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
+# What GDAL remarks on a broken file comes again as the error that is raised, in one line.
+logging.getLogger("rasterio").setLevel(logging.CRITICAL)
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -56,10 +60,22 @@ def write_image(path: Path, image_HWB: np.ndarray) -> None:
 def _read(path: Path) -> np.ndarray:
     try:
         with rasterio.open(path) as file:
+            if file.driver == "PNG":
+                _verify_png(path)
             return file.read()
-    except RasterioError as error:
+    except (RasterioError, OSError, SyntaxError) as error:
         reason = "no such file" if not path.exists() else f"unreadable or truncated ({_first_line(error)})"
         raise UserError(f"{path}: {reason}") from None
+
+
+def _verify_png(path: Path) -> None:
+    """Checksums and end of a PNG: GDAL reads one that was cut off, or altered, as zeros without a word.
+
+    Raises:
+        SyntaxError, OSError: they do not hold.
+    """
+    with Image.open(path, formats=["PNG"]) as picture:
+        picture.verify()
 
 
 def _first_line(error: Exception) -> str:

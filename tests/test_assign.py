@@ -78,7 +78,7 @@ def test_few_groups_are_shared_out_as_well_as_possible(k, seed):
 
 
 def test_the_excess_is_what_an_even_share_of_the_rest_leaves():
-    """One group has 80 % of the first class: among 3 folds, 2.4 even shares in one and .3 in the others are no fault."""
+    """One group has 80 % of the first class: among 3 folds, 2.4 even shares in one, .3 in the others are no fault."""
     share_GC = np.array([[80, 0], [10, 50], [10, 50]]) * (PARTS // 100)
     # Of the second class the first fold has nothing; .75 even shares were possible there.
     assert worst_excess(share_GC, np.array([0, 1, 2]), 3) == pytest.approx(0.75 * PARTS, rel=1e-3)

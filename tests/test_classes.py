@@ -1,0 +1,48 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from base.errors import UserError
+from config.data import IGNORE_INDEX
+from folds.classes import ClassTable
+
+
+@st.composite
+def tables(draw) -> ClassTable:
+    labels = draw(st.lists(st.integers(0, 255), min_size=3, max_size=20, unique=True))
+    *labels, ignored = labels
+    colors = tuple((i, 2 * i, 255 - i) for i in range(len(labels)))
+    ignore = ignored if draw(st.booleans()) else None
+    return ClassTable(tuple(labels), tuple(f"class{label}" for label in labels), colors, ignore)
+
+
+@given(tables(), st.integers(0, 2**32 - 1))
+def test_labels_and_indices_are_a_round_trip(table, seed):
+    index_HW = np.random.default_rng(seed).integers(0, len(table), (5, 7)).astype(np.uint8)
+    label_HW = table.to_label(index_HW)
+    assert label_HW.dtype == np.uint8
+    assert [table.labels[index] for index in index_HW.ravel()] == label_HW.ravel().tolist()
+    np.testing.assert_array_equal(table.to_index(label_HW), index_HW)
+
+
+@given(tables())
+def test_every_other_value_is_refused_and_named(table):
+    known = {*table.labels} | ({table.ignore_label} - {None})
+    for value in set(range(256)) - known:
+        with pytest.raises(UserError, match=rf"^m.png: holds labels {value}; known are "):
+            table.to_index(np.array([[table.labels[0], value]], np.uint8), where="m.png")
+
+
+@given(tables())
+def test_the_ignored_label_becomes_the_ignored_index_and_never_a_label(table):
+    if table.ignore_label is not None:
+        assert table.to_index(np.array([table.ignore_label], np.uint8)).tolist() == [IGNORE_INDEX]
+    with pytest.raises(IndexError):
+        table.to_label(np.array([IGNORE_INDEX], np.uint8))
+
+
+@given(tables())
+def test_every_class_is_drawn_in_its_colour_and_ignored_pixels_black(table):
+    index_HW = np.array([[*range(len(table)), IGNORE_INDEX]], np.uint8)
+    assert table.to_rgb(index_HW)[0].tolist() == [*map(list, table.colors), [0, 0, 0]]

@@ -1,0 +1,245 @@
+import contextlib
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from base.errors import UserError
+from config import Run, load_experiment, open_run
+from folds.classes import ClassTable
+from folds.groups import component_names
+from folds.images import read_image, read_mask
+from folds.tiles import find_tiles, hist_of, make_tiles, read_tiles, sources_hash
+from tests.tiny import TINY_CLASSES, tiny_values, write_config, write_mask, write_tif, write_tiny
+
+PX = 32
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    return write_tiny(tmp_path / "data")
+
+
+def config_of(root: Path, **data) -> Path:
+    values = tiny_values(root, root.parent)
+    values["data"] |= data
+    return write_config(root.parent / "config.yaml", values)
+
+
+def run_of(root: Path, **data) -> Run:
+    return open_run(load_experiment(config_of(root, **data)))
+
+
+def refusal(root: Path, **data) -> str:
+    """The message with which the tile table is refused; nothing is left behind but the record of the experiment."""
+    with pytest.raises(UserError) as error:
+        make_tiles(run_of(root, **data))
+    left = {path.name for path in (root.parent / "runs").rglob("*") if path.is_file()}
+    assert left == {"experiment.yaml"}
+    return str(error.value)
+
+
+def image_of(root: Path, split: str, name: str) -> np.ndarray:
+    return read_image(root / split / f"{name}.tif")
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+
+
+@pytest.mark.parametrize(("bands", "dtype"), [(1, "uint8"), (3, "uint16"), (4, "uint8"), (6, "uint16")])
+def test_every_tile_is_there_with_its_size_and_pixels_per_class(tmp_path, bands, dtype):
+    root = write_tiny(tmp_path / "data", train=7, test=3, bands=bands, dtype=dtype)
+    run = run_of(root, bands=[f"band{b}" for b in range(bands)])
+    tiles = make_tiles(run)
+    names = [f"{n:06d}" for n in range(7)]
+    assert tiles.name.tolist() == names + names[:3]
+    assert tiles.split.tolist() == ["train"] * 7 + ["test"] * 3
+    assert set(tiles.height) == set(tiles.width) == {PX}
+    classes = ClassTable.of(run.experiment.data)
+    expected = [
+        [int((read_mask(root / path) == spec["label"]).sum()) for spec in TINY_CLASSES] for path in tiles["mask"][:7]
+    ]
+    np.testing.assert_array_equal(hist_of(tiles, classes), expected)
+    assert (np.array(expected).sum(1) == PX * PX).all()
+    assert tiles[list(classes.names)][7:].isna().all(axis=None)
+    pd.testing.assert_frame_equal(read_tiles(run.tiles_csv), tiles, check_dtype=False)
+
+
+def test_ignored_pixels_are_not_counted(root):
+    mask_HW = read_mask(root / "train" / "000002.png").copy()
+    mask_HW[3:9] = 0
+    write_mask(root / "train" / "000002.png", mask_HW)
+    tiles = make_tiles(run_of(root, ignore_label=0))
+    counted = tiles[[spec["name"] for spec in TINY_CLASSES]][:9].sum(axis=1)
+    assert counted.tolist() == [PX * PX - 6 * PX * (n == 2) for n in range(9)]
+
+
+def test_a_table_that_holds_is_not_made_again_and_a_touched_tile_makes_it_anew(root):
+    run = run_of(root)
+    make_tiles(run)
+    written = run.tiles_csv.stat().st_mtime_ns
+    make_tiles(run_of(root))
+    assert run.tiles_csv.stat().st_mtime_ns == written
+    mask = root / "train" / "000004.png"
+    before = sources_hash(find_tiles(run.experiment.data), root)
+    write_mask(mask, np.where(read_mask(mask) == 1, 2, read_mask(mask)).astype(np.uint8))
+    assert sources_hash(find_tiles(run.experiment.data), root) != before
+    tiles = make_tiles(run)
+    assert tiles.field[4] == 0
+
+
+def test_groups_follow_their_csv(root):
+    assert make_tiles(run_of(root)).group.dropna().tolist() == [f"scene{n // 3}" for n in range(9)]
+    csv = root / "scenes.csv"
+    csv.write_text(csv.read_text().replace("000008,scene2", "000008,scene0"))
+    assert make_tiles(run_of(root)).group.dropna().tolist()[-1] == "scene0"
+
+
+def test_linked_tiles_have_the_name_of_their_first_train_tile():
+    names = np.array(["a", "b", "c", "d", "a", "b"])
+    is_train_N = np.array([True] * 4 + [False] * 2)
+    pairs = np.array([[3, 4], [4, 1], [5, 5]])  # train d - test a - train b
+    assert component_names(names, is_train_N, pairs)[:4].tolist() == ["a", "b", "c", "b"]
+    assert component_names(names, is_train_N, np.empty((0, 2), int))[:4].tolist() == ["a", "b", "c", "d"]
+
+
+# Bad input: one message that lists everything, and nothing half-written.
+
+
+def test_no_tiles(root):
+    message = refusal(root, train_images="nowhere/*.tif")
+    assert "no train tiles: nothing matches nowhere/*.tif" in message
+    assert "data.root=DIR" in message
+    assert "no test tiles" in refusal(root, test_images="nowhere/*.tif")
+
+
+def test_image_without_mask_and_mask_without_image(root):
+    for name in ("000001", "000004"):
+        (root / "train" / f"{name}.png").unlink()
+    (root / "train" / "000007.tif").unlink()
+    message = refusal(root)
+    assert "2 images have no mask train/{name}.png: train/000001.tif, train/000004.tif" in message
+    assert "1 masks have no image train/*.tif: train/000007.png" in message
+
+
+def test_one_name_for_two_images(root):
+    write_tif(root / "train" / "more" / "000003.tif", image_of(root, "train", "000003"))
+    assert "train/000003.tif and train/more/000003.tif" in refusal(root, train_images="train/**/*.tif")
+
+
+def test_more_than_ten_offenders_are_counted(tmp_path):
+    root = write_tiny(tmp_path / "data", train=14)
+    for n in range(14):
+        (root / "train" / f"{n:06d}.png").unlink()
+    message = refusal(root)
+    assert "14 images have no mask" in message
+    assert message.count(".tif") == 10
+    assert message.endswith("and 4 more")
+
+
+def test_everything_wrong_with_the_pixels_is_listed_at_once(root):
+    write_tif(root / "train" / "000000.tif", image_of(root, "train", "000000")[:, :24])  # its mask still fits
+    write_tif(root / "train" / "000001.tif", image_of(root, "train", "000001")[..., :3])
+    write_tif(root / "test" / "000001.tif", image_of(root, "test", "000001").astype(np.uint16))
+    mask_HW = read_mask(root / "train" / "000002.png").copy()
+    mask_HW[0, :2] = (3, 77)
+    write_mask(root / "train" / "000002.png", mask_HW)
+    write_mask(root / "train" / "000003.png", read_mask(root / "train" / "000003.png")[:20])
+    truncate(root / "train" / "000005.tif")
+    truncate(root / "train" / "000006.png")
+    (root / "test" / "000002.tif").write_bytes(b"no picture")
+    message = refusal(root)
+    for problem in (
+        "000000.png: 32x32, its image is 32x24",
+        "000001.tif: 3 bands, data.bands names 4",
+        "000002.png: holds labels 3, 77; known are 1, 2, 4",
+        "000003.png: 20x32, its image is 32x32",
+        "000005.tif: unreadable or truncated",
+        "000006.png: unreadable or truncated",
+        "000002.tif: unreadable or truncated",
+        "1 tiles are not 32x32 like the others: 000000.tif 32x24",
+        "1 tiles are not uint8 like the others: 000001.tif uint16",
+    ):
+        assert problem in message
+
+
+def test_masks_of_two_bands_or_wide_integers(root):
+    write_tif(root / "train" / "000001.png", np.ones((PX, PX, 2), np.uint8))
+    write_tif(root / "train" / "000002.png", np.ones((PX, PX, 1), np.uint16))
+    message = refusal(root)
+    assert "000001.png: 2 bands of uint8; a mask has one band of uint8 labels" in message
+    assert "000002.png: 1 bands of uint16" in message
+
+
+def test_values_that_are_no_numbers(tmp_path):
+    root = write_tiny(tmp_path / "data", train=6, test=1)
+    for path in sorted(root.rglob("*.tif")):
+        image_HWB = read_image(path).astype(np.float32)
+        if path.name == "000003.tif":
+            image_HWB[2, 3] = (np.nan, 1, np.inf, 2)
+        write_tif(path, image_HWB)
+    assert "000003.tif: holds 2 values that are NaN or inf" in refusal(root)
+
+
+def test_unknown_dtype(root):
+    write_tif(root / "train" / "000003.tif", image_of(root, "train", "000003").astype(np.int32))
+    assert "000003.tif: dtype int32; expected one of uint8, uint16, float32" in refusal(root)
+
+
+def test_a_class_without_a_pixel(root):
+    for path in sorted((root / "train").glob("*.png")):
+        mask_HW = read_mask(path)
+        write_mask(path, np.where(mask_HW == 4, 2, mask_HW).astype(np.uint8))
+    with pytest.raises(UserError, match="classes without a pixel in any train mask: bare"):
+        make_tiles(run_of(root))
+    assert not run_of(root).tiles_csv.exists()
+
+
+@pytest.mark.parametrize(
+    ("csv", "message"),
+    [
+        (None, "unreadable as csv"),
+        ("name,place\n000000,x\n", "no column scene; it has name, place"),
+        ("name,scene\n000000,x\n000000,y\n", "1 names stand in two rows with a group: 000000"),
+        ("name,scene\n000000,x\n000001,\n", "8 train tiles have no scene: 000001, 000002"),
+    ],
+)
+def test_a_csv_of_groups_that_does_not_fit(root, csv, message):
+    (root / "scenes.csv").unlink() if csv is None else (root / "scenes.csv").write_text(csv)
+    with pytest.raises(UserError, match=message):
+        make_tiles(run_of(root))
+
+
+def test_no_cut_of_a_file_goes_unnoticed(root):
+    """GDAL reads the rows that are missing from a PNG as zeros, which may be a label."""
+    for name in ("000003.png", "000003.tif"):
+        path = root / "train" / name
+        read = read_mask if name.endswith(".png") else read_image
+        whole, pixels = path.read_bytes(), read(path)
+        for length in range(1, len(whole), max(len(whole) // 40, 1)):
+            path.write_bytes(whole[:length])
+            with contextlib.suppress(UserError):
+                np.testing.assert_array_equal(read(path), pixels)  # the last bytes of a PNG hold no pixel
+
+
+def test_an_altered_mask_is_refused(root):
+    path = root / "train" / "000003.png"
+    whole = bytearray(path.read_bytes())
+    whole[whole.index(b"IDAT") + 9] ^= 0x10
+    path.write_bytes(whole)
+    with pytest.raises(UserError, match="unreadable or truncated"):
+        read_mask(path)
+
+
+def test_the_command_says_it_in_one_line_and_exits_with_2(root):
+    truncate(root / "train" / "000004.tif")
+    command = [sys.executable, "-m", "folds.tiles", "--config", str(config_of(root))]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert "000004.tif" in done.stderr
