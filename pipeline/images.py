@@ -4,13 +4,14 @@ An image is predicted whole; one that is larger than a window, in windows that o
 needs the memory of a window and of its own probabilities.
 """
 
+import argparse
 import contextlib
 import glob
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import rasterio
@@ -34,6 +35,38 @@ OVERLAP = 0.25  # of a window's side: where the next one takes over, little by l
 LabelFormat = Literal["png", "geotiff"]
 PredictPixels = Callable[[np.ndarray], np.ndarray]
 """(N, H, W, B) pixels -> (N, C, H, W) float32 probabilities."""
+Decide = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+"""What was predicted of an image -> its (C, H, W) probabilities and (H, W) indices, None where it has no labels."""
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a command was asked for."""
+
+    images: str
+    """Glob."""
+    out: Path
+    format: LabelFormat
+    probs: bool
+
+
+def add_image_options(parser: argparse._ArgumentGroup, required: bool) -> None:
+    """--images, --out, --format, --probs."""
+    parser.add_argument("--images", metavar="GLOB", required=required, help="images of any size, of the run's bands")
+    parser.add_argument("--out", metavar="DIR", type=Path, required=required, help="where to write their labels")
+    parser.add_argument(
+        "--format",
+        choices=get_args(LabelFormat),
+        default="png",
+        help="geotiff: with the images' coordinates and the classes' colours (default: %(default)s)",
+    )
+    parser.add_argument("--probs", action="store_true", help="their probabilities too, as <name>.probs.tif")
+
+
+def wanted_of(args: argparse.Namespace) -> Wanted:
+    if not args.out:
+        raise UserError("--images needs --out DIR")
+    return Wanted(args.images, args.out, args.format, args.probs)
 
 
 @dataclass(frozen=True)
@@ -124,31 +157,46 @@ def predict_scene(pixels_HWB: np.ndarray, predict: PredictPixels, window_px: int
 
 
 def label_images(
-    run: Run, members: Sequence[Member], pattern: str, out: Path, format: LabelFormat, probs: bool, device: torch.device
-) -> int:
-    """Predict the images of a glob by the mean of some members of one model; the number of images.
+    images: Iterator[tuple[Found, np.ndarray]],
+    total: int,
+    decide: Decide,
+    classes: ClassTable,
+    names: Sequence[str],
+    wanted: Wanted,
+) -> None:
+    """Write what is wanted of each predicted image; `names` are those of the probabilities' channels."""
+    progress, task = bar("predict images", total)
+    with progress:
+        for image, predicted in images:
+            probs_CHW, index_HW = decide(predicted)
+            if index_HW is not None:
+                write_labels(wanted.out, image.path, classes.to_label(index_HW), classes, wanted.format)
+            if wanted.probs:
+                write_probs(wanted.out, image.path, probs_CHW, names)
+            progress.advance(task)
 
-    Args:
-        probs: write the probabilities too, all that a specialist has.
+
+def label_by_members(run: Run, members: Sequence[Member], wanted: Wanted, device: torch.device) -> int:
+    """Label images by the mean of some members of one model; the number of images.
 
     Raises:
         UserError: members that are not trained, images that do not fit them, labels asked of a specialist.
     """
     loaded = [load_member(run, member, device) for member in members]
     record = loaded[0].record
-    if record.target != "all" and not probs:
+    specialist = record.target != "all"
+    if specialist and not wanted.probs:
         raise UserError(f"model {record.model} knows {record.target} only and gives no labels; ask for --probs")
-    found = find_images(pattern, loaded[0].preparation.bands, record.dtype)
-    predicted = predict_images(found, mean_of_members(run, loaded, device), run.experiment.predict.batch)
-    classes = ClassTable.of(run.experiment.data)
-    progress, task = bar("predict images", len(found))
-    with progress:
-        for image, probs_CHW in predicted:
-            if record.target == "all":
-                write_labels(out, image.path, classes.to_label(probs_CHW.argmax(0)), classes, format)
-            if probs:
-                write_probs(out, image.path, probs_CHW, record.classes)
-            progress.advance(task)
+    found = find_images(wanted.images, loaded[0].preparation.bands, record.dtype)
+    images = predict_images(found, mean_of_members(run, loaded, device), run.experiment.predict.batch)
+    label_images(
+        images,
+        len(found),
+        lambda probs_CHW: (probs_CHW, None if specialist else probs_CHW.argmax(0)),
+        ClassTable.of(run.experiment.data),
+        record.classes,
+        wanted,
+    )
     return len(found)
 
 

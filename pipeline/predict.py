@@ -1,7 +1,6 @@
 """Predict with a member: its held-out fold (OOF) and the test tiles, by one code path, into probability stores."""
 
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
@@ -17,7 +16,7 @@ from folds.tiles import read_tiles
 from pipeline.device import pick_device, set_threads
 from pipeline.finished import mean_is_finished, weights_hash
 from pipeline.forward import member_probs
-from pipeline.images import LabelFormat, label_images
+from pipeline.images import add_image_options, label_by_members, wanted_of
 from pipeline.members import MemberRecord, add_member_options, load_member, member_of
 from pipeline.pack import open_pack
 from pipeline.stopping import Stopped, StopRequest
@@ -89,24 +88,15 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_member_options(parser, fold_required=False)
     parser.add_argument("--split", choices=["oof", "test"], default="oof", help="which tiles (default: %(default)s)")
-    images = parser.add_argument_group("any images, of any size; without --fold by the mean of the model's members")
-    images.add_argument("--images", metavar="GLOB", help="these instead of the run's own tiles")
-    images.add_argument("--out", metavar="DIR", type=Path, help="where to write their labels")
-    images.add_argument(
-        "--format", choices=get_args(LabelFormat), default="png",
-        help="geotiff: with the images' coordinates and the classes' colours (default: %(default)s)",
-    )  # fmt: skip
-    images.add_argument("--probs", action="store_true", help="their probabilities too, as <name>.probs.tif")
+    group = parser.add_argument_group("any images, instead; without --fold by the mean of the model's members")
+    add_image_options(group, required=False)
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
     set_threads(run.experiment)
     device = pick_device(run.experiment.jobs)
     if args.images:
-        if not args.out:
-            raise UserError("--images needs --out DIR")
-        model = run.experiment.model(args.model)
-        members = [member_of(run, args)] if args.fold else list(run.members(model))
-        count = label_images(run, members, args.images, args.out, args.format, args.probs, device)
+        members = [member_of(run, args)] if args.fold else list(run.members(run.experiment.model(args.model)))
+        count = label_by_members(run, members, wanted_of(args), device)
         print(f"{args.out}: {count} images by {listed(members)}")
         return
     member = member_of(run, args)

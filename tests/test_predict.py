@@ -1,5 +1,6 @@
 """Prediction: the same path for OOF, test and foreign images; what is predicted twice is the same to the byte."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,15 @@ import torch
 from base.errors import UserError
 from base.files import hash_file
 from config import Member, Run, load_experiment, open_run
+from ensemble.apply import apply_blend
+from ensemble.fitted import FittedSpecialist, uniform_blend
+from ensemble.predict import decision_of, label_by_blend
 from folds.assign import make_folds
 from folds.images import read_image, read_mask
 from pipeline import predict
 from pipeline.check import check_stores
 from pipeline.forward import forward_probs, member_probs
-from pipeline.images import predict_scene
+from pipeline.images import Wanted, predict_scene
 from pipeline.mean import mean_test
 from pipeline.members import load_member
 from pipeline.predict import predict_oof, predict_test
@@ -225,3 +229,35 @@ def test_images_that_do_not_fit_are_refused_all_at_once(config, tmp_path):
     with pytest.raises(UserError, match="nothing matches"):
         predict.main([*ask, str(tmp_path / "nothing" / "*.tif")])
     assert not (tmp_path / "out").exists()
+
+
+def test_a_blend_labels_images_by_its_models_and_its_rule(config, tmp_path):
+    run = run_of(config)
+    pixels = draw_scene(tmp_path / "in" / "a.tif", 40, 50)[None]
+    one = uniform_blend(["field", "forest", "bare"], ["unet"])
+    members = [load_member(run, each, CPU) for each in run.members()]
+    settings = run.experiment.predict
+    probs = np.mean([next(member_probs(m, pixels, np.arange(1), settings, "fp32", CPU)) for m in members], axis=0)[0]
+    wanted = Wanted(str(tmp_path / "in" / "*.tif"), tmp_path / "out", "png", probs=True)
+    for blend, index in (
+        (one, probs.argmax(0)),
+        (replace(one, offset_C=(0.0, 0.0, 2.0)), np.full((40, 50), 2)),
+    ):
+        assert label_by_blend(run, blend, wanted, CPU) == 1
+        assert np.array_equal(read_mask(tmp_path / "out" / "a.png"), np.array([1, 2, 4])[index])
+    np.testing.assert_allclose(rasterio.open(tmp_path / "out" / "a.probs.tif").read(), probs, atol=1e-5)
+
+
+def test_a_blends_models_and_specialists_keep_their_channels():
+    rng = np.random.default_rng(0)
+    models, evidence = (
+        rng.dirichlet(np.ones(3), (2, 6, 7)).transpose(0, 3, 1, 2).astype(np.float32),
+        rng.random((1, 6, 7)),
+    )
+    specialist = FittedSpecialist("bare_unet", target=2, slope=1.0, bias=0.0, share=0.5)
+    blend = replace(uniform_blend(["field", "forest", "bare"], ["a", "b"]), specialists=(specialist,))
+    probs, index = decision_of(blend)(np.concatenate([*models, evidence]))
+    expected, expected_index = apply_blend(blend, models, evidence)
+    assert np.array_equal(probs, expected)
+    assert np.array_equal(index, expected_index)
+    assert np.abs(probs - models.mean(0)).max() > 0.01

@@ -1,0 +1,80 @@
+"""Label any images with a finished blend: its models, weights, calibration, specialists, rule and post-processing."""
+
+import numpy as np
+import torch
+
+from base.command import run as run_command
+from base.command import stage_parser
+from config import Run, load_experiment, open_run
+from ensemble.apply import apply_blend
+from ensemble.build import read_blend
+from ensemble.fitted import FittedBlend
+from folds.classes import ClassTable
+from pipeline.device import pick_device, set_threads
+from pipeline.images import (
+    Decide,
+    PredictPixels,
+    Wanted,
+    add_image_options,
+    find_images,
+    label_images,
+    mean_of_members,
+    predict_images,
+    wanted_of,
+)
+from pipeline.members import LoadedMember, load_member
+
+
+def load_models(run: Run, blend: FittedBlend, device: torch.device) -> list[list[LoadedMember]]:
+    """All members of the blend's models, then of its specialists. They stay loaded, so this is the memory of all."""
+    names = [*blend.models, *(specialist.name for specialist in blend.specialists)]
+    models = [run.experiment.model(name) for name in names]
+    return [[load_member(run, member, device) for member in run.members(model)] for model in models]
+
+
+def all_models(run: Run, models: list[list[LoadedMember]], device: torch.device) -> PredictPixels:
+    """A function from pixels to the probabilities of every model, one model's channels after another's."""
+    predict_each = [mean_of_members(run, members, device) for members in models]
+    return lambda pixels_NHWB: np.concatenate([predict(pixels_NHWB) for predict in predict_each], axis=1)
+
+
+def decision_of(blend: FittedBlend) -> Decide:
+    """A function from the probabilities of every model to those of the blend, and its labels' indices."""
+    num_models, num_classes = len(blend.models), len(blend.classes)
+
+    def decide(predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probs_MCHW = predicted[: num_models * num_classes].reshape(num_models, num_classes, *predicted.shape[1:])
+        return apply_blend(blend, probs_MCHW, predicted[num_models * num_classes :])
+
+    return decide
+
+
+def label_by_blend(run: Run, blend: FittedBlend, wanted: Wanted, device: torch.device) -> int:
+    """The number of images that were labelled.
+
+    Raises:
+        UserError: members that are not trained, images that do not fit them.
+    """
+    models = load_models(run, blend, device)
+    first = models[0][0]
+    found = find_images(wanted.images, first.preparation.bands, first.record.dtype)
+    images = predict_images(found, all_models(run, models, device), run.experiment.predict.batch)
+    label_images(images, len(found), decision_of(blend), ClassTable.of(run.experiment.data), blend.classes, wanted)
+    return len(found)
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = stage_parser("ensemble.predict", __doc__, "--images 'scenes/*.tif' --out labels")
+    parser.add_argument("--name", metavar="NAME", help="name of the blend, as blend.name=NAME")
+    add_image_options(parser, required=True)
+    args = parser.parse_intermixed_args(argv)
+    named = [f"blend.name={args.name}"] if args.name else []
+    run = open_run(load_experiment(args.config, [*args.overrides, *named]))
+    blend = read_blend(run).blend
+    set_threads(run.experiment)
+    count = label_by_blend(run, blend, wanted_of(args), pick_device(run.experiment.jobs))
+    print(f"{args.out}: {count} images by blend {run.experiment.blend.name!r} of {', '.join(blend.models)}")
+
+
+if __name__ == "__main__":
+    run_command(main)
