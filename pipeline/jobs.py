@@ -7,17 +7,17 @@ processes or machines: loky here, Dask on a cluster, whatever else is registered
 import contextlib
 import csv
 import io
+import logging
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING
 
 from joblib import Parallel, delayed, parallel_config
 from joblib.externals.loky.process_executor import BrokenProcessPool
-from joblib.parallel import BACKENDS, ParallelBackendBase
+from joblib.parallel import BACKENDS
 
 from base.errors import UserError, listed
 from base.files import read_json, write_json, write_text
@@ -25,9 +25,6 @@ from config.jobs import Jobs
 from pipeline.session import BEAT_S, Session
 from pipeline.slots import place_here
 from pipeline.supervise import Attempt, Job, JobState, Rules, supervise
-
-if TYPE_CHECKING:
-    from distributed import Client
 
 
 @dataclass(frozen=True)
@@ -65,13 +62,13 @@ def run_jobs(
     session.beat()
     known = [{"name": job.name, "cost_s": job.cost_s} for job in jobs]
     write_json(folder / "grid.json", {"session": session.id, "jobs": known})
-    with _stopping(session), _beating(session, jobs, watch) as states, _backend(settings, members) as many:
+    with _stopping(session), _backend(settings, members) as backend, _beating(session, jobs, watch) as states:
         for wave in waves(jobs):
             ready = [job for job in wave if all(states()[name].status == "done" for name in job.after)]
             for job in wave:
                 if job not in ready:
                     _skip(session, job, states())
-            _run_wave(sorted(ready, key=lambda job: -job.cost_s), session, rules, many, states)
+            _run_wave(sorted(ready, key=lambda job: -job.cost_s), session, rules, backend, states)
     return Outcome(read_states(session.folder, session.id, jobs), session.signal)
 
 
@@ -116,14 +113,16 @@ def write_attempts(path: Path, folder: Path) -> None:
     write_text(path, text.getvalue())
 
 
-def _run_wave(jobs: list[Job], session: Session, rules: Rules, many: Callable[[], Parallel], states: Callable) -> None:
+def _run_wave(jobs: list[Job], session: Session, rules: Rules, backend: "Backend", states: Callable) -> None:
     """Run jobs that need nothing any more. Workers that die take their jobs along: those are sent out again."""
     for _ in range(1 + rules.jobs.retries):
         left = [job for job in jobs if states()[job.name].status in ("waiting", "running")]
         if not left or session.order != "go":
             return
-        with contextlib.suppress(*_worker_deaths(rules.jobs)):
-            many()(delayed(supervise)(job, rules) for job in left)
+        with contextlib.suppress(*backend.worker_deaths):
+            # All at once, one by one: a queue that is longest first, without batches that would undo it.
+            many = Parallel(n_jobs=backend.n_jobs, batch_size=1, pre_dispatch="all")
+            many(delayed(supervise)(job, rules) for job in left)
     for job in jobs:
         state = states()[job.name]
         if session.order == "go" and state.status in ("waiting", "running"):
@@ -132,40 +131,38 @@ def _run_wave(jobs: list[Job], session: Session, rules: Rules, many: Callable[[]
             state.write(session.folder)
 
 
+@dataclass(frozen=True)
+class Backend:
+    """A joblib backend that is set up."""
+
+    n_jobs: int
+    worker_deaths: tuple[type[Exception], ...]
+    """What it raises when it loses a worker."""
+
+
 @contextlib.contextmanager
-def _backend(settings: Jobs, members: int) -> Iterator[Callable[[], Parallel]]:
-    """What makes a `Parallel` over the workers there are."""
+def _backend(settings: Jobs, members: int) -> Iterator[Backend]:
+    """Within the block, `Parallel` runs where `jobs.backend` and `jobs.dask` say."""
     name = settings.joblib_backend
-    if name != "dask":
-        if name not in BACKENDS:
-            raise UserError(f"jobs.backend {name!r}: joblib knows only {listed(BACKENDS)}; others must be registered")
-        slots = len(place_here(settings, members).slots)
-        with parallel_config(backend=name):
-            # All at once, one by one: a queue that is longest first, without batches that would undo it.
-            yield lambda: Parallel(n_jobs=slots, batch_size=1, pre_dispatch="all")
+    if name == "dask":
+        with _dask(settings.dask) as backend:
+            yield backend
         return
+    if name not in BACKENDS:
+        raise UserError(f"jobs.backend {name!r}: joblib knows only {listed(BACKENDS)}; others must be registered")
+    with parallel_config(backend=name):
+        yield Backend(len(place_here(settings, members).slots), (BrokenProcessPool,))
+
+
+@contextlib.contextmanager
+def _dask(address: str) -> Iterator[Backend]:
+    """A client of a Dask scheduler, and its workers as joblib's backend."""
     try:
-        from distributed import Client
+        from distributed import Client, KilledWorker
+        from distributed.client import FutureCancelledError
+        from joblib._dask import DaskDistributedBackend
     except ImportError:
         raise UserError("jobs.dask needs Dask. Run: pip install -r requirements-dask.txt") from None
-    try:
-        client = Client(settings.dask, set_as_default=False, timeout=ANSWER_S)
-    except OSError as error:
-        raise UserError(
-            f"jobs.dask {settings.dask}: no scheduler answers ({error}); see docs/cluster.md for how to start one"
-        ) from None
-    with client:
-        try:
-            client.wait_for_workers(1, timeout=ANSWER_S)
-        except TimeoutError:
-            raise UserError(f"jobs.dask {settings.dask}: the scheduler has no workers; see docs/cluster.md") from None
-        with parallel_config(backend=_dask_backend(client)):
-            yield lambda: Parallel(n_jobs=-1, batch_size=1, pre_dispatch="all")
-
-
-def _dask_backend(client: "Client") -> ParallelBackendBase:
-    """joblib's backend for Dask, for which a cluster of one thread is a cluster too."""
-    from joblib._dask import DaskDistributedBackend
 
     class Cluster(DaskDistributedBackend):
         def effective_n_jobs(self, n_jobs: int) -> int:
@@ -173,16 +170,26 @@ def _dask_backend(client: "Client") -> ParallelBackendBase:
             # nothing else: all tasks are handed in at once, and the scheduler knows its workers.
             return max(2, super().effective_n_jobs(n_jobs))
 
-    return Cluster(client=client)
+    logging.getLogger("distributed.client").setLevel(logging.CRITICAL)  # what it says in pages we say in a line
+    try:
+        client = Client(address, set_as_default=False, timeout=ANSWER_S)
+    except OSError as error:
+        raise UserError(
+            f"jobs.dask {address}: no scheduler answers ({error}); see docs/cluster.md for how to start one"
+        ) from None
 
-
-def _worker_deaths(settings: Jobs) -> tuple[type[Exception], ...]:
-    """What a backend raises when it loses a worker."""
-    if settings.joblib_backend != "dask":
-        return (BrokenProcessPool,)
-    from distributed import KilledWorker
-
-    return (BrokenProcessPool, KilledWorker)
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=ANSWER_S)
+        except TimeoutError:
+            raise UserError(f"jobs.dask {address}: the scheduler has no workers; see docs/cluster.md") from None
+        try:
+            with parallel_config(backend=Cluster(client=client)):
+                yield Backend(-1, (BrokenProcessPool, KilledWorker))
+        except FutureCancelledError:
+            raise UserError(
+                f"jobs.dask {address}: the scheduler is gone. Start it again, and run the same command to go on"
+            ) from None
 
 
 def _skip(session: Session, job: Job, states: dict[str, JobState]) -> None:

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from base.errors import UserError
 from base.files import read_json, write_json
 from base.locks import holder_of, is_free
 from config.jobs import Jobs
@@ -121,7 +122,7 @@ def supervise(job: Job, rules: Rules) -> JobState:
     """Run a job to its end, going on after failures; always returns, with what became of it.
 
     Raises:
-        UserError: this worker does not see the run's folder.
+        UserError: this worker does not see the run's folder, or has more threads than slots.
     """
     listener = rules.listener
     folder = listener.folder
@@ -129,6 +130,8 @@ def supervise(job: Job, rules: Rules) -> JobState:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches loky's workers too; the main process decides
     listener.refuse_other_storage()
     place = place_here(rules.jobs, rules.members)
+    if rules.jobs.dask:
+        _refuse_idle_threads(len(place.slots))
     state = JobState.read(folder, job.name)
     if state.status == "running":  # whoever supervised it was killed before it could write down the end
         started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.since))
@@ -182,6 +185,18 @@ def log_tail(folder: Path, job: str, lines: int = TAIL_LINES) -> list[str]:
         text = file.read().decode("utf-8", errors="replace")
     newest = text.rpartition(HEADER)[2]
     return [line.rstrip() for line in newest.splitlines() if line.strip()][-lines:]
+
+
+def _refuse_idle_threads(slots: int) -> None:
+    """A Dask worker with more threads than its machine has slots would take jobs only to let them wait."""
+    from distributed import get_worker
+
+    threads = get_worker().state.nthreads
+    if threads > slots:
+        raise UserError(
+            f"the Dask worker on {socket.gethostname()} has {threads} threads, and its machine {slots} slots: jobs "
+            f"would wait there while others idle. Start it with --nthreads {slots}, or raise jobs.per_device"
+        )
 
 
 def _wait_for(what: str, state: JobState, folder: Path) -> None:

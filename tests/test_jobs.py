@@ -142,7 +142,7 @@ def test_a_signal_stops_at_a_step_boundary_and_the_next_run_ends_with_the_same_b
 
 
 def test_a_second_signal_kills(tmp_path):
-    grid = start_grid(tmp_path, jobs=2, steps=2, step_s=30, **CPU)
+    grid = start_grid(tmp_path, jobs=2, steps=2, step_s=30, backend="threading", **CPU)
     wait_for(lambda: (tmp_path / "out" / "job1.diary").exists() and (tmp_path / "out" / "job0.diary").exists())
     grid.send_signal(signal.SIGTERM)
     time.sleep(0.5)
@@ -186,7 +186,7 @@ def _parent(pid: int) -> int:
 
 
 def test_a_killed_guard_takes_its_job_along(tmp_path):
-    grid = start_grid(tmp_path, jobs=1, steps=4, step_s=0.3, **CPU)
+    grid = start_grid(tmp_path, jobs=1, steps=4, step_s=0.3, backend="threading", **CPU)
     wait_for(lambda: has_started(tmp_path, "job0"))
     job = diary(tmp_path, "job0")[0][2]
     os.kill(_parent(job), signal.SIGKILL)
