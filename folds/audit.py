@@ -117,7 +117,7 @@ def _shifts(bands: pd.DataFrame) -> list[Finding]:
     if far.empty:
         return []
     said = ", ".join(f"{band} by {value:+.2f}" for band, value in far.items())
-    what = f"test means differ from train means, in train stds: {said}; OOF scores will be too high for this test set"
+    what = f"test means differ from train means, in train stds: {said}; OOF scores may be too high for this test set"
     return [Finding("shifted_test", "warning", what)]
 
 

@@ -42,7 +42,7 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     bands = band_table(scan, tiles.split.to_numpy(), data.bands)
     counts = class_table(train, hist_NC, classes.names)
     console.print(_rich("bands", bands), _rich("classes of the train tiles", counts))
-    console.print(say_neighbours(links))
+    console.print(say_neighbours(links), soft_wrap=True)
     findings = data_findings(tiles, scan, links, hist_NC, bands)
 
     folds = read_folds(folds_file) if folds_file else make_folds(run)
@@ -58,7 +58,8 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
         console.print(
             f"the worst deviation is {figures['worst_deviation']:.2%}; our assignment reaches "
             f"{figures['assigned_worst_deviation']:.2%} with these groups, and no folds can go below "
-            f"{figures['least_worst_deviation']:.2%}"
+            f"{figures['least_worst_deviation']:.2%}",
+            soft_wrap=True,
         )
 
     records = [{"severity": f.severity, "kind": f.kind, "what": f.what, "tiles": f.tiles} for f in findings]
@@ -78,7 +79,8 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
         },
     )
     pictures = write_mosaics(run.dir / "mosaic", tiles, links.places, scan, data)
-    console.print(f"{run.dir}: check.csv, check.json" + (f", {len(pictures)} pictures in mosaic/" if pictures else ""))
+    shown = f", {len(pictures)} pictures in mosaic/" if pictures else ""
+    console.print(f"{run.dir}: check.csv, check.json{shown}", soft_wrap=True)
     return findings
 
 
@@ -137,7 +139,7 @@ def main(argv: list[str] | None = None) -> None:
     for finding in findings:
         if finding not in errors:
             state = "allowed" if finding.severity == "error" else finding.severity
-            console.print(f"{state}: {finding.kind}: {finding.what}", markup=False)
+            console.print(f"{state}: {finding.kind}: {finding.what}", markup=False, soft_wrap=True)
     kinds = sorted({finding.kind for finding in errors} - {"unfit_folds"})
     accept = f" (to go on all the same: folds.allow=[{', '.join(kinds)}])" if kinds else ""
     refuse_all(f"the audit found {len(errors)} errors{accept}", [f"{error.kind}: {error.what}" for error in errors])

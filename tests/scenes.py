@@ -13,6 +13,7 @@ def draw_texture(rng: np.random.Generator, height: int, width: int, bands: int, 
     image = np.zeros((height, width, bands))
     for sigma_px, weight in ((1, 0.04), (4, 0.08), (16, 0.12)):
         noise = gaussian_filter(rng.normal(size=(height, width, bands)), (sigma_px, sigma_px, 0), mode="reflect")
+        noise -= noise.mean((0, 1))  # scenes differ in structure, not in brightness
         image += weight * noise / noise.std()
     image = 0.45 + image + rng.normal(0, 0.01, image.shape)
     if dtype.startswith("float"):

@@ -1,0 +1,240 @@
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from base.errors import UserError
+from base.files import read_json
+from config.data import AuditError
+from folds import check
+from folds.audit import band_table, class_table, data_findings, fold_findings
+from folds.folds_csv import read_folds
+from folds.images import read_image, read_mask
+from folds.links import Links, find_links
+from tests.scenes import cut, draw_texture, scan_of
+from tests.tiny import tiny_values, write_config, write_mask, write_tif
+
+PX = 24
+BANDS = ["red", "green", "blue", "nir"]
+NAMES = ("field", "forest", "bare")
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Four scenes of 2 x 2 train tiles and one of 1 x 2 test tiles; every tile has all classes."""
+    rng = np.random.default_rng(0)
+    number = 0
+    for split, scenes, rows in (("train", 4, 2), ("test", 1, 1)):
+        for _ in range(scenes):
+            for tile in cut(draw_texture(rng, rows * PX, 2 * PX, 4), PX).values():
+                write_tif(tmp_path / "data" / split / f"{number:06d}.tif", tile)
+                if split == "train":
+                    mask_HW = np.asarray([1, 2, 4], np.uint8)[rng.integers(0, 3, (PX, PX))]
+                    write_mask(tmp_path / "data" / split / f"{number:06d}.png", mask_HW)
+                number += 1
+    return tmp_path / "data"
+
+
+def run_check(root: Path, *words: str, **folds) -> Path:
+    """Run the command; the run folder."""
+    values = tiny_values(root, root.parent)
+    values["folds"] = {"k": 2, **folds}
+    config = write_config(root.parent / "config.yaml", values)
+    check.main(["--config", str(config), *words])
+    return root.parent / "runs" / "tiny"
+
+
+def kinds(folder: Path) -> dict[str, str]:
+    table = pd.read_csv(folder / "check.csv")
+    return dict(zip(table.kind, table.severity, strict=True))
+
+
+def test_good_data_and_folds_pass(root, capsys):
+    folder = run_check(root)
+    assert kinds(folder) == {}
+    said = capsys.readouterr().out
+    assert "neighbours: 17 pairs join 18 tiles to 5 mosaics" in said
+    assert "each fold against an even share" in said
+    record = read_json(folder / "check.json")
+    assert record["neighbours"]["pairs"] == 17
+    assert record["folds"]["tiles"] == [8, 8]
+    assert [entry["tiles"] for entry in record["classes"]] == [16] * 3
+    assert [entry["groups"] for entry in record["classes"]] == [4] * 3
+    assert len(list((folder / "mosaic").glob("*.png"))) == 5
+
+
+def test_no_neighbours_is_said_with_what_it_means(tmp_path, capsys):
+    rng = np.random.default_rng(1)
+    for n in range(10):
+        split = "train" if n < 8 else "test"
+        write_tif(tmp_path / "data" / split / f"{n}.tif", draw_texture(rng, PX, PX, 4))
+        write_mask(tmp_path / "data" / "train" / f"{n % 8}.png", np.resize([1, 2, 4, 2, 1], (PX, PX)).astype(np.uint8))
+    folder = run_check(tmp_path / "data")
+    assert "no neighbours found: leaks of this kind are unlikely" in capsys.readouterr().out
+    assert not list((folder / "mosaic").glob("*.png"))
+
+
+def test_neighbours_on_both_sides_stop_the_run_unless_allowed(root):
+    with pytest.raises(UserError, match=r"neighbours_across_folds: \d+ of 16 pairs of neighbours stand in two folds"):
+        run_check(root, groups="none")
+    folder = run_check(root, groups="none", allow=["neighbours_across_folds"])
+    assert kinds(folder) == {"neighbours_across_folds": "error"}
+    (finding,) = read_json(folder / "check.json")["findings"]
+    assert all(tile.startswith("train/") for tile in finding["tiles"])
+
+
+def test_a_leak_that_was_chosen_is_counted_and_passes(root):
+    folder = run_check(root, split_groups_of=["bare"])
+    assert kinds(folder) == {"chosen_leaks": "warning"}
+
+
+def test_copies_on_both_sides_stop_the_run(root):
+    copied = root / "train" / "000001.tif"
+    write_tif(root / "train" / "000099.tif", np.rot90(read_image(copied)))
+    write_mask(root / "train" / "000099.png", np.rot90(read_mask(copied.with_suffix(".png"))))
+    write_tif(root / "test" / "000098.tif", read_image(root / "train" / "000007.tif"))
+    folder = run_check(root)
+    assert kinds(folder) == {"train_copies": "warning", "test_copies": "warning"}
+    # Alone among all tiles in the other fold: no group of mosaics says anything against it.
+    folds = read_folds(folder / "folds.csv")
+    other = 1 - folds.fold[1]
+    with pytest.raises(UserError, match=r"1 groups stand on both sides of a split: 000000"):
+        run_check(root, "--folds", str(written(root, folds.assign(fold=[*folds.fold[:-1], other]))))
+    with pytest.raises(UserError, match=r"copies_across_folds: 1 of 1 pairs of copies stand in two folds.*000099"):
+        run_check(root, "--folds", str(written(root, folds.assign(fold=[*folds.fold[:-1], other]))), groups="mosaic")
+
+
+def written(root: Path, folds: pd.DataFrame) -> Path:
+    file = root.parent / "other.csv"
+    folds[["name", "fold"]].to_csv(file, index=False)
+    return file
+
+
+def test_another_folds_file_is_audited_and_every_violation_listed(root):
+    folder = run_check(root)
+    folds = read_folds(folder / "folds.csv")
+    run_check(root, "--folds", str(written(root, folds.assign(fold=1 - folds.fold))))
+    bad = folds.assign(fold=[5, *folds.fold[1:]])[:-1]
+    with pytest.raises(UserError, match=r"the audit found 3 errors: unfit_folds: 1 train tiles have no fold: 000015;"):
+        run_check(root, "--folds", str(written(root, bad)), "folds.allow=[copies_across_folds]")
+    assert list(kinds(folder).values()) == ["error"]
+    assert len(pd.read_csv(folder / "check.csv")) == 3
+
+
+def links_of(**tables) -> Links:
+    none = pd.DataFrame({"a": [], "b": [], "symmetry": [], "exact": []}).astype({"a": int, "b": int})
+    return Links(tables.get("neighbours", none), tables.get("copies", none), none, {})
+
+
+def table_of(train: int, test: int) -> pd.DataFrame:
+    names = [f"{n}" for n in range(train)] + [f"{n}" for n in range(test)]
+    return pd.DataFrame({"name": names, "split": ["train"] * train + ["test"] * test, "group": names})
+
+
+def findings_of(images: list[np.ndarray], train: int, hist_NC: np.ndarray | None = None) -> dict[str, list[str]]:
+    """kind -> tiles, of images of which the first `train` are train tiles."""
+    tiles, scan = table_of(train, len(images) - train), scan_of(images)
+    hist_NC = np.full((train, 3), 5) if hist_NC is None else hist_NC
+    bands = band_table(scan, tiles.split.to_numpy(), BANDS)
+    return {f.kind: f.tiles for f in data_findings(tiles, scan, find_links(scan), hist_NC, bands)}
+
+
+def textures(count: int, seed: int = 0) -> list[np.ndarray]:
+    rng = np.random.default_rng(seed)
+    return [draw_texture(rng, PX, PX, 4) for _ in range(count)]
+
+
+def test_band_statistics_are_those_of_all_pixels():
+    images = [image // (n + 1) for n, image in enumerate(textures(5))]
+    table = band_table(scan_of(images), np.array(["train"] * 3 + ["test"] * 2), BANDS)
+    for row in table.itertuples():
+        of_split = images[:3] if row.split == "train" else images[3:]
+        pixels = np.stack(of_split)[..., BANDS.index(row.band)]
+        assert row.mean == pytest.approx(pixels.mean())
+        assert row.std == pytest.approx(pixels.std())
+        assert row.zero == pytest.approx((pixels == 0).mean())
+        assert row.p1 <= row.median <= row.p99
+        assert row.median == pytest.approx(np.median(pixels), abs=8)
+    assert table.split.tolist() == ["train"] * 4 + ["test"] * 4
+
+
+def test_classes_are_counted_in_pixels_tiles_and_groups():
+    train = pd.DataFrame({"group": ["a", "a", "b", "c"]})
+    table = class_table(train, np.array([[3, 0], [1, 4], [0, 8], [0, 0]]), ("x", "y"))
+    assert table.to_dict("list") == {
+        "class": ["x", "y"], "share": [0.25, 0.75], "pixels": [4, 12], "tiles": [2, 2], "groups": [1, 2],
+    }  # fmt: skip
+
+
+def test_nothing_is_found_in_good_data():
+    assert findings_of(textures(14), 10) == {}
+
+
+def test_flaws_of_images_are_found_and_named():
+    images = textures(12)
+    images[1] = np.zeros_like(images[1])
+    images[3] = np.full_like(images[3], 77)
+    images[4][: PX // 2] = 255
+    images[5][: PX // 2] = 255
+    images[6][: PX // 2] = 255
+    images[7][: PX // 2] = 255
+    found = findings_of(images, 12, np.tile([[4, 4, 0]], (12, 1)))
+    assert found["black_tiles"] == ["train/1"]
+    assert found["constant_tiles"] == ["train/3"]
+    assert found["labels_without_image"] == ["train/1", "train/3"]
+    assert "saturated_band" in found
+
+
+def test_a_dead_band_and_a_shifted_test_set_are_found():
+    images = textures(12)
+    for image in images:
+        image[..., 2] = 9
+    for image in images[8:]:
+        image[..., 3] //= 3
+    assert set(findings_of(images, 8)) == {"dead_band", "shifted_test"}
+
+
+def test_flaws_of_masks_are_found():
+    images = textures(6)
+    assert "one_label_masks" in findings_of(images, 6, np.eye(3, dtype=int)[[0, 1, 2, 0, 1, 2]] * 9)
+    assert findings_of(images, 6, np.array([[5, 1, 0]] * 5 + [[0, 0, 0]])) == {"unlabelled_tiles": ["train/5"]}
+
+
+def test_copies_whose_labels_differ_are_found():
+    images = textures(6)
+    images += [images[2][::-1].copy(), images[4].copy()]
+    hist_NC = np.tile([[400, 100, 76]], (8, 1))
+    assert set(findings_of(images, 8, hist_NC)) == {"train_copies"}
+    hist_NC[6] = (300, 200, 76)
+    assert findings_of(images, 8, hist_NC)["copies_with_other_labels"] == ["train/2", "train/6"]
+
+
+def test_leaks_and_lonely_classes_are_found_in_folds():
+    train = table_of(6, 0)
+    hist_NC = np.array([[5, 5, 0]] * 4 + [[5, 5, 7]] * 2)
+    fold_N = np.array([0, 1, 0, 1, 0, 1])
+    pairs = pd.DataFrame({"a": [0, 2, 4, 5], "b": [2, 3, 5, 6], "symmetry": "same", "exact": True})  # 6: a test tile
+    links = links_of(neighbours=pairs, copies=pairs[:2])
+    found = {f.kind: f for f in fold_findings(train, fold_N, links, hist_NC, 3, NAMES)}
+    assert set(found) == {"neighbours_across_folds", "copies_across_folds", "class_in_few_groups"}
+    assert found["neighbours_across_folds"].what.startswith("2 of 3 pairs")
+    assert found["neighbours_across_folds"].tiles == ["train/2", "train/3", "train/4", "train/5"]
+    assert found["copies_across_folds"].what.startswith("1 of 2 pairs")
+    chosen = fold_findings(train, fold_N, links_of(neighbours=pairs), hist_NC, 2, NAMES, ["bare"])
+    assert [(f.kind, f.tiles) for f in chosen] == [
+        ("chosen_leaks", ["train/4", "train/5"]), ("neighbours_across_folds", ["train/2", "train/3"]),
+    ]  # fmt: skip
+
+
+def test_a_group_larger_than_a_fold_is_said():
+    train = table_of(6, 0).assign(group=list("aaaabc"))
+    found = fold_findings(train, np.array([0, 0, 0, 0, 1, 2]), links_of(), np.ones((6, 3), int), 3, NAMES)
+    assert [f.kind for f in found] == ["large_group"]
+
+
+def test_every_error_can_be_allowed_by_name():
+    source = (Path(check.__file__).parent / "audit.py").read_text()
+    raised = {kind for kind in get_args(AuditError) if f'"{kind}"' in source}
+    assert raised == set(get_args(AuditError))
