@@ -13,12 +13,14 @@ from sklearn.model_selection import GroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from base.errors import listed
 from folds.links import Links
 from submissions.problems import ERROR, Problem
 
 # In the order of the verdict: facts about files before statistics about data.
 CAUSES = {
     "zip": "the zip is not what a grader expects",
+    "stale": "the run is no longer what the zip was made from, so its OOF score is another blend's",
     "labels": "the way from indices to the labels in the zip changes them",
     "leak": "folds leak: a tile is scored by members that trained on its neighbour or copy, so OOF is too high",
     "in_sample": "the blend was fitted and scored on the same tiles, and flatters itself",
@@ -64,6 +66,11 @@ def leak(links: Links, fold_N: np.ndarray) -> list[Finding]:
         if apart:
             findings.append(Finding("leak", f"{apart} of {both.sum()} pairs of {what} lie in different folds"))
     return findings
+
+
+def stale(changed: Sequence[str]) -> list[Finding]:
+    """What the zip would be made from now and was not then."""
+    return [Finding("stale", f"changed since the zip was made: {listed(changed)}")] if changed else []
 
 
 def round_trip(from_zip: float, from_oof: float) -> list[Finding]:

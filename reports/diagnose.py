@@ -1,7 +1,7 @@
 """Why is the board lower than the OOF score? The round trip first, then leaks, flattery, members and shift."""
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +10,10 @@ import pandas as pd
 
 from base.command import add_json, split_operands, stage_parser, write_figures
 from base.command import run as run_command
+from base.errors import UserError
 from config import Run, load_experiment
-from ensemble.apply import apply_blend
-from ensemble.fitted import FittedBlend, uniform_blend
+from ensemble.blend import labels_of, made_from
+from ensemble.fitted import FittedBlend
 from ensemble.oof import oof_table
 from ensemble.source import Source
 from ensemble.stores import oof_stores, test_stores
@@ -26,7 +27,7 @@ from reports import causes
 from reports.causes import Finding
 from submissions.formats import read_submission
 from submissions.layout import Layout
-from submissions.receipt import read_receipt
+from submissions.receipt import differences, read_receipt
 from submissions.verify import verify_submission
 from submissions.write import Labels, write_zip
 
@@ -37,6 +38,8 @@ SAMPLED = 64  # tiles per set on which the probabilities are looked at
 class Predictions:
     """What the stores say of a run. The rest of the diagnosis reads tiles, folds, zip and receipt."""
 
+    changed: list[str]
+    """What the zip would be made from now and was not then."""
     oof_labels: Callable[[], Labels]
     """(name, (H, W) indices) of each train tile, by the blend that made the zip."""
     oof_miou: float
@@ -62,6 +65,7 @@ def diagnose(run: Run, zip_path: Path, predictions: Predictions) -> dict[str, li
     from_zip = score_from_zip(run, tiles[(tiles.split == "test") | (fold_N >= 0)], predictions.oof_labels())
     return {
         "the zip verifies": causes.of_verify(verdict.problems),
+        "the run is still what the zip was made from": causes.stale(predictions.changed),
         "OOF labels survive the way into a zip": causes.round_trip(from_zip, predictions.oof_miou),
         "no neighbour nor copy lies in another fold": causes.leak(links, fold_N),
         "the blend scores as well on folds it was not fitted on": None
@@ -108,22 +112,27 @@ def shift_of(scan: Scan, links: Links, tiles: pd.DataFrame, bands: list[str]) ->
 
 
 def predictions_of(run: Run, zip_path: Path) -> Predictions:
-    """From the stores of a run, with the blend that the zip's receipt holds."""
-    oof, test = oof_stores(run), test_stores(run)
-    fitted = read_receipt(zip_path).get("fitted")
-    blend = FittedBlend.of_json(fitted) if fitted else uniform_blend(oof.classes, oof.models)
-    specialists = [specialist.name for specialist in blend.specialists]
+    """From the stores of a run, with the blend that the zip's receipt holds.
 
-    def labels() -> Iterable[tuple[str, np.ndarray]]:
-        for i, name in enumerate(oof.names):
-            yield name, apply_blend(blend, oof.probs(i, blend.models), oof.evidence(i, specialists))[1]
-
-    conf_CC = sum(confusion(index_HW, oof.truth(i), len(oof.classes)) for i, (_, index_HW) in enumerate(labels()))
+    Raises:
+        UserError: the receipt holds no blend, or the run lacks stores.
+    """
+    receipt = read_receipt(zip_path)
+    if "fitted" not in receipt:
+        raise UserError(f"{zip_path}: no blend in its receipt, so its labels came from elsewhere; only verify can help")
+    oof, test, blend = oof_stores(run), test_stores(run), FittedBlend.of_json(receipt["fitted"])
+    now = made_from(run, blend, test)
+    changed = differences({key: receipt[key] for key in ("code_version", *now) if key in receipt}, now)
+    labelled = enumerate(labels_of(blend, oof))
+    miou = mean_iou(sum(confusion(index_HW, oof.truth(i), len(oof.classes)) for i, (_, index_HW) in labelled))
+    if not np.isclose(miou, receipt["oof_miou"], rtol=0, atol=1e-9):  # a csv on the way may cost the last digit
+        changed.append(f"OOF mIoU {receipt['oof_miou']:.4f} -> {miou:.4f}")
     table = oof_table(run.dir)
-    members = table[table.kind == "member"]
+    members = table[(table.kind == "member") & table.fold.notna()]
     return Predictions(
-        oof_labels=labels,
-        oof_miou=mean_iou(conf_CC),
+        changed=[change for change in changed if not change.startswith("code_version ")],
+        oof_labels=lambda: labels_of(blend, oof),
+        oof_miou=miou,
         miou_of={
             str(model): {f"fold{row.fold}-seed{row.seed}": float(row.miou) for row in rows.itertuples()}
             for model, rows in members.groupby("name")
@@ -152,8 +161,10 @@ def main(argv: list[str] | None = None) -> None:
     add_json(parser)
     args = parser.parse_intermixed_args(argv)
     (zip_path,), overrides = split_operands(args.overrides, 1)
-    run = Run(load_experiment(args.config, overrides))
-    outcome = diagnose(run, Path(zip_path), predictions_of(run, Path(zip_path)))
+    path = Path(zip_path)
+    blend = read_receipt(path).get("blend")  # `ensemble.blend --name` gave it its own
+    run = Run(load_experiment(args.config, overrides + ([f"blend.name={blend}"] if blend else [])))
+    outcome = diagnose(run, path, predictions_of(run, path))
     for title, findings in outcome.items():
         print(f"{'?  ' if findings is None else 'NO ' if findings else 'yes'}  {title}")
         for finding in findings or []:

@@ -431,6 +431,11 @@ def a_class_forgotten(z, path):
     z.relabel(lambda label_HW: np.where(label_HW == 1, 4, label_HW))
 
 
+@corruption("shares")
+def a_rare_class_forgotten(z, path):
+    z.relabel(lambda label_HW: np.where(label_HW == 10, 1, label_HW))
+
+
 @corruption("copies")
 def one_mask_for_all(z, path):
     first = next(iter(z.labels.values()))
@@ -443,6 +448,11 @@ def one_mask_for_all(z, path):
 @corruption("georeference", "geotiff")
 def coordinates_lost(z, path):
     z.replace(_tif(z, transform=rasterio.Affine.identity()))
+
+
+@corruption("georeference", "geotiff")
+def another_zone(z, path):
+    z.replace(_tif(z, crs="EPSG:32651"))
 
 
 @corruption("georeference", "geotiff")

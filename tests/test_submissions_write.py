@@ -3,6 +3,7 @@
 import hashlib
 import subprocess
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -72,6 +73,19 @@ def test_the_bytes_do_not_depend_on_order_nor_threads(opened, tmp_path, format):
         write_zip(layout, [(name, labels[name]) for name in order], tmp_path / "x.zip", threads)
         hashes.add(hash_file(tmp_path / "x.zip"))
     assert len(hashes) == 1
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_entries_tell_neither_time_nor_machine(opened, tmp_path, format):
+    run, tiles, labels = opened(format)
+    write_zip(Layout.of(run.experiment, tiles), labels.items(), tmp_path / "x.zip")
+    with zipfile.ZipFile(tmp_path / "x.zip") as archive:
+        infos = archive.infolist()
+    assert [info.filename for info in infos] == sorted(info.filename for info in infos)
+    for info in infos:
+        assert info.date_time == (1980, 1, 1, 0, 0, 0)
+        assert (info.create_system, info.external_attr >> 16, info.comment) == (3, 0o644, b"")
+        assert info.compress_type == zipfile.ZIP_STORED
 
 
 def test_the_bytes_are_these_on_every_machine():
