@@ -11,6 +11,7 @@ from config.ensemble import Predict
 from models.zoo import padded_logits
 from pipeline.device import autocast, autocast_dtype
 from pipeline.members import LoadedMember
+from pipeline.pack import read_rows
 from pipeline.pixels import PixelScale, stretched
 from pipeline.prepare import Preparation
 from pipeline.tta import build_views, predict_probs
@@ -53,7 +54,7 @@ def forward_probs(
     forward = partial(padded_logits, network)
     tiles_at_once = max(1, settings.batch // (len(views) * (1 + len(settings.stretch))))
     for first in range(0, len(tile_N), tiles_at_once):
-        pictures = pictures_of(np.array(pixels_NHWB[tile_N[first : first + tiles_at_once]]), preparation, settings)
+        pictures = pictures_of(read_rows(pixels_NHWB, tile_N[first : first + tiles_at_once]), preparation, settings)
         with torch.inference_mode(), autocast(device, dtype):
             images = [preparation(torch.from_numpy(picture).to(device)) for picture in pictures]
             probs_NCHW = predict_probs(forward, images, views, settings.merge, settings.batch)

@@ -6,6 +6,7 @@ The fingerprint covers the source files' names, sizes and times and the class ta
 sources give another pack.
 """
 
+import mmap
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,23 @@ class Pack:
     @property
     def size_px(self) -> tuple[int, int]:
         return self.train_mask_NHW.shape[1:]
+
+
+def read_rows(array_N: np.ndarray, row_N: np.ndarray) -> np.ndarray:
+    """Rows of a packed array in the order asked for, copied.
+
+    A memory map is read like a file: pages touched through it would count as this process's memory, a gigabyte for
+    4,000 tiles, and prediction visits every tile once.
+    """
+    if not isinstance(array_N.base, mmap.mmap):  # no map, or a part of one, whose offset numpy does not tell
+        return array_N[row_N]
+    rows_N = np.empty((len(row_N), *array_N.shape[1:]), array_N.dtype)
+    with open(array_N.filename, "rb", buffering=0) as file:
+        for row, into in zip(row_N, rows_N, strict=True):
+            file.seek(array_N.offset + int(row) * into.nbytes)
+            if file.readinto(into) != into.nbytes:
+                raise UserError(f"{array_N.filename}: cut short. Delete its folder and run the same command again")
+    return rows_N
 
 
 def full_scale(dtype: np.dtype) -> float:

@@ -1,4 +1,5 @@
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from config.data import IGNORE_INDEX
 from folds.classes import ClassTable
 from folds.images import read_image, read_mask
 from folds.tiles import make_tiles
-from pipeline.pack import Pack, full_scale, open_pack
+from pipeline.pack import Pack, full_scale, open_pack, read_rows
 from tests.tiny import draw_image, tiny_values, write_config, write_mask, write_tif, write_tiny
 
 
@@ -101,3 +102,32 @@ def test_mixed_dtypes_are_refused_and_leave_nothing(tmp_path):
     with pytest.raises(UserError, match="one dtype"):
         pack_of(tmp_path)
     assert not list((tmp_path / "runs").rglob("*.npy"))
+
+
+def test_rows_of_a_map_are_read_without_touching_its_pages(tmp_path):
+    array = np.random.default_rng(0).integers(0, 2**16, (300, 64, 64, 4), dtype=np.uint16)
+    np.save(tmp_path / "array.npy", array)
+    mapped = np.load(tmp_path / "array.npy", mmap_mode="r")
+    rows = np.array([7, 299, 7, 0])
+    before = mapped_kib()
+    np.testing.assert_array_equal(read_rows(mapped, np.arange(300)), array)
+    np.testing.assert_array_equal(read_rows(mapped, rows), array[rows])
+    assert mapped_kib() - before < array.nbytes / 1024 / 4
+    np.testing.assert_array_equal(read_rows(mapped[5:], rows[[0, 3]]), array[5:][rows[[0, 3]]])
+    np.testing.assert_array_equal(read_rows(array, rows), array[rows])
+
+
+def test_an_array_cut_short_is_said(tmp_path):
+    path = tmp_path / "array.npy"
+    np.save(path, np.ones((4, 32, 32, 4), np.uint8))
+    mapped = np.load(path, mmap_mode="r")
+    with open(path, "rb+") as file:
+        file.truncate(path.stat().st_size - 100)
+    with pytest.raises(UserError, match="cut short"):
+        read_rows(mapped, np.array([3]))
+
+
+def mapped_kib() -> int:
+    """File pages that are resident in this process."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssFile")).split()[1])
