@@ -1,5 +1,6 @@
 """Pixels -> probabilities by a trained member: the one path for validation, OOF, test and foreign images."""
 
+from collections import deque
 from collections.abc import Iterator
 from functools import partial
 
@@ -53,12 +54,41 @@ def forward_probs(
     views = build_views(settings)
     forward = partial(padded_logits, network)
     tiles_at_once = max(1, settings.batch // (len(views) * (1 + len(settings.stretch))))
+    behind = 1 if device.type == "cuda" else 0  # a GPU works on the next batch while this one is taken away
+    on_the_way: deque[ToHost] = deque()
     for first in range(0, len(tile_N), tiles_at_once):
         pictures = pictures_of(read_rows(pixels_NHWB, tile_N[first : first + tiles_at_once]), preparation, settings)
         with torch.inference_mode(), autocast(device, dtype):
-            images = [preparation(torch.from_numpy(picture).to(device)) for picture in pictures]
-            probs_NCHW = predict_probs(forward, images, views, settings.merge, settings.batch)
-        yield probs_NCHW.cpu().numpy()
+            images = [preparation(_to_device(picture, device)) for picture in pictures]
+            on_the_way.append(ToHost(predict_probs(forward, images, views, settings.merge, settings.batch)))
+        if len(on_the_way) > behind:
+            yield on_the_way.popleft().array()
+    while on_the_way:
+        yield on_the_way.popleft().array()
+
+
+class ToHost:
+    """A tensor on its way from the device to an array of the host."""
+
+    def __init__(self, values: torch.Tensor) -> None:
+        self.arrived = None
+        self.host = values
+        if values.is_cuda:
+            self.host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+            self.host.copy_(values, non_blocking=True)
+            self.arrived = torch.cuda.Event()
+            self.arrived.record()
+
+    def array(self) -> np.ndarray:
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return self.host.numpy()
+
+
+def _to_device(pixels_NHWB: np.ndarray, device: torch.device) -> torch.Tensor:
+    pixels = torch.from_numpy(pixels_NHWB)
+    # From pinned memory the copy waits its turn on the device, and not the host for the device.
+    return pixels.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else pixels.to(device)
 
 
 def pictures_of(pixels_NHWB: np.ndarray, preparation: Preparation, settings: Predict) -> list[np.ndarray]:
