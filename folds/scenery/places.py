@@ -125,7 +125,7 @@ def scatter_trees(rng: np.random.Generator, canvas: Canvas, crowns_HW: np.ndarra
     """Lone trees and copses in the open: in the picture, not on the map."""
     copses_HW = fractal(rng, canvas.size, canvas.size, 128, 32, 0.5)
     open_HW = np.isin(canvas.index_HW, (FARMLAND, GRASS, BARELAND))
-    canvas.cover(open_HW & (crowns_HW + (copses_HW >> 8) > 32), any_of(rng, "tree"), 4)
+    canvas.cover(open_HW & (crowns_HW + (copses_HW >> 8) > 36), any_of(rng, "tree"), 4)
 
 
 @dataclass(frozen=True)
