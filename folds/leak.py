@@ -31,6 +31,7 @@ from folds.tiles import hist_of, make_tiles
 WINDOWS_PX = (5, 21)
 MAX_TILES = 600  # whole groups are drawn until there are as many: seconds to minutes for any data set
 PIXELS_PER_TILE = 400
+TREES = 60  # for each class
 REPEATS = 3  # other pixels, other folds, other trees: the spread is printed
 
 
@@ -100,7 +101,9 @@ def cross_score(
     conf_CC = np.zeros((num_classes, num_classes), np.int64)
     for fold in track(range(k), what):
         held_out = fold_P == fold
-        model = HistGradientBoostingClassifier(max_iter=60, learning_rate=0.15, early_stopping=False, random_state=seed)
+        model = HistGradientBoostingClassifier(
+            max_iter=TREES, learning_rate=0.15, early_stopping=False, random_state=seed
+        )
         model.fit(feature_PF[~held_out], truth_P[~held_out])
         conf_CC += confusion(model.predict(feature_PF[held_out]), truth_P[held_out], num_classes)
     return conf_CC
