@@ -3,17 +3,24 @@
 import io
 import struct
 import zlib
+from importlib.metadata import version
 
-import deflate
 import numpy as np
 from PIL import Image
 
 from submissions.problems import FlawError
 
+try:
+    import deflate
+except ModuleNotFoundError:  # an environment of somebody's own: the zip is as good, its bytes are this machine's
+    deflate = None
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # 6 is four times as fast as Pillow's default, and smaller on real masks by 19 %, larger on ragged ones by up to 6 %.
 # 9 gains 6 to 16 % for six times the time.
 LEVEL = 6
+ENCODER = f"zlib {zlib.ZLIB_RUNTIME_VERSION}" if deflate is None else f"libdeflate of deflate {version('deflate')}"
+"""Kept in the receipt: only the same encoder makes the same bytes."""
 COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and alpha", 6: "RGBA"}
 OTHER_FILES = {b"\xff\xd8\xff": "a JPEG", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"GIF8": "a GIF", b"BM": "a BMP"}
 
@@ -31,7 +38,8 @@ def encode(label_HW: np.ndarray) -> bytes:
     rows = np.zeros((height, width + 1), np.uint8)  # column 0: filter type 0, "none"
     rows[:, 1:] = label_HW
     header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
-    pixels = deflate.zlib_compress(rows.tobytes(), LEVEL)
+    compress = zlib.compress if deflate is None else deflate.zlib_compress
+    pixels = compress(rows.tobytes(), LEVEL)
     return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
 
 

@@ -11,7 +11,7 @@ from config.experiment import flat
 
 # What the writer adds. The rest is the blend's: members and weights, decision, hashes, oof_miou, honest_miou,
 # class_shares_oof (name -> share of the OOF labels), honest_confusion (C x C, rows truth).
-ADDED = ("zip", "sha256", "bytes", "format", "tiles", "class_shares", "warnings", "created")
+ADDED = ("zip", "sha256", "bytes", "format", "encoder", "tiles", "class_shares", "warnings", "created")
 
 
 def receipt_path(path: Path) -> Path:

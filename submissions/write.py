@@ -16,6 +16,7 @@ from base.progress import track
 from config import Run, load_experiment, open_run
 from folds.images import read_mask
 from folds.tiles import make_tiles
+from submissions import png
 from submissions.formats import assemble, encode
 from submissions.layout import Layout, Tile
 from submissions.ledger import add_to_ledger, ledger_path
@@ -58,6 +59,7 @@ def write_submission(run: Run, tiles: pd.DataFrame, labels: Labels, receipt: dic
         "sha256": hash_file(path),
         "bytes": path.stat().st_size,
         "format": layout.format,
+        "encoder": png.ENCODER if layout.format == "png" else layout.format,
         "tiles": len(layout.tiles),
         "class_shares": verdict.class_shares,
         "warnings": warnings,

@@ -12,7 +12,7 @@ from submissions.ledger import add_score, add_to_ledger, fit_line, ledger_path, 
 from submissions.receipt import write_receipt
 from tests.tiny import tiny_values, write_config
 
-ABOUT = {"bytes": 1, "format": "png", "tiles": 1, "class_shares": {}, "warnings": []}
+ABOUT = {"bytes": 1, "format": "png", "encoder": "one", "tiles": 1, "class_shares": {}, "warnings": []}
 
 
 def enter(folder, name="a.zip", sha256="ab12cd34" * 8, honest=0.4, oof=0.5):

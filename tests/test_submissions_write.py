@@ -308,3 +308,11 @@ def test_a_flipped_byte_anywhere_is_a_flaw(at, change):
     data[at % len(data)] ^= change
     with pytest.raises(FlawError):
         png.decode(bytes(data), 40, 56)
+
+
+def test_without_libdeflate_the_labels_are_the_same(monkeypatch):
+    label_HW = np.random.default_rng(3).integers(1, 11, (40, 56)).astype(np.uint8)
+    ours = png.encode(label_HW)
+    monkeypatch.setattr(png, "deflate", None)
+    assert png.encode(label_HW) != ours
+    np.testing.assert_array_equal(png.decode(png.encode(label_HW), 40, 56), label_HW)
