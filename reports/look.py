@@ -18,10 +18,10 @@ from ensemble.fitted import FittedBlend
 from ensemble.labels import class_order, top_class
 from ensemble.source import OofSource
 from folds.metrics import confusion
-from reports.patches import Patch, find_patches
+from reports.patches import Habits, Patch, find_patches, habits_of, summed
 from submissions.threads import in_threads
 
-TILES = 1000  # drawn at random
+TILES = 800  # drawn at random
 HOLDERS = 12  # tiles of each class that are added where the random ones hold fewer: rare classes are to be seen too
 BINS = 15
 
@@ -36,9 +36,8 @@ class TileLook:
     """(BINS, 3) pixels, sum of the top probability, pixels that are right, by top probability of the plain mean."""
     blend_bins: np.ndarray
     """The same of the blend."""
-    entropy: float
-    """Mean over pixels, 0..1 of the largest possible."""
     patches: list[Patch]
+    habits: Habits
 
 
 @dataclass(frozen=True)
@@ -56,12 +55,15 @@ class OofLook:
         return len(self.tiles) == self.total
 
     def scope(self) -> str:
-        """ "all 225 tiles", "1,000 of 16,017 tiles, drawn at random"."""
+        """ "all 225 tiles", "800 of 16,017 tiles, drawn at random"."""
         drawn = int(self.drawn_n.sum())
         return f"all {self.total:,} tiles" if self.complete else f"{drawn:,} of {self.total:,} tiles, drawn at random"
 
     def drawn(self) -> list[TileLook]:
         return [tile for tile, drawn in zip(self.tiles, self.drawn_n, strict=True) if drawn]
+
+    def habits(self) -> Habits:
+        return summed([tile.habits for tile in self.drawn()])
 
     @property
     def conf_CC(self) -> np.ndarray:
@@ -122,13 +124,12 @@ def look_at_tile(source: OofSource, i: int, blend: FittedBlend) -> TileLook:
     total_CP = flat_MCP.sum(0, dtype=np.uint16 if flat_MCP.dtype == np.uint8 else np.float32)
 
     blended_CP = blended_CHW.reshape(num_classes, -1)
-    entropy_P = -(blended_CP * np.log(np.maximum(blended_CP, 1e-6))).sum(0)
     return TileLook(
         conf_CC=confusion(index_HW, truth_HW, num_classes),
         plain_bins=reliability_bins(total_CP, truth_P, order),
         blend_bins=reliability_bins(blended_CP, truth_P, order),
-        entropy=float(entropy_P.mean() / np.log(num_classes)),
         patches=find_patches(blended_CHW, index_HW, truth_HW),
+        habits=habits_of(blended_CHW, index_HW, truth_HW),
     )
 
 

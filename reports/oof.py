@@ -34,7 +34,8 @@ def section(material: Material) -> Section:
     if len(weakest):
         facts.append((f"{weakest.iloc[0]:.3f}", "IoU of the weakest class", str(weakest.index[0])))
     if material.fitted:
-        facts.append((f"{material.fitted.row.miou_in_sample:.4f}", "in-sample", "of the same blend, which flatters"))
+        remark = "the same, on the tiles it was fitted on"
+        facts.append((f"{material.fitted.row.miou_in_sample:.4f}", "in-sample", remark))
     parts: list[Part] = [Facts(facts), draw_iou(models, scored, class_intervals(blend))]
     parts.append(Note(
         f"Intervals: {CONFIDENCE:.0%}, from resampling the groups of {seen.scope()}. Pixels of one scene err together, "

@@ -3,6 +3,7 @@
 A wrongly labelled object shows as one patch, whatever it touches in the mask.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -12,6 +13,22 @@ from config.data import IGNORE_INDEX
 
 MIN_SHARE = 0.001  # of the tile: smaller patches are no objects
 MIN_WIDTH_PX = 4  # across at the thickest place: thinner ones are borders drawn a little differently
+HABIT_STEP = 2  # every 2nd row and column enters the habits: neighbours say the same
+FLOOR = 0.004  # a stored probability of 0 is below 1/510
+# Bins of a probability, finer where it is small: between .001 and .01 lies as much as between .1 and .5.
+EDGES = (0.004, 0.01, 0.02, 0.05, 0.1, 0.2, 0.35)
+FINE = 1000
+BIN_OF = np.searchsorted(EDGES, np.arange(FINE + 1) / FINE, side="right").astype(np.uint8)  # a table is quicker
+
+
+@dataclass(frozen=True)
+class Habits:
+    """How masks and predictions go together, by the probability of a class: counts of pixels of a regular sample."""
+
+    agree_CCB: np.ndarray
+    """[j, i, b]: mask and prediction are j, and the probability of i is in bin b."""
+    differ_CCB: np.ndarray
+    """[j, i, b]: the mask is i, the prediction j, and the probability of i is in bin b."""
 
 
 @dataclass(frozen=True)
@@ -57,3 +74,30 @@ def find_patches(probs_CHW: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarra
             p_label, p_suggested = (float(probs_CHW[c][box][inside].mean()) for c in (label, suggested))
             patches.append(Patch(label, suggested, (top, left, height, width), px, width_px, p_label, p_suggested))
     return patches
+
+
+def probability_bin(p: float) -> int:
+    return int(BIN_OF[round(float(np.clip(p, 0, 1)) * FINE)])
+
+
+def habits_of(probs_CHW: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray) -> Habits:
+    """The habits seen in one tile; those of many are their sum."""
+    num_classes, num_bins = len(probs_CHW), len(EDGES) + 1
+    step = np.s_[::HABIT_STEP, ::HABIT_STEP]
+    pred_P, truth_P = pred_HW[step].ravel().astype(np.int64), truth_HW[step].ravel()
+    bin_CP = BIN_OF[(probs_CHW[:, ::HABIT_STEP, ::HABIT_STEP].reshape(num_classes, -1) * FINE + 0.5).astype(np.int32)]
+    right = np.flatnonzero(truth_P == pred_P)
+    wrong = np.flatnonzero((truth_P != pred_P) & (truth_P != IGNORE_INDEX))
+    right_cell_P = pred_P[right] * num_bins
+    agree_CCB = np.stack(
+        [np.bincount(right_cell_P + bin_P[right], minlength=num_classes * num_bins) for bin_P in bin_CP]
+    )
+    label_P = truth_P[wrong].astype(np.int64)
+    cell_P = (pred_P[wrong] * num_classes + label_P) * num_bins + bin_CP[label_P, wrong]
+    differ_CCB = np.bincount(cell_P, minlength=num_classes**2 * num_bins).reshape(num_classes, num_classes, num_bins)
+    agree_CCB = agree_CCB.reshape(num_classes, num_classes, num_bins).swapaxes(0, 1)
+    return Habits(agree_CCB.astype(np.int32), differ_CCB.astype(np.int32))
+
+
+def summed(habits: Sequence[Habits]) -> Habits:
+    return Habits(sum(each.agree_CCB for each in habits), sum(each.differ_CCB for each in habits))

@@ -66,11 +66,13 @@ def error_rgb(rgb_HW3: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray) ->
 
 
 def outlined(rgb_HW3: np.ndarray, region_HW: np.ndarray) -> np.ndarray:
-    """The picture with a line around a region: white within black, seen on any ground."""
-    picture = np.ascontiguousarray(rgb_HW3)
-    lines, _ = cv2.findContours(region_HW.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
-    cv2.drawContours(picture, lines, -1, (0, 0, 0), 3)
-    cv2.drawContours(picture, lines, -1, (255, 255, 255), 1)
+    """The picture with a line around a region: white within black, seen on any ground. Small pictures are enlarged."""
+    times = max(1, 2 * SIDE_PX // max(region_HW.shape))
+    picture = np.ascontiguousarray(rgb_HW3.repeat(times, axis=0).repeat(times, axis=1))
+    large_HW = region_HW.repeat(times, axis=0).repeat(times, axis=1)
+    lines, _ = cv2.findContours(large_HW.astype(np.uint8), cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+    cv2.drawContours(picture, lines, -1, (0, 0, 0), 5)
+    cv2.drawContours(picture, lines, -1, (255, 255, 255), 2)
     return picture
 
 

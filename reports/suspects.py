@@ -2,9 +2,10 @@
 
     python -m reports.suspects --config FILE      reads every train tile -> runs/<name>/suspects.csv
 
-How sure the models are is not enough to go by. They are sure of their own habits too: where a tenth of all grass is
-taken for farmland, farmland in place of grass says little about the mask. So the margin is discounted by how often that
-pair is confused at all, which is the thought of confident learning (Northcutt et al. 2021), for patches.
+How sure the models are is not enough to go by: they are sure of their own habits too. Where half of all grass is called
+forest, forest in place of grass says little about the mask, however sure. So each patch is held against all pixels that
+were predicted alike: of those with as little probability for the mask's class, how many have a mask that agrees with
+the prediction, for each that has the patch's? Thoughts of confident learning (Northcutt et al. 2021), for patches.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from config import Run, load_experiment
 from pipeline.store import MANIFEST
 from reports.look import OofLook, look_at_oof
 from reports.material import Material
-from reports.patches import Patch
+from reports.patches import FLOOR, HABIT_STEP, Habits, Patch, probability_bin
 
 COLUMNS = [
     "name",
@@ -35,23 +36,23 @@ COLUMNS = [
     "p_suggested",
     "score",
 ]
+PRIOR_PX = 12  # of the habits' sample: a pair seen in fewer pixels says nothing
 SHOWN = 15  # on the screen
 
 
-def suspicion(patch: Patch, conf_CC: np.ndarray) -> float:
-    """How much speaks for an error of the mask and against one of the prediction; at most 1.
+def suspicion(patch: Patch, habits: Habits) -> float:
+    """How much speaks for an error of the mask and against one of the prediction, in nats; above 0: more than nothing.
 
-    Args:
-        conf_CC: confusion of all predictions, rows the mask: how often each pair is confused at all.
+    The odds by habit, from all pixels but the patch's own, plus how much likelier the models hold their own class.
     """
-    truth_px = max(conf_CC[patch.label].sum(), 1)
-    habit = conf_CC[patch.label, patch.suggested] / truth_px
-    return (patch.p_suggested - patch.p_label) * (1 - habit)
+    pair = patch.suggested, patch.label, probability_bin(patch.p_label)
+    agree = habits.agree_CCB[pair]
+    differ = max(habits.differ_CCB[pair] - patch.px / HABIT_STEP**2, 0)
+    odds = (agree + PRIOR_PX) / (differ + PRIOR_PX)
+    return float(np.log(odds) + np.log((patch.p_suggested + FLOOR) / (patch.p_label + FLOOR)))
 
 
-def suspects_table(
-    found: Sequence[tuple[str, int, Patch]], conf_CC: np.ndarray, class_names: Sequence[str]
-) -> pd.DataFrame:
+def suspects_table(found: Sequence[tuple[str, int, Patch]], habits: Habits, class_names: Sequence[str]) -> pd.DataFrame:
     """All patches with a positive score, the most suspicious first.
 
     Args:
@@ -59,7 +60,7 @@ def suspects_table(
     """
     rows = [
         (name, fold, class_names[patch.label], class_names[patch.suggested], patch.px, *patch.box, patch.p_label,
-         patch.p_suggested, suspicion(patch, conf_CC))
+         patch.p_suggested, suspicion(patch, habits))
         for name, fold, patch in found
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=COLUMNS)
@@ -97,7 +98,7 @@ def suspects_of(seen: OofLook, material: Material) -> pd.DataFrame:
         for i, tile in zip(seen.tile_n, seen.tiles, strict=True)
         for patch in tile.patches
     ]
-    return suspects_table(found, seen.conf_CC, source.classes)
+    return suspects_table(found, seen.habits(), source.classes)
 
 
 def main(argv: list[str] | None = None) -> None:

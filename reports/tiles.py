@@ -136,8 +136,8 @@ def _suspects(material: Material) -> list[Part]:
         for rank, row in enumerate(table.head(SUSPECTS).itertuples(index=False), start=1)
     ]
     caption = (
-        "Patches where members that never saw the tile contradict its mask and are sure of it, discounted by how often "
-        "the two classes are confused at all. A look decides: some are errors of the models."
+        "Patches where members that never saw the tile contradict its mask, ranked by how sure they are and by how "
+        "rarely masks of that kind go with such predictions. A look decides: some are errors of the models."
     )
     parts: list[Part] = [Gallery("tiles-suspects", "Masks that may be wrong", strips, caption, legend=material.legend)]
     if searched < total:
@@ -145,7 +145,7 @@ def _suspects(material: Material) -> list[Part]:
     shown = table.head(LISTED)[
         ["name", "label", "suggested", "px", "p_label", "p_suggested", "score", "top", "left", "height", "width"]
     ]
-    formats = {"px": "{:,}", "p_label": "{:.2f}", "p_suggested": "{:.2f}", "score": "{:.3f}"}
+    formats = {"px": "{:,}", "p_label": "{:.2f}", "p_suggested": "{:.2f}", "score": "{:.2f}"}
     caption = f"The first {len(shown)} of {len(table):,} rows of suspects.csv; places in pixels from the top left."
     parts.append(TableView("suspects", "Suspects in numbers", shown, formats, caption, folded=True))
     return parts

@@ -15,7 +15,6 @@ import yaml
 from config import Run, load_experiment
 from ensemble.apply import apply_blend
 from folds.landscape import make_landscape
-from folds.metrics import confusion
 from reports import build
 from reports.data import class_shares
 from reports.figures import DARK, LIGHT
@@ -24,7 +23,7 @@ from reports.look import BINS, draw_tiles, expected_calibration_error, reliabili
 from reports.material import Material
 from reports.oof import class_intervals
 from reports.page import Note, TableView
-from reports.patches import Patch, find_patches
+from reports.patches import Habits, Patch, find_patches, habits_of, probability_bin, summed
 from reports.render import built
 from reports.suspects import make_suspects, suspects_table, suspicion
 from reports.tiles import around, ranked_tiles
@@ -267,14 +266,33 @@ def test_a_patch_is_a_thick_connected_region_of_one_pair():
     assert (patch.p_label, patch.p_suggested) == pytest.approx((0.2, 0.6))
 
 
+def test_habits_count_the_pixels_of_every_pair():
+    rng = np.random.default_rng(3)
+    probs_CHW = rng.dirichlet(np.ones(4), (40, 30)).transpose(2, 0, 1).astype(np.float32)
+    pred_HW, truth_HW = probs_CHW.argmax(0).astype(np.uint8), rng.integers(0, 4, (40, 30)).astype(np.uint8)
+    truth_HW[:7] = 255
+    habits = habits_of(probs_CHW, pred_HW, truth_HW)
+    pred_P, truth_P, probs_CP = (a[..., ::2, ::2].reshape(*a.shape[:-2], -1) for a in (pred_HW, truth_HW, probs_CHW))
+    for j in range(4):
+        for i in range(4):
+            inside = (pred_P == j) & (truth_P == j)
+            bins = np.bincount([probability_bin(p) for p in probs_CP[i, inside]], minlength=8)
+            np.testing.assert_array_equal(habits.agree_CCB[j, i], bins)
+            inside = (pred_P == j) & (truth_P == i) & (i != j)
+            bins = np.bincount([probability_bin(p) for p in probs_CP[i, inside]], minlength=8)
+            np.testing.assert_array_equal(habits.differ_CCB[j, i], bins)
+
+
 def test_suspicion_grows_with_the_margin_and_shrinks_with_habit():
-    conf_CC = np.array([[900, 100], [5, 995]])
-    patch = Patch(0, 1, (0, 0, 9, 9), 81, 9.0, 0.1, 0.9)
-    surer = Patch(0, 1, (0, 0, 9, 9), 81, 9.0, 0.02, 0.98)
-    rarer = Patch(1, 0, (0, 0, 9, 9), 81, 9.0, 0.1, 0.9)
-    assert suspicion(patch, conf_CC) < suspicion(surer, conf_CC)
-    assert suspicion(patch, conf_CC) < suspicion(rarer, conf_CC) <= 1
-    table = suspects_table([("a", 0, patch), ("b", 1, surer)], conf_CC, ["field", "bare"])
+    agree_CCB, differ_CCB = np.full((2, 2, 8), 1000), np.full((2, 2, 8), 100)
+    differ_CCB[0, 1] = 10  # 1 is rarely called 0
+    habits = Habits(agree_CCB, differ_CCB)
+    patch = Patch(0, 1, (0, 0, 9, 9), 81, 9.0, 0.11, 0.8)
+    surer = Patch(0, 1, (0, 0, 9, 9), 81, 9.0, 0.1, 0.9)
+    rarer = Patch(1, 0, (0, 0, 9, 9), 81, 9.0, 0.11, 0.8)
+    assert suspicion(patch, habits) < suspicion(surer, habits)
+    assert suspicion(patch, habits) < suspicion(rarer, habits)
+    table = suspects_table([("a", 0, patch), ("b", 1, surer)], habits, ["field", "bare"])
     assert table.name.tolist() == ["b", "a"]
 
 
@@ -305,13 +323,13 @@ def test_planted_flips_lead_the_suspects(played, seed):
     source, num_classes = material.oof, len(material.classes)
     truth_NHW = np.stack([np.array(source.truth(i)) for i in range(len(source.names))])
     planted = plant_flips(truth_NHW, num_classes, 0.05, seed)
-    conf_CC, found = np.zeros((num_classes, num_classes), np.int64), []
+    habits, found = [], []
     for i, name in enumerate(source.names):
         blend = material.blend_of[int(source.fold_N[i])]
         probs_CHW, pred_HW = apply_blend(blend, source.probs(i, blend.models), source.evidence(i, []))
-        conf_CC += confusion(pred_HW, truth_NHW[i], num_classes)
+        habits.append(habits_of(probs_CHW, pred_HW, truth_NHW[i]))
         found += [(name, int(source.fold_N[i]), patch) for patch in find_patches(probs_CHW, pred_HW, truth_NHW[i])]
-    table = suspects_table(found, conf_CC, source.classes)
+    table = suspects_table(found, summed(habits), source.classes)
     assert len(planted) >= 10
 
     def is_planted(row) -> bool:
