@@ -55,8 +55,12 @@ def run_grid(run: Run, only: str | None, arguments: Sequence[str]) -> int:
     open_pack(run, read_tiles(run.tiles_csv))  # once, before all jobs want it
     folder = jobs_folder(run)
     with GridView(grid.jobs, folder) as view:
-        outcome = run_jobs(grid.jobs, folder, run.experiment.jobs, run.experiment.member_count, view)
-    write_attempts(run.dir / "jobs.csv", folder)
+
+        def watch(states: dict[str, JobState]) -> None:
+            view(states)
+            write_attempts(run.dir / "jobs.csv", folder)
+
+        outcome = run_jobs(grid.jobs, folder, run.experiment.jobs, run.experiment.member_count, watch)
     return report(outcome, folder)
 
 

@@ -102,7 +102,7 @@ def read_grid(folder: Path) -> tuple[list[Job], str]:
 
 
 def write_attempts(path: Path, folder: Path) -> None:
-    """`jobs.csv`: a row per attempt of every job that the folder knows, in the order in which they began."""
+    """`jobs.csv`: a row per ended attempt of every job that the folder knows, in the order in which they began."""
     names = [p.relative_to(folder / "state").with_suffix("").as_posix() for p in (folder / "state").rglob("*.json")]
     rows = [attempt for name in names for attempt in JobState.read(folder, name).attempts]
     rows.sort(key=lambda row: (row.started, row.job))
@@ -110,7 +110,8 @@ def write_attempts(path: Path, folder: Path) -> None:
     writer = csv.DictWriter(text, [field.name for field in fields(Attempt)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
-    write_text(path, text.getvalue())
+    if not path.exists() or path.read_text(encoding="utf-8") != text.getvalue():
+        write_text(path, text.getvalue())
 
 
 def _run_wave(jobs: list[Job], session: Session, rules: Rules, backend: "Backend", states: Callable) -> None:

@@ -25,6 +25,8 @@ from pipeline.slots import Slot, place_here
 POLL_S = 0.2
 TAIL_LINES = 12  # of a failed job's log, for the summary
 HEADER = "# attempt "
+TIME = "%Y-%m-%d %H:%M:%S"
+REFUSED = 2  # exit code: something that a person must mend first
 NO_MEMORY = "CUDA ran out of memory"
 LOST = "its worker was killed; time and memory are unknown"
 
@@ -132,15 +134,7 @@ def supervise(job: Job, rules: Rules) -> JobState:
     place = place_here(rules.jobs, rules.members)
     if rules.jobs.dask:
         _refuse_idle_threads(len(place.slots))
-    state = JobState.read(folder, job.name)
-    if state.status == "running":  # whoever supervised it was killed before it could write down the end
-        started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(state.since))
-        lost = Attempt(job.name, len(state.attempts) + 1, state.host, state.device, started, -9, 0.0, 0.0, LOST)
-        state.attempts.append(lost)
-    state.status, state.session, state.host, state.message = "waiting", listener.id, socket.gethostname(), ""
-    state.probe_s = job.probe_s
-    resumes = state.status != "done" and rules.jobs.shrink_batch  # one that is made anew is made whole
-    state.split_batch = max(state.split_batch, rules.jobs.split_batch) if resumes else rules.jobs.split_batch
+    state = _waiting_state(job, rules)
     failures, failed_on = 0, None
     while state.status == "waiting":
         if listener.order() != "go":
@@ -153,19 +147,9 @@ def supervise(job: Job, rules: Rules) -> JobState:
             if slot is None:
                 _wait_for(f"a free slot on {state.host}, taken by {place.taken_by()}", state, folder)
                 continue
-            state.status, state.device, state.since, state.message = "running", slot.device, time.time(), ""
-            state.write(folder)
-            more = state.split_batch > rules.jobs.split_batch
-            split = (f"jobs.split_batch={state.split_batch}",) if more else ()
-            attempt = _run_once(job, slot, rules, len(state.attempts) + 1, split)
-        state.attempts.append(attempt)
-        if attempt.note == NO_MEMORY and rules.jobs.shrink_batch:
-            state.split_batch *= 2
-            attempt.note += f"; goes on with batches in {state.split_batch} parts"
-        state.status = _verdict(attempt.exit_code, listener)
-        if state.status == "failed" and attempt.exit_code != 2 and failures < rules.jobs.retries:
-            failures, failed_on = failures + 1, attempt.device
-            state.status = "waiting"
+            attempt = _attempt(job, slot, rules, state)
+        if state.status == "failed" and attempt.exit_code != REFUSED and failures < rules.jobs.retries:
+            failures, failed_on, state.status = failures + 1, attempt.device, "waiting"
         state.write(folder)
     if state.status == "failed":
         state.message = "\n".join(log_tail(folder, job.name))
@@ -185,6 +169,22 @@ def log_tail(folder: Path, job: str, lines: int = TAIL_LINES) -> list[str]:
         text = file.read().decode("utf-8", errors="replace")
     newest = text.rpartition(HEADER)[2]
     return [line.rstrip() for line in newest.splitlines() if line.strip()][-lines:]
+
+
+def _waiting_state(job: Job, rules: Rules) -> JobState:
+    """The state to begin with: what earlier sessions left behind, as this one needs it."""
+    state = JobState.read(rules.listener.folder, job.name)
+    if state.status == "running":  # whoever supervised it was killed before it could write down the end
+        started = time.strftime(TIME, time.localtime(state.since))
+        state.attempts.append(
+            Attempt(job.name, len(state.attempts) + 1, state.host, state.device, started, -9, 0.0, 0.0, LOST)
+        )
+    if state.status == "done" or not rules.jobs.shrink_batch:
+        state.split_batch = 1  # what is made anew is made whole
+    state.split_batch = max(state.split_batch, rules.jobs.split_batch)
+    state.status, state.session, state.host, state.message = "waiting", rules.listener.id, socket.gethostname(), ""
+    state.probe_s = job.probe_s
+    return state
 
 
 def _refuse_idle_threads(slots: int) -> None:
@@ -207,18 +207,34 @@ def _wait_for(what: str, state: JobState, folder: Path) -> None:
     time.sleep(POLL_S)
 
 
-def _run_once(job: Job, slot: Slot, rules: Rules, number: int, settings: tuple[str, ...]) -> Attempt:
-    """One process, from start to end."""
-    started = time.strftime("%Y-%m-%d %H:%M:%S")
-    log = log_path(rules.listener.folder, job.name)
+def _attempt(job: Job, slot: Slot, rules: Rules, state: JobState) -> Attempt:
+    """Run the command once on a slot, and say in the state what became of it."""
+    folder = rules.listener.folder
+    state.status, state.device, state.since, state.message = "running", slot.device, time.time(), ""
+    state.write(folder)
+    command = [*job.command, *slot.settings]
+    if state.split_batch > rules.jobs.split_batch:
+        command.append(f"jobs.split_batch={state.split_batch}")
+    number, started = len(state.attempts) + 1, time.strftime(TIME)
+    result = _run_once(command, slot, rules, log_path(folder, job.name), f"{number}: {started}")
+    note = _note(result["exit_code"], log_tail(folder, job.name))
+    if note == NO_MEMORY and rules.jobs.shrink_batch:
+        state.split_batch *= 2
+        note += f"; goes on with batches in {state.split_batch} parts"
+    attempt = Attempt(job.name, number, state.host, slot.device, started, **result, note=note)
+    state.attempts.append(attempt)
+    state.status = _verdict(attempt.exit_code, rules.listener)
+    return attempt
+
+
+def _run_once(command: list[str], slot: Slot, rules: Rules, log: Path, which: str) -> dict:
+    """One process, from start to end; what its guard reports."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    command = [*job.command, *slot.settings, *settings]
     with open(log, "a", encoding="utf-8") as file:
         bounds = " ".join(f"{key}={value}" for key, value in slot.environment.items())
-        file.write(f"\n{HEADER}{number}: {started} on {socket.gethostname()} {slot.device}\n")
-        file.write(f"{bounds} {shlex.join(command)}\n")
+        file.write(f"\n{HEADER}{which} on {socket.gethostname()} {slot.device}\n{bounds} {shlex.join(command)}\n")
     if command[0] == "python":
-        command[0] = sys.executable
+        command = [sys.executable, *command[1:]]
     process = subprocess.Popen(
         [sys.executable, "-I", "-S", guard.__file__, str(log), *command],
         stdin=subprocess.PIPE,
@@ -227,9 +243,7 @@ def _run_once(job: Job, slot: Slot, rules: Rules, number: int, settings: tuple[s
         env=os.environ | slot.environment,
         bufsize=0,
     )
-    result = _wait(process, rules.listener)
-    note = _note(result["exit_code"], log_tail(rules.listener.folder, job.name))
-    return Attempt(job.name, number, socket.gethostname(), slot.device, started, **result, note=note)
+    return _wait(process, rules.listener)
 
 
 def _wait(process: subprocess.Popen, listener: Listener) -> dict:
@@ -267,6 +281,9 @@ def _note(code: int, last_lines: list[str]) -> str:
         return "killed; most often the machine ran out of memory"
     if code < 0:
         return f"ended by {signal.Signals(-code).name}"
-    return {0: "", 2: "refused; see its log", 128 + signal.SIGINT: "stopped", 128 + signal.SIGTERM: "stopped"}.get(
-        code, "crashed; see its log"
-    )
+    return {
+        0: "",
+        REFUSED: "refused; see its log",
+        128 + signal.SIGINT: "stopped",
+        128 + signal.SIGTERM: "stopped",
+    }.get(code, "crashed; see its log")
