@@ -78,7 +78,7 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
             "findings": records,
         },
     )
-    pictures = write_mosaics(run.dir / "mosaic", tiles, links.places, scan, data)
+    pictures = write_mosaics(run, tiles, links.places, scan)
     shown = f", {len(pictures)} pictures in mosaic/" if pictures else ""
     console.print(f"{run.dir}: check.csv, check.json{shown}", soft_wrap=True)
     return findings

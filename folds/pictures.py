@@ -9,7 +9,8 @@ from PIL import Image
 
 from base.files import whole_folder
 from base.progress import track
-from config.data import Data
+from base.stamps import hash_files
+from config import Run
 from folds.images import read_image
 from folds.scan import Scan, thumbnail
 
@@ -20,27 +21,33 @@ TEST_FRAME = (255, 60, 60)
 EMPTY = (235, 235, 235)
 
 
-def write_mosaics(folder: Path, tiles: pd.DataFrame, places: pd.DataFrame, scan: Scan, data: Data) -> list[Path]:
-    """One PNG per mosaic of two tiles or more, named by rank, first tile and size; tiles of the test set have a frame.
+def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Scan) -> list[Path]:
+    """One PNG per mosaic of two tiles or more, in `mosaic/`, unless they are there; return their paths.
+
+    They are named by rank, first tile and size. Tiles of the test set have a frame.
 
     Args:
         places: of `folds.links.Links`, a row per row of `tiles`.
     """
-    sizes = places.mosaic.value_counts()
-    chosen = sizes[sizes > 1].sort_index(kind="stable").sort_values(ascending=False, kind="stable").index[:MOSAICS]
-    low_B, high_B = np.percentile(scan.sample_NPB, [2, 98], axis=(0, 1))
-    shown = _shown_bands(data.bands)
-    with whole_folder(folder) as aside:
+    folder, data = run.dir / "mosaic", run.experiment.data
+    inputs = hash_files([run.dir / "links" / "places.csv"])
+    if not run.is_fresh(folder, run.data_keys, inputs):
+        sizes = places.mosaic.value_counts()
+        chosen = sizes[sizes > 1].sort_index(kind="stable").sort_values(ascending=False, kind="stable")[:MOSAICS]
+        low_B, high_B = np.percentile(scan.sample_NPB, [2, 98], axis=(0, 1))
+        shown = _shown_bands(data.bands)
         drawn = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
             delayed(_draw)(tiles[of], places[of], Path(data.root), shown, low_B, high_B)
-            for of in (places.mosaic == mosaic for mosaic in chosen)
+            for of in (places.mosaic == mosaic for mosaic in chosen.index)
         )
-        names = []
-        for rank, (mosaic, picture) in enumerate(zip(chosen, track(drawn, "draw mosaics", len(chosen)), strict=True)):
-            first = tiles.iloc[mosaic]
-            names.append(f"{rank + 1:02d}-{first.split}-{first['name']}-{sizes[mosaic]}-tiles.png")
-            Image.fromarray(picture).save(aside / names[-1])
-    return [folder / name for name in names]
+        with whole_folder(folder) as aside:
+            pictures = track(drawn, "draw mosaics", len(chosen))
+            for rank, (mosaic, picture) in enumerate(zip(chosen.index, pictures, strict=True)):
+                first = tiles.iloc[mosaic]
+                name = f"{rank + 1:02d}-{first.split}-{first['name']}-{chosen[mosaic]}-tiles.png"
+                Image.fromarray(picture).save(aside / name)
+        run.finish(folder, run.data_keys, inputs, sorted(folder.glob("*.png")))
+    return sorted(folder.glob("*.png"))
 
 
 def _draw(tiles: pd.DataFrame, places: pd.DataFrame, root: Path, shown: list[int], low_B, high_B) -> np.ndarray:

@@ -204,9 +204,12 @@ def test_links_and_pictures_are_kept_and_show_the_scene(tmp_path):
     pd.testing.assert_frame_equal(kept.copies, found.copies, check_dtype=False)
     pd.testing.assert_frame_equal(kept.neighbours, found.neighbours, check_dtype=False, rtol=1e-4)
 
-    (picture,) = write_mosaics(run.dir / "mosaic", table, kept.places, scan, run.experiment.data)
+    (picture,) = write_mosaics(run, table, kept.places, scan)
     shown_HW3 = np.asarray(Image.open(picture))
     assert picture.name == "01-train-000000-6-tiles.png"
+    drawn = picture.stat().st_mtime_ns
+    assert write_mosaics(run, table, kept.places, scan) == [picture]
+    assert picture.stat().st_mtime_ns == drawn
     assert shown_HW3.shape == (2 * px + 3, 3 * px + 4, 3)
     low_B, high_B = np.percentile(scan.sample_NPB, [2, 98], axis=(0, 1))
     stretched = (np.clip((scene - low_B) / (high_B - low_B), 0, 1)[..., :3] * 255).round()
