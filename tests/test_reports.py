@@ -376,6 +376,7 @@ def opened(browser, played, page):
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, offline=True)
         contexts.append(context)
         tab = context.new_page()
+        tab.set_default_timeout(180_000)  # a busy machine is no fault of the page's
         complaints: list[str] = []
         tab.on("console", lambda message: complaints.append(message.text))
         tab.on("pageerror", lambda error: complaints.append(str(error)))
