@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[1]
 REPEATS = 3
 LENGTHS, SLOTS = 24, 4
 KILLS = 10
-WAIT_S = 300.0
+WAIT_S = 1800.0
 
 
 def sleeper(name: str, seconds: float) -> Job:
@@ -111,7 +111,8 @@ class World:
         for entry in Path("/proc").iterdir():
             with contextlib.suppress(OSError):
                 line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode() if entry.name.isdigit() else ""
-                if f"{self.folder / name}/runs" in line and module in line and int(entry.name) != os.getpid():
+                where = f"{self.folder / name}/runs" if name else f"{self.folder}/"
+                if where in line and module in line and int(entry.name) != os.getpid():
                     found[int(entry.name)] = line
         return found
 
@@ -121,6 +122,14 @@ class World:
 
     def wait_for_training(self, name: str, workers: int = 2) -> None:
         wait_for(lambda: len(list((self.folder / name).glob("runs/*/members/*/*/last.pt"))) >= workers)
+
+    def __enter__(self) -> "World":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave nothing behind, whatever went wrong."""
+        for pid in self.processes(""):
+            kill(pid)
 
     def orphans(self, name: str) -> int:
         """Processes of an ended run that are still there after 10 seconds."""
@@ -230,21 +239,21 @@ SCENARIOS = {"worker": kill_worker, "client": kill_client, "main": kill_main, "j
 
 
 def faults(folder: Path) -> dict[str, int]:
-    world = World(folder)
-    start = time.perf_counter()
-    undisturbed = world.finish("undisturbed")
-    print(f"undisturbed: {time.perf_counter() - start:.0f} s, zip {undisturbed[:12]}", flush=True)
     figures = {"faults_identical": 0, "faults_tried": 0, "orphans": 0}
-    for name, scenario in SCENARIOS.items():
+    with World(folder) as world:
         start = time.perf_counter()
-        found, tried = scenario(world)
-        orphans = world.orphans(name)
-        same = "the same zip" if found == undisturbed else f"ANOTHER zip, {found[:12]}"
-        seconds = time.perf_counter() - start
-        print(f"{scenario.__doc__.splitlines()[0]} {seconds:.0f} s, {same}, {orphans} orphans", flush=True)
-        figures["faults_tried"] += tried
-        figures["faults_identical"] += tried * (found == undisturbed)
-        figures["orphans"] += orphans
+        undisturbed = world.finish("undisturbed")
+        print(f"undisturbed: {time.perf_counter() - start:.0f} s, zip {undisturbed[:12]}", flush=True)
+        for name, scenario in SCENARIOS.items():
+            start = time.perf_counter()
+            found, tried = scenario(world)
+            orphans = world.orphans(name)
+            same = "the same zip" if found == undisturbed else f"ANOTHER zip, {found[:12]}"
+            seconds = time.perf_counter() - start
+            print(f"{scenario.__doc__.splitlines()[0]} {seconds:.0f} s, {same}, {orphans} orphans", flush=True)
+            figures["faults_tried"] += tried
+            figures["faults_identical"] += tried * (found == undisturbed)
+            figures["orphans"] += orphans
     return figures
 
 
