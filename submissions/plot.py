@@ -34,6 +34,7 @@ def draw_ledger(boards: dict[str, pd.DataFrame], lines: list[Line], path: Path) 
     axes.set_xlabel("honest mIoU")
     axes.set_ylabel("board")
     axes.grid(alpha=0.2)
-    axes.legend(fontsize=8, frameon=False)
+    # Not loc="best", which searches among the points, and warns where the machine is busy.
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
     with whole_file(path) as aside:
         figure.savefig(aside, format="png", dpi=110)
