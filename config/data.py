@@ -115,6 +115,9 @@ class Folds(Section):
     """For `groups: column`: its column with the group."""
     name_column: str = "name"
     """For `groups: column`: its column with the tile's name."""
+    block_tiles: int | None = Field(None, ge=2)
+    """For mosaics: cut them into blocks of this many tiles in width and height, for scenes so large that whole ones
+    cannot be balanced, or are fewer than k. Neighbours across blocks may then stand on both sides; null: never."""
     split_groups_of: list[str] = []
     """Classes that live in too few groups: the tiles that hold one of them leave their groups, so that every fold can
     have some. Neighbours may then stand on both sides."""

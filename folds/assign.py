@@ -43,13 +43,20 @@ def assign_folds(hist_NC: np.ndarray, group_N: np.ndarray, k: int, seed: int = 0
         UserError: k is larger than the number of groups.
     """
     groups, group_of_tile = np.unique(np.asarray(group_N), return_inverse=True)
-    if not 2 <= k <= len(groups):
-        raise UserError(f"folds.k={k}: {len(group_N)} tiles form {len(groups)} groups, so k can be 2..{len(groups)}")
+    _refuse_k(k, len(groups), len(group_N))
     hist_GC = _summed(hist_NC, group_of_tile, len(groups))
     share_GC = np.rint(hist_GC / np.maximum(hist_GC.sum(0), 1) * PARTS).astype(np.int64)
     rng = np.random.default_rng(seed)
     fold_G = search_folds(share_GC, greedy_folds(share_GC, k, rng), k, rng)
     return fold_G[group_of_tile]
+
+
+def _refuse_k(k: int, groups: int, tiles: int) -> None:
+    if not 2 <= k <= groups:
+        raise UserError(
+            f"folds.k={k}: {tiles} tiles form {groups} groups, and a fold needs one at least. Change folds.k, or make "
+            f"more groups: folds.block_tiles=8 cuts mosaics into blocks"
+        )
 
 
 def relative_deviation(hist_NC: np.ndarray, fold_N: np.ndarray, k: int) -> np.ndarray:
@@ -107,12 +114,14 @@ def make_folds(run: Run) -> pd.DataFrame:
     else:
         classes = ClassTable.of(experiment.data)
         hist_NC, group_N = hist_of(tiles, classes), train.group.to_numpy()
+        _refuse_k(k, train.group.nunique(), len(train))
         few = few_groups(hist_NC, group_N, k, classes.names)
         if few and "class_in_few_groups" not in experiment.folds.allow:
             raise UserError(
-                f"{k} folds cannot all hold every class: {listed(explain_few(few))}. Lower folds.k; or let the tiles "
-                f"of these classes leave their groups, though neighbours may then stand on both sides: "
-                f"folds.split_groups_of=[{', '.join(few)}]; or accept it: folds.allow=[class_in_few_groups]"
+                f"{k} folds cannot all hold every class: {listed(explain_few(few))}. Lower folds.k; or let neighbours "
+                f"stand on both sides, by letting the tiles of these classes leave their groups "
+                f"(folds.split_groups_of=[{', '.join(few)}]) or by cutting mosaics into blocks (folds.block_tiles=8); "
+                f"or accept it: folds.allow=[class_in_few_groups]"
             )
         fold_N = assign_folds(hist_NC, group_N, k, experiment.folds.seed)
         folds = train[["name", "group"]].assign(fold=fold_N).reset_index(drop=True)

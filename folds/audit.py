@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from base.errors import listed
-from config.data import AuditError
+from config.data import AuditError, Folds
 from folds.assign import explain_few, few_groups
 from folds.links import Links
 from folds.scan import Scan
@@ -147,45 +147,51 @@ def _copies(links: Links, tile_names: np.ndarray, train_N: np.ndarray, hist_NC: 
 
 
 def fold_findings(
-    train: pd.DataFrame, fold_N: np.ndarray, links: Links, hist_NC: np.ndarray, k: int, names: tuple[str, ...],
-    split_groups_of: Sequence[str] = (),
-) -> list[Finding]:  # fmt: skip
+    train: pd.DataFrame, fold_N: np.ndarray, links: Links, hist_NC: np.ndarray, names: tuple[str, ...], asked: Folds
+) -> list[Finding]:
     """What is wrong with folds that pass `fold_violations`: leaks that the groups do not know of, classes missing.
 
     Args:
         train: the train rows of the tile table, which are its first.
         fold_N: their folds.
-        split_groups_of: classes whose tiles were let out of their groups: their leaks were chosen, and only counted.
+        asked: the keys that made the groups. Leaks that they let happen were chosen, and are only counted.
     """
     tile_names = ("train/" + train.name).to_numpy(str)
     found = []
-    chosen_N = np.zeros(len(train), bool)
-    for name in split_groups_of:
-        chosen_N |= hist_NC[:, names.index(name)] > 0
-    for kind, pairs, what in (
-        ("copies_across_folds", links.copies, "pairs of copies stand in two folds"),
-        ("neighbours_across_folds", links.neighbours, "pairs of neighbours stand in two folds"),
+    left_N = np.zeros(len(train), bool)
+    for name in asked.split_groups_of:
+        left_N |= hist_NC[:, names.index(name)] > 0
+    for kind, pairs, what, grouped_by in (
+        ("copies_across_folds", links.copies, "pairs of copies", ("mosaic+duplicates",)),
+        ("neighbours_across_folds", links.neighbours, "pairs of neighbours", ("mosaic", "mosaic+duplicates")),
     ):
         a_P, b_P = (pairs[side].to_numpy(np.int64) for side in ("a", "b"))
         among = (a_P < len(train)) & (b_P < len(train))
         a_P, b_P = a_P[among], b_P[among]
         apart = fold_N[a_P] != fold_N[b_P]
-        chosen = apart & (chosen_N[a_P] | chosen_N[b_P])
+        # Groups that were made of these links are split only where block_tiles or split_groups_of says so.
+        chosen = apart & (left_N[a_P] | left_N[b_P] | (asked.groups in grouped_by))
+        said = f"of {len(a_P)} {what} stand in two folds"
         if chosen.any():
-            why = f"{chosen.sum()} of {len(a_P)} {what}, as folds.split_groups_of lets them"
+            why = f"{chosen.sum()} {said}, as folds.block_tiles or folds.split_groups_of lets them"
             found.append(Finding("chosen_leaks", "warning", why, _concerned(tile_names, a_P[chosen], b_P[chosen])))
         split = apart & ~chosen
         if split.any():
-            said = [f"{tile_names[a]} - {tile_names[b]}" for a, b in zip(a_P[split], b_P[split], strict=True)]
-            why = f"{split.sum()} of {len(a_P)} {what}, so the OOF score will be too high: {listed(said, 5)}"
+            first = listed(
+                [f"{tile_names[a]} - {tile_names[b]}" for a, b in zip(a_P[split], b_P[split], strict=True)], 5
+            )
             mend = "folds.groups=mosaic+duplicates keeps them together"
-            found.append(error(kind, f"{why}; {mend}", _concerned(tile_names, a_P[split], b_P[split])))
-    few = few_groups(hist_NC, train.group.to_numpy(), k, names)
+            why = f"{split.sum()} {said}, so OOF scores will be too high: {first}; {mend}"
+            found.append(error(kind, why, _concerned(tile_names, a_P[split], b_P[split])))
+    few = few_groups(hist_NC, train.group.to_numpy(), asked.k, names)
     if few:
         found.append(error("class_in_few_groups", f"not every fold can hold every class: {listed(explain_few(few))}"))
     largest = train.group.value_counts()
-    if largest.iloc[0] > len(train) / k:
-        what = f"group {largest.index[0]} holds {largest.iloc[0]} of {len(train)} tiles, more than a fold's share"
+    if largest.iloc[0] > len(train) / asked.k:
+        what = (
+            f"group {largest.index[0]} holds {largest.iloc[0]} of {len(train)} tiles, more than a fold's share; "
+            f"folds.block_tiles cuts large mosaics"
+        )
         found.append(Finding("large_group", "warning", what))
     return found
 

@@ -52,7 +52,7 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     if not violations:
         fold_of = dict(zip(folds.name, folds.fold, strict=True))
         fold_N = np.array([fold_of[name] for name in train.name])
-        findings += fold_findings(train, fold_N, links, hist_NC, k, classes.names, experiment.folds.split_groups_of)
+        findings += fold_findings(train, fold_N, links, hist_NC, classes.names, experiment.folds)
         figures = _fold_figures(hist_NC, fold_N, train.group.to_numpy(), k, experiment.folds.seed)
         console.print(deviation_table(hist_NC, fold_N, k, classes.names))
         console.print(

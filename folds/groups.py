@@ -15,7 +15,9 @@ from config.data import Data, Folds
 from folds.links import open_links
 from folds.scan import Scan
 
-GROUP_KEYS = {f"folds.{key}" for key in ("groups", "groups_csv", "groups_column", "name_column", "split_groups_of")}
+GROUP_KEYS = {
+    f"folds.{key}" for key in ("groups", "groups_csv", "groups_column", "name_column", "block_tiles", "split_groups_of")
+}
 """The keys on which groups depend."""
 
 
@@ -34,6 +36,9 @@ def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> list
     elif folds.groups != "none":
         links = open_links(run, tiles, scan, sources)
         pairs = links.neighbours[["a", "b"]].to_numpy(np.int64)
+        if folds.block_tiles:
+            block_N2 = links.places[["row", "col"]].to_numpy(np.int64) // folds.block_tiles
+            pairs = pairs[(block_N2[pairs[:, 0]] == block_N2[pairs[:, 1]]).all(1)]
         if folds.groups == "mosaic+duplicates":
             copies = links.copies[["a", "b"]].to_numpy(np.int64)
         group_N = component_names(names, is_train_N, np.concatenate([pairs, copies]))

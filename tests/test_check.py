@@ -7,7 +7,7 @@ import pytest
 
 from base.errors import UserError
 from base.files import read_json
-from config.data import AuditError
+from config.data import AuditError, Folds
 from folds import check
 from folds.audit import band_table, class_table, data_findings, fold_findings
 from folds.folds_csv import read_folds
@@ -88,6 +88,10 @@ def test_neighbours_on_both_sides_stop_the_run_unless_allowed(root):
 def test_a_leak_that_was_chosen_is_counted_and_passes(root):
     folder = run_check(root, split_groups_of=["bare"])
     assert kinds(folder) == {"chosen_leaks": "warning"}
+    with pytest.raises(UserError, match=r"form 4 groups.*folds\.block_tiles=8"):
+        run_check(root, k=5)
+    folder = run_check(root, k=5, split_groups_of=["bare"])
+    assert kinds(folder) == {"chosen_leaks": "warning"}
 
 
 def test_copies_on_both_sides_stop_the_run(root):
@@ -104,6 +108,24 @@ def test_copies_on_both_sides_stop_the_run(root):
         run_check(root, "--folds", str(written(root, folds.assign(fold=[*folds.fold[:-1], other]))))
     with pytest.raises(UserError, match=r"copies_across_folds: 1 of 1 pairs of copies stand in two folds.*000099"):
         run_check(root, "--folds", str(written(root, folds.assign(fold=[*folds.fold[:-1], other]))), groups="mosaic")
+
+
+def test_large_mosaics_can_be_cut_into_blocks(tmp_path):
+    scene = draw_texture(np.random.default_rng(2), 5 * PX, 6 * PX, 4)
+    rng = np.random.default_rng(3)
+    for n, tile in enumerate(cut(scene, PX).values()):
+        write_tif(tmp_path / "data" / "train" / f"{n:06d}.tif", tile)
+        mask_HW = np.array([1, 2, 4], np.uint8)[rng.integers(0, 3, (PX, PX))]
+        write_mask(tmp_path / "data" / "train" / f"{n:06d}.png", mask_HW)
+    write_tif(tmp_path / "data" / "test" / "x.tif", draw_texture(rng, PX, PX, 4))
+    with pytest.raises(UserError, match="30 tiles form 1 groups"):
+        run_check(tmp_path / "data", k=3)
+    folder = run_check(tmp_path / "data", k=3, block_tiles=2)
+    groups = read_folds(folder / "folds.csv").group.to_numpy().reshape(5, 6)
+    for row in range(5):
+        for col in range(6):
+            assert groups[row, col] == groups[row // 2 * 2, col // 2 * 2] == f"{row // 2 * 12 + col // 2 * 2:06d}"
+    assert kinds(folder)["chosen_leaks"] == "warning"
 
 
 def written(root: Path, folds: pd.DataFrame) -> Path:
@@ -217,20 +239,23 @@ def test_leaks_and_lonely_classes_are_found_in_folds():
     fold_N = np.array([0, 1, 0, 1, 0, 1])
     pairs = pd.DataFrame({"a": [0, 2, 4, 5], "b": [2, 3, 5, 6], "symmetry": "same", "exact": True})  # 6: a test tile
     links = links_of(neighbours=pairs, copies=pairs[:2])
-    found = {f.kind: f for f in fold_findings(train, fold_N, links, hist_NC, 3, NAMES)}
+    found = {f.kind: f for f in fold_findings(train, fold_N, links, hist_NC, NAMES, Folds(k=3, groups="column"))}
     assert set(found) == {"neighbours_across_folds", "copies_across_folds", "class_in_few_groups"}
     assert found["neighbours_across_folds"].what.startswith("2 of 3 pairs")
     assert found["neighbours_across_folds"].tiles == ["train/2", "train/3", "train/4", "train/5"]
     assert found["copies_across_folds"].what.startswith("1 of 2 pairs")
-    chosen = fold_findings(train, fold_N, links_of(neighbours=pairs), hist_NC, 2, NAMES, ["bare"])
+    asked = Folds(k=2, groups="column", split_groups_of=["bare"])
+    chosen = fold_findings(train, fold_N, links_of(neighbours=pairs), hist_NC, NAMES, asked)
     assert [(f.kind, f.tiles) for f in chosen] == [
         ("chosen_leaks", ["train/4", "train/5"]), ("neighbours_across_folds", ["train/2", "train/3"]),
     ]  # fmt: skip
+    by_mosaic = fold_findings(train, fold_N, links, hist_NC, NAMES, Folds(k=2, groups="mosaic"))
+    assert [f.kind for f in by_mosaic] == ["copies_across_folds", "chosen_leaks"]
 
 
 def test_a_group_larger_than_a_fold_is_said():
     train = table_of(6, 0).assign(group=list("aaaabc"))
-    found = fold_findings(train, np.array([0, 0, 0, 0, 1, 2]), links_of(), np.ones((6, 3), int), 3, NAMES)
+    found = fold_findings(train, np.array([0, 0, 0, 0, 1, 2]), links_of(), np.ones((6, 3), int), NAMES, Folds(k=3))
     assert [f.kind for f in found] == ["large_group"]
 
 
