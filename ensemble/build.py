@@ -166,7 +166,8 @@ def read_groups(folder: Path) -> tuple[list[str], Tally]:
 
 
 def _write_groups(path: Path, run: Run, source: OofStores, honest: Tally) -> None:
-    tiles = read_tiles(run.tiles_csv).set_index("name")
+    tiles = read_tiles(run.tiles_csv)
+    tiles = tiles[tiles.split == "train"].set_index("name")  # a test tile may have the name of a train tile
     names = np.empty(len(honest.hit_GC), object)
     names[source.group_N] = tiles.group[source.names].to_numpy()
     np.savez(path, groups=names.astype(str), hit_GC=honest.hit_GC, union_GC=honest.union_GC, truth_GC=honest.truth_GC)
