@@ -92,7 +92,7 @@ class World:
                 env={**os.environ, "FOLDSCAPE_PYTHON": sys.executable, "TMPDIR": str(self.folder)},
                 stdout=log,
                 stderr=log,
-                start_new_session=True,
+                process_group=0,
             )
 
     def finish(self, name: str, *overrides: str) -> str:

@@ -41,9 +41,10 @@ def main() -> None:
 
     start = time.monotonic()
     with open(log, "ab") as out:
-        # Its own session: Ctrl-C at the terminal reaches nobody but the person's own process.
+        # A process group of its own: Ctrl-C at the terminal does not reach it. Not a session: Linux shares out the
+        # processor by sessions first, so jobs would push everything else aside, and `nice` would not hold them back.
         job = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, preexec_fn=begin
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, process_group=0, preexec_fn=begin
         )
     usage = watch(job.pid)
     result = {

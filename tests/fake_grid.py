@@ -47,11 +47,11 @@ def start_grid(run: Path, **keys: object) -> subprocess.Popen:
 
 def finish(grid: subprocess.Popen) -> int:
     """Its exit code."""
-    grid.communicate(timeout=30)
+    grid.communicate(timeout=90)
     return grid.returncode
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it never happened"

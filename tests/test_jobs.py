@@ -126,7 +126,7 @@ def test_a_signal_stops_at_a_step_boundary_and_the_next_run_ends_with_the_same_b
     grid = start_grid(tmp_path, **keys)
     wait_for(lambda: has_started(tmp_path, "job0", "job1"))
     grid.send_signal(signal.SIGINT)
-    _, told = grid.communicate(timeout=20)
+    _, told = grid.communicate(timeout=60)
     assert grid.returncode == 128 + signal.SIGINT, told
     assert "run the same command again" in told
     assert diary(tmp_path, "job0")[-1][0].startswith("stop at")
@@ -148,7 +148,7 @@ def test_a_second_signal_kills(tmp_path):
     time.sleep(0.5)
     assert grid.poll() is None  # the steps take 30 seconds
     grid.send_signal(signal.SIGTERM)
-    grid.communicate(timeout=10)
+    grid.communicate(timeout=60)
     assert grid.returncode == 128 + signal.SIGTERM
     assert processes_of(tmp_path) == []
 
@@ -190,7 +190,7 @@ def test_a_killed_guard_takes_its_job_along(tmp_path):
     wait_for(lambda: has_started(tmp_path, "job0"))
     job = diary(tmp_path, "job0")[0][2]
     os.kill(_parent(job), signal.SIGKILL)
-    wait_for(lambda: not Path(f"/proc/{job}").exists(), 2)
+    wait_for(lambda: not Path(f"/proc/{job}").exists())
     assert finish(grid) == 0  # tried again
     assert (tmp_path / "out" / "job0.result").read_text() == result_of("job0", 4)
 
