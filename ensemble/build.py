@@ -43,6 +43,8 @@ class RunBlend:
     fits: HonestFit
     stage: str
     """The stage that ships: the last, or "uniform" where all steps together do not pay."""
+    groups: int
+    """From which intervals are resampled."""
     honest_conf_CC: np.ndarray
     steps: pd.DataFrame
     candidates: pd.DataFrame
@@ -83,6 +85,7 @@ def build_blend(run: Run) -> RunBlend:
             "stage": stage,
             "whole": _fit_to_json(fits.whole),
             "without": {str(fold): _fit_to_json(fit) for fold, fit in fits.without.items()},
+            "groups": len(scored[stage].honest.hit_GC),
             "honest_confusion": scored[stage].honest.conf_CC.tolist(),
         })  # fmt: skip
         steps.to_csv(folder / STEPS, index=False)
@@ -109,6 +112,7 @@ def read_blend(run: Run) -> RunBlend:
             _fit_of_json(values["whole"]), {int(fold): _fit_of_json(fit) for fold, fit in values["without"].items()}
         ),
         stage=values["stage"],
+        groups=values["groups"],
         honest_conf_CC=np.array(values["honest_confusion"]),
         steps=pd.read_csv(folder / STEPS),
         candidates=pd.read_csv(folder / CANDIDATES),
@@ -134,7 +138,8 @@ def step_table(
     calibration_error: dict[str, float],
     classes: tuple[str, ...],
 ) -> pd.DataFrame:
-    """A row per stage. `gain` is the honest one over the stage before it."""
+    """A row per stage. `gain` is the honest one over the stage before it; `agree`, how many of the fits without a fold
+    came to the same kind: where they differ, the honest score is that of choosing, not of one choice."""
     rows = []
     before = None
     for name, blend in fits.whole.stages.items():
@@ -142,7 +147,10 @@ def step_table(
         estimate = here.estimate
         gain = Estimate(0.0, 0.0, 0.0) if before is None else here.gain_over(before)
         rows.append(
-            {"step": name, "kind": blend.kinds.get(name, ""), "ships": name == stage, "miou": estimate.value,
+            {"step": name, "kind": blend.kinds.get(name, ""),
+             "agree": sum(fit.stages[name].kinds.get(name, "") == blend.kinds.get(name, "")
+                          for fit in fits.without.values()),
+             "ships": name == stage, "miou": estimate.value,
              "miou_low": estimate.low, "miou_high": estimate.high, "gain": gain.value, "gain_low": gain.low,
              "gain_high": gain.high, "miou_in_sample": here.in_sample.miou, "ece": calibration_error.get(name, np.nan)}
             | dict(zip(classes, here.honest.iou_C, strict=True))

@@ -131,18 +131,34 @@ class Estimate:
 
 
 def score(of: Tally, measure: Measure = "miou", draws: int = DRAWS) -> Estimate:
-    """A blend's mIoU (or minus its log loss) with its interval."""
-    return _estimate(of.measured(measure), _resampled(of, measure, draws), CONFIDENCE)
+    """A blend's mIoU (or minus its log loss) with its interval.
+
+    A class that a draw's truth lacks counts with its IoU on all groups: left out, it would move the mean of that draw
+    by how hard it is.
+    """
+    value = of.measured(measure)
+    if measure == "nll":
+        return _estimate(value, _resampled_nll(of, draws), CONFIDENCE)
+    iou_DC = _resampled_iou(of, draws)
+    iou_DC = np.where(np.isnan(iou_DC), of.iou_C, iou_DC)
+    return _estimate(value, np.asarray(mean_over_classes(iou_DC)), CONFIDENCE)
 
 
 def gain(after: Tally, before: Tally, measure: Measure = "miou", tried: int = 1, draws: int = DRAWS) -> Estimate:
     """How much better `after` is than `before` on the same groups. The same draws for both: differences are paired.
 
+    A class that a draw's truth lacks has no difference in that draw: what one group alone says of a class is not
+    certain, whatever it says.
+
     Args:
         tried: candidates from which `after` was picked as the best. The interval is widened for it (Bonferroni).
     """
     value = after.measured(measure) - before.measured(measure)
-    difference_D = _resampled(after, measure, draws) - _resampled(before, measure, draws)
+    if measure == "nll":
+        difference_D = _resampled_nll(after, draws) - _resampled_nll(before, draws)
+    else:
+        difference_DC = np.nan_to_num(_resampled_iou(after, draws) - _resampled_iou(before, draws))
+        difference_D = difference_DC.sum(1) / max(1, np.count_nonzero(after.truth_GC.sum(0)))
     return _estimate(value, difference_D, 1 - (1 - CONFIDENCE) / tried)
 
 
@@ -152,19 +168,17 @@ def _estimate(value: float, value_D: np.ndarray, confidence: float) -> Estimate:
     return Estimate(value, float(low), float(high))
 
 
-def _resampled(of: Tally, measure: Measure, draws: int) -> np.ndarray:
-    """(D,) the measure on resampled groups.
-
-    A class that a draw's truth lacks is left out of that draw: see `ensemble.labels.miou_of_truth`.
-    """
+def _resampled_iou(of: Tally, draws: int) -> np.ndarray:
+    """(D, C) IoU on resampled groups; NaN for a class that a draw's truth lacks."""
     times_DG = _group_draws(len(of.hit_GC), draws)
-    truth_DC = _times(times_DG, of.truth_GC)
-    if measure == "nll":
-        return -_times(times_DG, of.loss_G[:, None])[:, 0] / truth_DC.sum(1)
-    hit_DC, union_DC = _times(times_DG, of.hit_GC), _times(times_DG, of.union_GC)
-    there_DC = truth_DC > 0
-    iou_DC = np.divide(hit_DC, union_DC, out=np.zeros_like(hit_DC), where=there_DC)
-    return iou_DC.sum(1) / there_DC.sum(1)
+    hit_DC, union_DC, truth_DC = (_times(times_DG, counts) for counts in (of.hit_GC, of.union_GC, of.truth_GC))
+    return np.where(truth_DC > 0, iou_of_counts(hit_DC, union_DC), np.nan)
+
+
+def _resampled_nll(of: Tally, draws: int) -> np.ndarray:
+    """(D,) minus the mean log loss on resampled groups."""
+    times_DG = _group_draws(len(of.hit_GC), draws)
+    return -_times(times_DG, of.loss_G[:, None])[:, 0] / _times(times_DG, of.truth_GC).sum(1)
 
 
 def _times(times_DG: np.ndarray, count_GC: np.ndarray) -> np.ndarray:

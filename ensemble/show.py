@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -30,7 +31,7 @@ def show_models(table: pd.DataFrame, console: Console) -> None:
 
 def show_blend(built: RunBlend, console: Console) -> None:
     """The steps of the blend, the candidates that were asked about, and what each model is worth."""
-    console.print(_steps(built.steps))
+    console.print(_steps(built))
     if len(built.candidates):
         console.print(_candidates(built.candidates))
     console.print(_models(built.models))
@@ -38,19 +39,21 @@ def show_blend(built: RunBlend, console: Console) -> None:
         console.print(_errors(built.errors))
 
 
-def _steps(steps: pd.DataFrame) -> Table:
+def _steps(built: RunBlend) -> Table:
     shown = Table(
         title="Blend: honest mIoU after each step, on folds that it was not fitted on", title_justify="left",
-        caption="gain: over the step before. in-sample: on the tiles it was fitted on. ECE: calibration error",
-        caption_justify="left",
+        caption="kind: what ships, and how many of the fits without a fold came to the same. gain: over the step "
+        "before. in-sample: on the tiles it was fitted on. ECE: calibration error. Intervals resample "
+        f"{built.groups} groups.", caption_justify="left",
+        box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
     for column in ("step", "kind", "mIoU", "95 %", "gain", "95 %", "in-sample", "ECE"):
         shown.add_column(column, justify="left" if column in ("step", "kind") else "right", no_wrap=True)
-    for row in steps.to_dict("records"):
+    for row in built.steps.to_dict("records"):
         first = row["step"] == "uniform"
         shown.add_row(
             row["step"],
-            "mean, argmax" if first else str(row["kind"]),
+            "mean, argmax" if first else f"{row['kind']} {row['agree']}/{len(built.fits.without)}",
             _number(row["miou"], 4),
             f"{row['miou_low']:.3f} {row['miou_high']:.3f}",
             "" if first else f"{row['gain']:+.4f}",

@@ -14,6 +14,7 @@ from scipy import ndimage
 from base.files import hash_value, write_json
 from config import Member, Run, load_experiment
 from config.data import IGNORE_INDEX
+from config.training import Model
 from ensemble.apply import apply_blend
 from ensemble.fitted import uniform_blend
 from ensemble.oof import make_table
@@ -86,10 +87,12 @@ def play(config: Path, to_the_end: bool = True) -> Run:
         _leave_member(run, member, folds)
         rng = np.random.default_rng([number, 7])
         manifest = _manifest(run, member)
-        with write_store(run.oof_store(member), held_out, classes.names, *pack.size_px, manifest) as writer:
+        channels = _channels(member.model, classes)
+        with write_store(run.oof_store(member), held_out, channels, *pack.size_px, manifest) as writer:
             for name in held_out:
                 truth_HW = pack.train_mask_NHW[row_of[name]]
-                writer.append(member_probs(rng, truth_HW, len(classes), 6.0 - number % 2)[None])
+                probs_CHW = member_probs(rng, truth_HW, len(classes), 6.0 - number % 2)
+                writer.append(probs_CHW[None, [classes.names.index(name) for name in channels]])
         jobs.append(
             {"job": str(member), "attempt": 1, "host": "here", "device": "cpu", "started": "2026-01-01 00:00:00",
              "exit_code": 0, "wall_s": 61.0 + 7 * number, "peak_mib": 900.0 + number, "note": ""}
@@ -145,15 +148,21 @@ def _manifest(run: Run, member: Member) -> dict:
     }
 
 
-def _play_test(run: Run, model, tiles: pd.DataFrame, rng: np.random.Generator) -> None:
+def _play_test(run: Run, model: Model, tiles: pd.DataFrame, rng: np.random.Generator) -> None:
     data = run.experiment.data
     classes = ClassTable.of(data)
     test = tiles[tiles.split == "test"]
     members = {str(member): weights_hash(run, member) for member in run.members(model)}
     manifest = {"kind": "test", "model": model.name, "variant": run.variant, "members": members}
     size_px = int(test.height.iloc[0]), int(test.width.iloc[0])
-    with write_store(run.test_store(model), test.name.tolist(), classes.names, *size_px, manifest) as writer:
+    channels = _channels(model, classes)
+    with write_store(run.test_store(model), test.name.tolist(), channels, *size_px, manifest) as writer:
         for name in test.name:
             mask = data.test_masks.format(name=name)
             truth_HW = classes.to_index(read_mask(Path(data.root) / mask), where=mask)
-            writer.append(member_probs(rng, truth_HW, len(classes))[None])
+            probs_CHW = member_probs(rng, truth_HW, len(classes))
+            writer.append(probs_CHW[None, [classes.names.index(name) for name in channels]])
+
+
+def _channels(model: Model, classes: ClassTable) -> list[str]:
+    return list(classes.names) if model.target == "all" else [model.target]

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ensemble.evidence import Counter, _group_draws, gain, joined, score, tally
+from ensemble.evidence import Counter, Tally, _group_draws, gain, joined, score, tally
 from folds.metrics import confusion, mean_iou
 
 
@@ -99,3 +99,25 @@ def test_draws_are_the_same_in_every_process_and_keep_the_number_of_groups():
     first, again = (_group_draws.__wrapped__(7, 50) for _ in range(2))
     assert (first == again).all()
     assert (first.sum(1) == 7).all()
+
+
+def one_group_knows(better: bool) -> Tally:
+    """Ten groups of two classes; class 2 is in the first group only, and found there, or not."""
+    hit_GC = np.tile([80.0, 60.0, 0.0], (10, 1))
+    truth_GC = np.tile([100.0, 100.0, 0.0], (10, 1))
+    union_GC = truth_GC + 20 * (truth_GC > 0)
+    hit_GC[0, 2], truth_GC[0, 2], union_GC[0, 2] = 50.0 * better, 50.0, 50.0
+    return Tally(hit_GC, union_GC, truth_GC, np.zeros(10))
+
+
+def test_what_one_group_says_of_a_class_is_not_certain():
+    estimate = gain(one_group_knows(True), one_group_knows(False))
+    assert estimate.value == pytest.approx(1 / 3)
+    assert not estimate.above_zero
+
+
+def test_a_missing_class_does_not_move_the_score_of_a_draw():
+    found = one_group_knows(False)
+    estimate = score(found)
+    assert estimate.low == pytest.approx(found.miou)
+    assert estimate.high == pytest.approx(found.miou)

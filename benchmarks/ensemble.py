@@ -1,0 +1,182 @@
+"""Is the ensemble worth it, honest, and fast? Every figure of docs/ensemble.md, from synthetic posteriors and stores.
+
+python -m benchmarks.ensemble [--json FILE] [--demo CONFIG] [--only PART,...]
+
+`--demo` names an experiment on generated tiles, with specialists, whose run is finished: its blend is scored against
+the true test labels. Without it rare_gain and honest_gap are null.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+from joblib import Parallel, delayed
+
+from base.command import add_json, run, write_figures
+from benchmarks.ensemble_scale import CORES, PLAIN_BUT_WEIGHTS, SHARES, scale
+from config import Run, load_experiment
+from config.ensemble import Blend
+from ensemble.apply import apply_sample
+from ensemble.build import read_blend
+from ensemble.decision import fit_bias_rule, fit_miou_rule
+from ensemble.evidence import Tally, gain
+from ensemble.fit import fit_blend
+from ensemble.fitted import FittedBlend, uniform_blend
+from ensemble.honest import fit_honestly, score_sample
+from ensemble.labels import top_class, weighted_miou
+from ensemble.sample import Sample, draw_sample
+from ensemble.source import MemorySource, memory_source
+from folds.metrics import iou_per_class, mean_iou
+from folds.tiles import read_tiles
+from submissions.score import score_submission
+from tests.posteriors import posteriors, random_source, soft
+
+NOISE_RUNS = 100
+BOARD_NOISE = 0.92  # of the views: argmax then scores about .39, as single models did on the competition's board
+
+
+def rule() -> dict[str, Any]:
+    """The rule on calibrated posteriors of the competition's class shares, fitted on some pixels, scored on others."""
+    gains: dict[str, list[float]] = {"miou": [], "bias": []}
+    before = []
+    for seed in range(5):
+        fitted, scored = (_pixels(np.random.default_rng([seed, part]), 1_500_000) for part in range(2))
+        weight_P, order = np.ones(len(fitted[1])), range(len(SHARES))
+        argmax = weighted_miou(top_class(scored[0], order), scored[1], weight_P, len(SHARES))
+        before.append(argmax)
+        for kind, fit in (("miou", fit_miou_rule), ("bias", fit_bias_rule)):
+            gain_C, offset_C = fit(*fitted, weight_P, order)
+            labels = top_class(scored[0] * np.float32(gain_C[:, None]) + np.float32(offset_C[:, None]), order)
+            gains[kind].append(weighted_miou(labels, scored[1], weight_P, len(SHARES)) - argmax)
+    print(f"rule: argmax {np.mean(before):.4f}; gain on held-out pixels, 5 worlds: "
+          + ", ".join(f"{kind} {np.mean(g):+.4f} (least {min(g):+.4f})" for kind, g in gains.items()))  # fmt: skip
+    return {"rule_gain": min(gains["miou"])}
+
+
+def gate() -> dict[str, Any]:
+    """Where nothing can help: even classes, calibrated members alike. What `auto` loses on fresh tiles."""
+    losses = Parallel(n_jobs=CORES)(delayed(_gate_loss)(seed) for seed in range(30))
+    shipped = sum(loss != 0 for loss in losses)
+    print(f"gate: {shipped} of {len(losses)} blends changed a label; loss on fresh tiles: mean {np.mean(losses):+.5f}, "
+          f"worst {max(losses):+.5f}")  # fmt: skip
+    return {"gate_loss": max(losses)}
+
+
+def noise() -> dict[str, Any]:
+    """Three real members, then three more of pure noise: does the interval of the reported gain hold 0?"""
+    estimates = Parallel(n_jobs=CORES)(delayed(_noise_gain)(seed) for seed in range(NOISE_RUNS))
+    covered = sum(low <= 0 <= high for _, low, high in estimates)
+    values = [value for value, *_ in estimates]
+    above = sum(low > 0 for _, low, _ in estimates)
+    print(f"noise: the interval holds 0 in {covered} of {NOISE_RUNS} runs, lies above it in {above}; "
+          f"gain {np.mean(values):+.5f} on average, {min(values):+.4f} to {max(values):+.4f}")  # fmt: skip
+    return {"noise_covered": covered, "noise_runs": NOISE_RUNS}
+
+
+def exhaustive() -> dict[str, Any]:
+    """Six members: the fitted blend against every single one, every pair's mean, and the mean of all, on OOF."""
+    source = random_source(11, tiles=120, px=48, folds=5, shares=tuple(SHARES),
+                           noises=(1.2, 1.3, 1.4, 1.6, 1.9, 2.4), specialists=0)  # fmt: skip
+    sample = draw_sample(source, 10**9)
+    fits = {name: fit_blend(sample, settings).blend for name, settings in
+            (("auto", Blend()), ("weights alone", Blend(weights="direct", **PLAIN_BUT_WEIGHTS)))}  # fmt: skip
+    fitted = {name: _sample_miou(sample, blend) for name, blend in fits.items()}
+    uniform = uniform_blend(sample.classes, sample.models)
+
+    def mean_of(members: Sequence[int]) -> float:
+        weight_M = np.zeros(len(sample.models))
+        weight_M[list(members)] = 1 / len(members)
+        weight_MC = np.repeat(weight_M[:, None], len(sample.classes), axis=1)
+        return _sample_miou(sample, uniform.weighted(sample.models, weight_MC, "uniform"))
+
+    figures = {
+        "best_single": max(mean_of([m]) for m in range(6)),
+        "best_pair": max(mean_of(pair) for pair in combinations(range(6), 2)),
+        "uniform": mean_of(range(6)),
+        "fitted": fitted["auto"],
+    }
+    print("six members: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+          + f"; weights alone {fitted['weights alone']:.4f}")  # fmt: skip
+    return figures
+
+
+def demo(config: str) -> dict[str, Any]:
+    """A finished run on generated tiles, against the true test labels."""
+    experiment = load_experiment(config)
+    this = Run(experiment)
+    built = read_blend(this)
+    tiles = read_tiles(this.tiles_csv)
+    specialists = [model.target for model in experiment.models if model.target != "all"]
+    names = [spec.name for spec in experiment.data.classes]
+    auto_CC = score_submission(this.zip_path, experiment, tiles)
+    plain = Run(experiment.model_copy(update={"blend": experiment.blend.model_copy(update={"name": "plain"})}))
+    plain_CC = score_submission(plain.zip_path, experiment, tiles)
+    rare = [names.index(name) for name in sorted(set(specialists))]
+    rare_gain = float(np.nanmean(iou_per_class(auto_CC)[rare]) - np.nanmean(iou_per_class(plain_CC)[rare]))
+    gap = abs(float(built.row.miou) - mean_iou(auto_CC))
+    print(f"demo {experiment.name}: honest {built.row.miou:.4f}, true test {mean_iou(auto_CC):.4f}, "
+          f"plain {mean_iou(plain_CC):.4f}; mean IoU of {sorted(set(specialists))} {rare_gain:+.4f}")  # fmt: skip
+    return {"rare_gain": rare_gain, "honest_gap": gap}
+
+
+def _pixels(rng: np.random.Generator, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """(C, P) calibrated posteriors of the competition's class shares, and (P,) the truth."""
+    truth_P = rng.choice(len(SHARES), count, p=SHARES).astype(np.uint8)
+    parts = [posteriors(rng, part, SHARES, BOARD_NOISE).astype(np.float32) for part in np.array_split(truth_P, 30)]
+    return np.ascontiguousarray(np.concatenate(parts).T), truth_P
+
+
+def _gate_loss(seed: int) -> float:
+    """mIoU on fresh tiles that `auto` gives away where the plain mean is as good as it gets."""
+    world = {"px": 24, "folds": 5, "shares": (0.2,) * 5, "noises": (1.5, 1.5, 1.5), "specialists": 0}
+    blend = fit_blend(draw_sample(random_source(seed, tiles=60, **world), 10**9), Blend()).blend
+    fresh = draw_sample(random_source(seed + 10_000, tiles=400, **world), 10**9)
+    return _sample_miou(fresh, uniform_blend(fresh.classes, fresh.models)) - _sample_miou(fresh, blend)
+
+
+def _noise_gain(seed: int) -> tuple[float, float, float]:
+    """The reported gain of adding three members of noise, with its interval."""
+    real = random_source(seed, tiles=48, px=16, folds=4, shares=(0.6, 0.25, 0.1, 0.05), specialists=0)
+    rng = np.random.default_rng([seed, 1])
+    noise_NMCHW = soft(rng, (len(real.names), 3, 4, 16, 16))
+    mixed = memory_source(np.concatenate([real.probs_NMCHW, noise_NMCHW], axis=1), real.truth_NHW, real.fold_N,
+                          real.group_N, models=(*real.models, "noise0", "noise1", "noise2"))  # fmt: skip
+    after, before = (_honest_tally(source) for source in (mixed, real))
+    estimate = gain(after, before)
+    return estimate.value, estimate.low, estimate.high
+
+
+def _honest_tally(source: MemorySource) -> Tally:
+    sample = draw_sample(source, 10**9)
+    fits = fit_honestly(sample, Blend(), threads=1)
+    return score_sample(fits, sample)[fits.stages[-1]].honest
+
+
+def _sample_miou(sample: Sample, blend: FittedBlend) -> float:
+    return weighted_miou(apply_sample(blend, sample)[1], sample.truth_P, sample.weight_P, len(sample.classes))
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "rule": rule, "gate": gate, "noise": noise, "exhaustive": exhaustive, "scale": scale,
+}  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--demo", metavar="CONFIG", help="a finished run on generated tiles, with a blend called plain")
+    parser.add_argument("--only", metavar="PARTS", help=f"of {', '.join(PARTS)}, separated by commas")
+    add_json(parser)
+    args = parser.parse_args(argv)
+    wanted = args.only.split(",") if args.only else list(PARTS)
+    figures: dict[str, Any] = {"rare_gain": None, "honest_gap": None}
+    for name in wanted:
+        figures |= PARTS[name]()
+    if args.demo:
+        figures |= demo(args.demo)
+    write_figures(args.json, figures)
+
+
+if __name__ == "__main__":
+    run(main)
