@@ -1,6 +1,7 @@
 """One at a time: a lock file that says who holds it. The kernel frees it when its holder dies, whatever killed it."""
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -11,6 +12,8 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from base.errors import UserError
+
+NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
 @contextlib.contextmanager
@@ -46,6 +49,13 @@ def try_lock(path: str | Path, for_everybody: bool = False) -> FileLock | None:
         lock.acquire()
     except Timeout:
         return None
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            raise
+        raise UserError(
+            f"{path}: the file system there has no file locks, without which two runs would spoil each other. "
+            f"Use one that has (a local disk, NFS 4, Lustre mounted with flock)"
+        ) from None
     return lock
 
 

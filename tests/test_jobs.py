@@ -1,6 +1,7 @@
 """The scheduler with fake members: order, faults, stops, locks, slots. tests/test_jobs_dask.py has the cluster."""
 
 import csv
+import errno
 import itertools
 import os
 import signal
@@ -192,6 +193,7 @@ def test_a_killed_guard_takes_its_job_along(tmp_path):
     os.kill(_parent(job), signal.SIGKILL)
     wait_for(lambda: not Path(f"/proc/{job}").exists())
     assert finish(grid) == 0  # tried again
+    assert [event.split()[0] for event, *_ in diary(tmp_path, "job0")] == ["start", "start", "end"]
     assert (tmp_path / "out" / "job0.result").read_text() == result_of("job0", 4)
 
 
@@ -209,6 +211,15 @@ def test_a_lock_is_held_once_and_says_by_whom(tmp_path):
         ):
             pass
     assert is_free(path)
+
+
+def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
+    def no_locks(*args):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    with pytest.raises(UserError, match="has no file locks"):
+        try_lock(tmp_path / "x.lock")
 
 
 def test_two_runs_on_one_machine_share_its_slots(tmp_path):
