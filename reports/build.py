@@ -40,12 +40,15 @@ def summary(material: Material) -> Facts:
     try:
         table = oof_table(run.dir)
         blend = table[table.kind == "blend"].iloc[-1]
-        items.append((f"{blend.miou:.4f}", "OOF mIoU of the blend", f"{int(blend.tiles):,} tiles"))
+        between = f"{blend.miou_low:.3f} to {blend.miou_high:.3f}, " if "miou_low" in table else ""
+        items.append((f"{blend.miou:.4f}", "OOF mIoU of the blend", f"{between}{int(blend.tiles):,} tiles"))
     except UserError:
         items.append(("–", "OOF mIoU of the blend", "not there yet"))
     items.append((str(len(run.experiment.models)), "models", ", ".join(m.name for m in run.experiment.models[:3])))
     items.append((f"{run.experiment.folds.k} × {len(run.experiment.seeds)}", "folds × seeds", ""))
-    items.append(("there" if run.zip_path.exists() else "–", "zip", run.zip_path.name))
+    zip_path = run.zip_path
+    size = f"{zip_path.stat().st_size / 2**20:.2f} MiB" if zip_path.exists() else "not there yet"
+    items.append((zip_path.name, "to hand in", size))
     return Facts(items)
 
 

@@ -89,7 +89,10 @@ class Material:
         """The blend as `ensemble.blend` left it; None: not fitted yet, or of models that are no longer blended."""
         if not (self.run.blend_dir / BLEND).exists():
             return None
-        fitted = read_blend(self.run)
+        try:
+            fitted = read_blend(self.run)
+        except (KeyError, TypeError):  # written by another version of the program; ensemble.blend makes it anew
+            return None
         specialists = {specialist.name for specialist in fitted.blend.specialists}
         known = set(fitted.blend.models) <= set(self.oof.models) and specialists <= self.oof.specialists.keys()
         return fitted if known else None
