@@ -89,8 +89,7 @@ def _differences(thumb_NEEB: np.ndarray, a_P: np.ndarray, b_P: np.ndarray, symme
         a, b = thumb_NEEB[a_P[part]], SYMMETRIES[symmetry](thumb_NEEB[b_P[part]])
         a, b = (x - x.mean((1, 2), keepdims=True) for x in (a, b))
         gain = (a * b).sum((1, 2), keepdims=True) / np.maximum((b * b).sum((1, 2), keepdims=True), TINY)
-        # A negative gain would make a picture and its negative copies of each other.
-        difference = ((a - np.maximum(gain, 0) * b) ** 2).mean((1, 2)).sum(1)
+        difference = ((a - gain * b) ** 2).mean((1, 2)).sum(1)
         step = sum((np.diff(a, axis=axis) ** 2).mean((1, 2)).sum(1) for axis in (1, 2)) / 2
         value_P[part] = difference / np.maximum(step, TINY)
     return value_P

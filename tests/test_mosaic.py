@@ -95,6 +95,25 @@ def test_a_border_without_texture_inside_a_scene_is_placed_by_what_surrounds_it(
     assert ((2, 1), (2, 2)) in {(places[a], places[b]) for a, b in zip(by_layout.a, by_layout.b, strict=True)}
 
 
+def test_a_tile_that_fits_by_chance_does_not_take_the_place_of_a_neighbour():
+    """The middle tile's left side was spoilt, and a stranger continues there; the other three sides are stronger."""
+    rng = np.random.default_rng(14)
+    tiles = cut(draw_texture(rng, 3 * 24, 3 * 24, 4), 24)
+    places = [(0, *place) for place in tiles]
+    images = [tile.copy() for tile in tiles.values()]
+    middle, left, stranger = 4, 3, 9
+    images.append(draw_texture(rng, 24, 24, 4))
+    noise = rng.normal(0, 9, (24, 2, 4))
+    images[stranger][:, :2] = np.clip(images[middle][:, :2] + noise, 0, 255)
+    images[middle][:, :2] = draw_texture(rng, 24, 2, 4)
+    found = recovered(images)
+    assert (left, stranger) not in set(zip(found.pairs.a, found.pairs.b, strict=True))
+    assert pairs_of(found) == neighbours(places)
+    scan = scan_of(images)
+    winners = match_borders(scan.right_N2HB, scan.left_N2HB, Scale.of(scan.right_N2HB))
+    assert (left, stranger) in set(zip(winners.a_P, winners.b_P, strict=True))  # it did fit
+
+
 def test_a_copy_of_a_neighbour_does_not_hide_it():
     images, place_of = shuffled_scenes(np.random.default_rng(9), 2, 3, 3)
     upside_down = images[4][::-1]
