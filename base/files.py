@@ -1,6 +1,7 @@
 """Files are whole or absent: written aside, flushed, renamed. Also the hashes by which stages know each other."""
 
 import contextlib
+import filecmp
 import hashlib
 import json
 import os
@@ -18,7 +19,10 @@ def _aside(path: Path) -> Path:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Yield a path to write to; it becomes `path` only if the block ends without an error."""
+    """Yield a path to write to; it becomes `path` only if the block ends without an error.
+
+    A file that comes out as it was is left alone, so that its time says when its content changed.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
@@ -26,7 +30,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         yield aside
         with open(aside, "rb+") as written:
             os.fsync(written.fileno())
-        os.replace(aside, path)
+        if not (path.is_file() and filecmp.cmp(path, aside, shallow=False)):
+            os.replace(aside, path)
     finally:
         aside.unlink(missing_ok=True)
 

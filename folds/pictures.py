@@ -20,6 +20,8 @@ GAP_PX = 1
 TEST_FRAME = (255, 60, 60)
 EMPTY = (235, 235, 235)
 
+INDEX = "mosaics.csv"  # of the pictures: file and number of tiles
+
 
 def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Scan) -> list[Path]:
     """One PNG per mosaic of two tiles or more, in `mosaic/`, unless they are there; return their paths.
@@ -41,12 +43,16 @@ def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Sca
             for of in (places.mosaic == mosaic for mosaic in chosen.index)
         )
         with whole_folder(folder) as aside:
+            names = []
             pictures = track(drawn, "draw mosaics", len(chosen))
             for rank, (mosaic, picture) in enumerate(zip(chosen.index, pictures, strict=True)):
                 first = tiles.iloc[mosaic]
                 name = f"{rank + 1:02d}-{first.split}-{first['name']}-{chosen[mosaic]}-tiles.png"
                 Image.fromarray(picture).save(aside / name)
-        run.finish(folder, run.data_keys, inputs, sorted(folder.glob("*.png")))
+                names.append(name)
+            # There even where no mosaic is, so that finding none is a result too, and is not looked for again.
+            pd.DataFrame({"picture": names, "tiles": chosen.to_numpy()}).to_csv(aside / INDEX, index=False)
+        run.finish(folder, run.data_keys, inputs, [folder / INDEX, *sorted(folder.glob("*.png"))])
     return sorted(folder.glob("*.png"))
 
 

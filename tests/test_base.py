@@ -8,7 +8,7 @@ import pytest
 
 from base.command import run, stage_parser
 from base.errors import UserError, listed, refuse_all
-from base.files import hash_file, hash_value, read_json, whole_file, whole_folder, write_json
+from base.files import hash_file, hash_value, read_json, whole_file, whole_folder, write_json, write_text
 from base.stamps import Stamp, read_stamp, stamp_path, write_stamp
 
 
@@ -36,6 +36,18 @@ def test_a_file_is_whole_or_absent(tmp_path):
         raise RuntimeError
     assert path.read_text() == "whole"
     assert os.listdir(path.parent) == ["table.csv"]
+
+
+def test_a_file_that_comes_out_as_it_was_is_left_alone(tmp_path):
+    path = tmp_path / "table.csv"
+    write_text(path, "same")
+    os.utime(path, ns=(1, 1))
+    write_text(path, "same")
+    assert path.stat().st_mtime_ns == 1
+    write_text(path, "SAME")
+    assert path.stat().st_mtime_ns > 1
+    assert path.read_text() == "SAME"
+    assert os.listdir(tmp_path) == ["table.csv"]
 
 
 def test_a_folder_is_whole_or_absent_and_replaces_the_older_one(tmp_path):
