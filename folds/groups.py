@@ -28,8 +28,8 @@ def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> list
     """
     data, folds = run.experiment.data, run.experiment.folds
     is_train_N = (tiles.split == "train").to_numpy()
-    names = tiles.name.to_numpy(str)
-    group_N = names.astype(object)
+    names = tiles.name.to_numpy(object)
+    group_N = names.copy()
     copies = np.empty((0, 2), np.int64)
     if folds.groups == "column":
         group_N[is_train_N] = column_groups(names[is_train_N].tolist(), data, folds)
@@ -41,30 +41,26 @@ def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> list
             pairs = pairs[(block_N2[pairs[:, 0]] == block_N2[pairs[:, 1]]).all(1)]
         if folds.groups == "mosaic+duplicates":
             copies = links.copies[["a", "b"]].to_numpy(np.int64)
-        group_N = component_names(names, is_train_N, np.concatenate([pairs, copies]))
+        group_N = component_names(names, np.concatenate([pairs, copies]))
     for name in folds.split_groups_of:
         # Copies of each other leave together: between them, the leak would be complete.
         leave_N = is_train_N & (tiles[name].fillna(0) > 0).to_numpy(bool)
-        alone_N = component_names(names, is_train_N, copies[leave_N[copies].all(1)])
+        alone_N = component_names(names, copies[leave_N[copies].all(1)])
         group_N = np.where(leave_N, group_N + "/" + alone_N, group_N)
     return [group if train else None for group, train in zip(group_N, is_train_N, strict=True)]
 
 
-def component_names(names: np.ndarray, is_train_N: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
-    """(N,) of each tile the name of the first train tile that is linked to it, over any number of links.
+def component_names(names: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
+    """(N,) of each tile the name of the first tile that is linked to it, over any number of links.
 
-    Links through test tiles count: two train tiles on both sides of a test tile lie in one scene.
-
-    Args:
-        names: in the order of the tile table, which has train tiles first.
+    Train tiles come first in the tile table, so it is a train tile's name wherever one is linked.
     """
     n = len(names)
     links = coo_array((np.ones(len(pairs_P2), bool), (pairs_P2[:, 0], pairs_P2[:, 1])), shape=(n, n))
     number_of, component_N = connected_components(links, directed=False)
     first = np.full(number_of, n, np.int64)
-    np.minimum.at(first, component_N, np.where(is_train_N, np.arange(n), n))
-    # A component of test tiles alone keeps no name of a train tile; its rows are not asked for.
-    return np.append(names.astype(object), "")[first[component_N]]
+    np.minimum.at(first, component_N, np.arange(n))
+    return names[first[component_N]]
 
 
 def group_inputs(data: Data, folds: Folds) -> dict[str, str]:

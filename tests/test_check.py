@@ -101,6 +101,11 @@ def test_copies_on_both_sides_stop_the_run(root):
     write_tif(root / "test" / "000098.tif", read_image(root / "train" / "000007.tif"))
     folder = run_check(root)
     assert kinds(folder) == {"train_copies": "warning", "test_copies": "warning"}
+    # Where the tiles of a class leave their groups, copies leave together.
+    groups = read_folds(run_check(root, split_groups_of=["bare"]) / "folds.csv").set_index("name").group
+    assert groups["000099"] == groups["000001"] == "000000/000001"
+    assert groups.nunique() == 16
+    folder = run_check(root)
     # Alone among all tiles in the other fold: no group of mosaics says anything against it.
     folds = read_folds(folder / "folds.csv")
     other = 1 - folds.fold[1]

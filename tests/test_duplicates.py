@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from folds.duplicates import SYMMETRIES, UPRIGHT, find_duplicates
+from folds.duplicates import MIN_CORRELATION, SYMMETRIES, UPRIGHT, find_duplicates
 from tests.scenes import draw_texture, scan_of
 
 PX = 64
@@ -91,6 +91,16 @@ def test_equal_pixels_in_another_shape_are_no_copy():
 def test_a_negative_is_no_copy():
     image = textures(1)[0]
     assert pairs_of([image, 255 - image]) == {}
+
+
+def test_the_same_fields_under_another_texture_are_no_copy():
+    rng = np.random.default_rng(4)
+    fields = rng.uniform(40, 210, (8, 8, 4)).repeat(8, 0).repeat(8, 1)
+    first, second = (fields + rng.normal(0, 1, (16, 16, 4)).repeat(4, 0).repeat(4, 1) * 25 for _ in range(2))
+    images = [np.clip(image, 0, 255).astype(np.uint8) for image in (first, second)]
+    coarse = [image.reshape(8, 8, 8, 8, 4).mean((1, 3)).ravel() for image in images]
+    assert np.corrcoef(*coarse)[0, 1] > MIN_CORRELATION  # they pass the first sieve
+    assert pairs_of(images) == {}
 
 
 def test_blocks_change_nothing(monkeypatch):

@@ -100,11 +100,10 @@ def test_groups_follow_their_csv(root):
 
 
 def test_linked_tiles_have_the_name_of_their_first_train_tile():
-    names = np.array(["a", "b", "c", "d", "a", "b"])
-    is_train_N = np.array([True] * 4 + [False] * 2)
+    names = np.array(["a", "b", "c", "d", "a", "b"])  # the last two are test tiles
     pairs = np.array([[3, 4], [4, 1], [5, 5]])  # train d - test a - train b
-    assert component_names(names, is_train_N, pairs)[:4].tolist() == ["a", "b", "c", "b"]
-    assert component_names(names, is_train_N, np.empty((0, 2), int))[:4].tolist() == ["a", "b", "c", "d"]
+    assert component_names(names, pairs)[:4].tolist() == ["a", "b", "c", "b"]
+    assert component_names(names, np.empty((0, 2), int))[:4].tolist() == ["a", "b", "c", "d"]
 
 
 # Bad input: one message that lists everything, and nothing half-written.
