@@ -15,6 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from base.progress import track
+
 BLOCK = 512  # borders compared at once: 512 x 32,000 float32 products are 64 MiB
 
 MIN_COST = 0.1
@@ -48,7 +50,7 @@ def match_borders(last_N2LB: np.ndarray, first_N2LB: np.ndarray, scale: "Scale")
     row_best, row_next = np.full(n, np.inf, np.float32), np.full(n, np.inf, np.float32)
     col_best, col_next = np.full(2 * n, np.inf, np.float32), np.full(2 * n, np.inf, np.float32)
     row_at, col_at = np.zeros(n, np.int64), np.zeros(2 * n, np.int64)
-    for start in range(0, n, BLOCK):
+    for start in track(range(0, n, BLOCK), "compare borders"):
         rows = slice(start, min(start + BLOCK, n))
         tiles = np.arange(n)[rows]
         cost_RM = last.costs(rows, first)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from base.progress import track
 from folds.scan import Scan
 
 COARSE_CELLS = 8
@@ -69,7 +70,7 @@ def _near(thumb_NEEB: np.ndarray, symmetries: tuple[str, ...]) -> list[tuple[int
     coarse = _coarse(thumb_NEEB)
     row_ND = _unit(coarse)
     best: dict[tuple[int, int], tuple[float, str]] = {}
-    for symmetry in symmetries:
+    for symmetry in track(symmetries, "compare tiles"):
         turned_ND = _unit(SYMMETRIES[symmetry](coarse))
         for start in range(0, len(row_ND), BLOCK):
             alike_RM = row_ND[start : start + BLOCK] @ turned_ND[start:].T
