@@ -2,7 +2,8 @@
 
 Tiles cut from one scene continue across their common border. The cost of putting b to the right of a is the mean
 squared difference between a's last and b's first column, in units of the tiles' own mean squared step from the border
-column to the next: near 1 for true neighbours, whatever the sensor, the bands and the texture.
+column to the next: near 1 for true neighbours, whatever the sensor, the bands and the texture. Bands are scaled to
+equal steps first.
 
 A low cost alone is no evidence: over water, or any texture without structure, many tiles fit. Therefore every tile
 competes with mirrored borders too (b's column upside down), which can never be right: a border that tells nothing
@@ -80,17 +81,23 @@ class Scale:
 
     offset_B: np.ndarray
     """Taken off all pixels. It keeps numbers small: squared distances are differences of squares, in float32."""
+    unit_B: np.ndarray
+    """Multiplied to all pixels: makes the mean squared step 1 in every band, so that bands of any range count alike."""
     floor: float
     """Added to every mean squared step, so that flat borders do not divide by 0."""
 
     @classmethod
     def of(cls, border_N2LB: np.ndarray) -> "Scale":
-        outer_PB = border_N2LB[:, 0].reshape(-1, border_N2LB.shape[-1])
-        # Rounding to integers makes steps of 1/12 + 1/12 by itself. A hundredth of the spread of all borders is flat
-        # too: below it float32 would decide.
-        rounding = 1 / 6 if border_N2LB.dtype.kind == "u" else 0.0
-        spread = float(outer_PB.var(0, dtype=np.float64).mean())
-        return cls(outer_PB.mean(0, dtype=np.float64).astype(np.float32), max(rounding, 1e-4 * spread, 1e-30))
+        outer_NLB, inner_NLB = border_N2LB.swapaxes(0, 1)
+        # Rounding to integers makes steps of 1/12 + 1/12 by itself.
+        rounding = 1 / 6 if border_N2LB.dtype.kind == "u" else 1e-30
+        step_B = np.mean((outer_NLB.astype(np.float32) - inner_NLB) ** 2, (0, 1), dtype=np.float64)
+        unit_B = 1 / np.sqrt(step_B + rounding)
+        spread_B = outer_NLB.var((0, 1), dtype=np.float64)
+        # A hundredth of the spread of all borders is flat too: below it float32 would decide.
+        floor = max((rounding * unit_B**2).mean(), 1e-4 * (spread_B * unit_B**2).mean())
+        offset_B = outer_NLB.mean((0, 1), dtype=np.float64)
+        return cls(offset_B.astype(np.float32), unit_B.astype(np.float32), float(floor))
 
 
 @dataclass(frozen=True)
@@ -110,12 +117,12 @@ class Borders:
         n, _, length, bands = border_N2LB.shape
         vector_ND = np.empty((n, length * bands), np.float32)
         step_N = np.empty(n, np.float32)
-        unit = np.float32(1 / np.sqrt(length * bands))
+        to_mean = np.float32(1 / np.sqrt(length * bands))
         for start in range(0, n, BLOCK):
             part = slice(start, start + BLOCK)
-            outer, inner = border_N2LB[part].astype(np.float32).swapaxes(0, 1)
+            outer, inner = ((border_N2LB[part] - scale.offset_B) * scale.unit_B).swapaxes(0, 1)
             step_N[part] = ((outer - inner) ** 2).mean((1, 2)) + scale.floor
-            vector_ND[part] = ((outer - scale.offset_B) * unit).reshape(len(outer), -1)
+            vector_ND[part] = outer.reshape(len(outer), -1) * to_mean
         if mirrored:
             upside_down = vector_ND.reshape(n, length, bands)[:, ::-1].reshape(n, -1)
             vector_ND, step_N = np.concatenate([vector_ND, upside_down]), np.tile(step_N, 2)

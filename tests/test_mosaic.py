@@ -131,13 +131,25 @@ def test_the_cost_is_the_mean_squared_difference_in_steps(dtype):
     expected = np.empty((7, 7))
     for a in range(7):
         for b in range(7):
-            (one, one_next), (other, other_next) = last[a].astype(float), first[b].astype(float)
+            (one, one_next), (other, other_next) = last[a] * scale.unit_B, first[b] * scale.unit_B
             step = ((one - one_next) ** 2).mean() / 2 + ((other - other_next) ** 2).mean() / 2 + scale.floor
             expected[a, b] = ((one - other) ** 2).mean() / step
     expected = np.maximum(expected, MIN_COST)
     cost = Borders.of(last, scale).costs(slice(0, 7), Borders.of(first, scale))
     np.testing.assert_allclose(cost, expected, rtol=1e-3)
     np.testing.assert_allclose(border_cost(last, first, 3, 5, scale), expected[3, 5], rtol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["uint16", "float32"])
+def test_bands_count_alike_whatever_their_units(dtype):
+    """One band of noise in units that are a thousand times smaller, or larger, does not hide the neighbours."""
+    images, place_of = shuffled_scenes(np.random.default_rng(15), 2, 3, 3, dtype=dtype)
+    rng = np.random.default_rng(16)
+    noise = (1, 2000) if dtype == "uint16" else (-5e4, 5e4)
+    images = [np.dstack([image, rng.uniform(*noise, image.shape[:2])]).astype(dtype) for image in images]
+    for image in images:
+        image[..., 0] = image[..., 0] / 1000 if dtype == "float32" else image[..., 0] // 100
+    assert pairs_of(recovered(images)) == neighbours(place_of)
 
 
 def test_winners_are_mutual_best_whatever_the_blocks(monkeypatch):
