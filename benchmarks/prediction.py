@@ -43,6 +43,7 @@ from pipeline.tta import build_views, predict_probs
 from tests.spoiled import SPOILED, write_clean
 from tests.tiny import SMALL_UNET
 
+EPOCHS = 8  # enough for members that are as sure of themselves as any
 ROUNDS = 5
 BATCHES = 4  # of `predict.batch` tiles, in each round
 REFERENCE_TILES = 24
@@ -73,6 +74,7 @@ def trained(args: argparse.Namespace, folder: Path) -> tuple[Run, list[Member]]:
     """Three members of fold 0 that differ by their seed, trained unless they are there."""
     config = "configs/naip.yaml" if args.data else "configs/demo.yaml"
     overrides = ["seeds=[0, 1, 2]", "name=benchmark", f"runs_dir={folder}", f"zips_dir={folder}", "predict.tta=none"]
+    overrides += [f"train.epochs={EPOCHS}"]
     overrides += [f"data.root={args.data or folder / 'data'}"]
     experiment = load_experiment(config, overrides)
     make_landscape(experiment.data)
