@@ -19,3 +19,5 @@ stage folds.assign    --config "$config" "$@"    # which fold each belongs to   
 stage folds.check     --config "$config" "$@"    # is anything wrong with them?     -> check.csv
 stage pipeline.cv     --config "$config" "$@"    # train and predict every member   -> members/, test/
 stage ensemble.blend  --config "$config" "$@"    # blend, score, label              -> oof.csv, the zip
+stage reports.build   --config "$config" "$@" ||  # all of it to look at              -> report.html
+    echo "the report failed; what stands above holds without it" >&2
