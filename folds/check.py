@@ -89,11 +89,10 @@ def say_neighbours(links: Links) -> str:
     borders, pairs = links.evidence["borders"], len(links.neighbours)
     sizes = links.places.mosaic.value_counts()
     undecided = borders["undecided"] / max(sum(borders.values()), 1)
-    doubt = (
-        f"; {undecided:.0%} of the borders fit several tiles and say nothing (water, bare ground, shadow)"
-        if undecided >= 0.005
-        else ""
-    )
+    doubt = f"{undecided:.0%} of the borders fit several tiles and say nothing (water, bare ground, shadow)"
+    if not pairs and undecided > 0.5:
+        return f"no neighbours found, which says little: {doubt}"
+    doubt = f"; {doubt}" if undecided >= 0.005 else ""
     if not pairs:
         return f"no neighbours found: leaks of this kind are unlikely{doubt}"
     found = f"neighbours: {pairs} pairs join {(sizes[sizes > 1]).sum()} tiles to {(sizes > 1).sum()} mosaics"

@@ -76,6 +76,16 @@ def test_no_neighbours_is_said_with_what_it_means(tmp_path, capsys):
     assert not list((folder / "mosaic").glob("*.png"))
 
 
+def test_what_borders_without_texture_leave_unsaid_is_said():
+    borders = {"matched": 0, "undecided": 6, "alone": 4}
+    none = links_of(evidence={"borders": borders, "mirrored": 0})
+    assert check.say_neighbours(none).startswith(
+        "no neighbours found, which says little: 60% of the borders fit several"
+    )
+    few = links_of(evidence={"borders": borders | {"alone": 94}, "mirrored": 0})
+    assert "leaks of this kind are unlikely; 6% of the borders" in check.say_neighbours(few)
+
+
 def test_neighbours_on_both_sides_stop_the_run_unless_allowed(root):
     with pytest.raises(UserError, match=r"neighbours_across_folds: \d+ of 16 pairs of neighbours stand in two folds"):
         run_check(root, groups="none")
@@ -152,7 +162,8 @@ def test_another_folds_file_is_audited_and_every_violation_listed(root):
 
 def links_of(**tables) -> Links:
     none = pd.DataFrame({"a": [], "b": [], "symmetry": [], "exact": []}).astype({"a": int, "b": int})
-    return Links(tables.get("neighbours", none), tables.get("copies", none), none, {})
+    places = pd.DataFrame({"mosaic": [0, 1]})
+    return Links(tables.get("neighbours", none), tables.get("copies", none), places, tables.get("evidence", {}))
 
 
 def table_of(train: int, test: int) -> pd.DataFrame:
