@@ -11,7 +11,7 @@ Devices = Annotated[str, Field(pattern=r"^(auto|cpu|cuda(:\d+)?)$")] | Annotated
 
 
 class Jobs(Section):
-    """The machine. Nothing here but `split_batch` changes a result beyond its last bits; nothing makes one stale."""
+    """The machine. Only `split_batch`, and on CPUs `threads`, change a result; nothing makes one stale."""
 
     devices: Devices = "auto"
     """auto: every GPU, else the CPU; or cpu; or a GPU, or a list of GPUs: [cuda:0, cuda:1]. One stage run by hand
@@ -22,7 +22,8 @@ class Jobs(Section):
     """Jobs side by side on a machine at most; 0: as many as its GPUs hold, on CPUs as many as its cores allow."""
     threads: int = Field(0, ge=0)
     """CPU threads of one job; 0: the cores divided by the jobs that can run side by side (1 on CPUs, when the
-    experiment has that many members). Another number gives other last bits on a CPU."""
+    experiment has that many members). On a CPU another number adds up in another order, and members come out a
+    little different; the number of jobs side by side changes nothing."""
     loader_workers: int = Field(0, ge=0)
     """Processes that load and augment for one member; 0: the training process does it."""
     checkpoint_s: float = Field(60.0, ge=0)
@@ -31,7 +32,7 @@ class Jobs(Section):
     """A job that crashed or was killed goes on from its last checkpoint up to this many times."""
     split_batch: int = Field(1, ge=1)
     """Each batch goes through the network in this many parts whose gradients are added up: less memory, more time.
-    Batch norm and dice see the parts alone, so this is the one key here that changes results."""
+    Batch norm and dice see the parts alone, so members come out different."""
     shrink_batch: bool = False
     """When CUDA runs out of memory, the job goes on from its checkpoint with twice as many parts (split_batch); false:
     it is tried again as it is, and fails."""

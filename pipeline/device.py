@@ -24,7 +24,7 @@ def pick_device(jobs: Jobs) -> torch.device:
 
 
 def set_threads(experiment: Experiment) -> None:
-    """CPU threads of this process: as many as a job of the grid has, since another number gives other last bits."""
+    """CPU threads of this process: as many as a job of the grid has, since another number adds in another order."""
     torch.set_num_threads(threads_per_job(experiment.jobs, experiment.member_count, torch.cuda.device_count()))
 
 

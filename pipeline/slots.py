@@ -73,7 +73,7 @@ def place_here(jobs: Jobs, members: int) -> Place:
     On CPUs one thread each, as many jobs side by side as there are cores: two jobs on a thread each train 2 to 20 %
     more tiles per second than one job on two threads (Unet/resnet18, 128 and 256 px, 2 cores), and load, decode and
     start side by side too. Threads are a function of the machine and the experiment alone, never of what happens to
-    run: sums are split by thread, so another number of threads gives other last bits.
+    run: sums are split by thread, and after a few steps another number of threads has made another network.
 
     Args:
         members: of the whole experiment; where there are fewer than cores, each gets more threads.
