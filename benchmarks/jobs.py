@@ -271,7 +271,10 @@ def main(argv: list[str] | None = None) -> None:
             overheads.append(overhead_s(folder / f"overhead{repeat}"))
         print(f"makespan over the best possible: {', '.join(f'{ratio:.3f}' for ratio in ratios)}")
         print(f"overhead per job: {', '.join(f'{seconds:.3f}' for seconds in overheads)} s", flush=True)
-        figures = {"makespan_ratio": round(statistics.median(ratios), 3), "overhead_s": round(statistics.median(overheads), 3)}
+        figures = {
+            "makespan_ratio": round(statistics.median(ratios), 3),
+            "overhead_s": round(statistics.median(overheads), 3),
+        }
         figures |= faults(folder)
     print(figures)
     write_figures(args.json, figures)
