@@ -1,0 +1,27 @@
+"""The benchmarks by name: the module that measures, what it says, and which options of `benchmarks.run` it takes."""
+
+from dataclasses import dataclass, field
+
+METAVARS = {"--naip": "DIR", "--demo": "CONFIG", "--device": "DEVICE"}
+"""The options of `benchmarks.run`, and what stands for their values in a recorded command."""
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    what: str
+    module: str
+    options: dict[str, str] = field(default_factory=dict)
+    """An option of `benchmarks.run` -> the module's own word for it."""
+    needs: tuple[str, ...] = ()
+    """Options without which it measures nothing."""
+
+
+BENCHMARKS = {
+    "folds": Benchmark("folds shared out evenly, neighbours and copies found", "folds", {"--naip": "--naip"}),
+    "training": Benchmark("the training loop against the bare network, and resume", "training"),
+    "prediction": Benchmark("prediction against the bare network, and provenance", "prediction", {"--naip": "--data"}),
+    "store": Benchmark("ways to keep probabilities on disk", "store_formats"),
+    "ensemble": Benchmark("the blend: its gain, its honesty, its speed", "ensemble", {"--demo": "--demo"}),
+    "submissions": Benchmark("zips: faults caught, seconds to write and verify", "submissions"),
+    "jobs": Benchmark("the grid of jobs: idle time, and faults survived", "jobs"),
+}
