@@ -24,8 +24,9 @@ class Jobs(Section):
     """CPU threads of one job; 0: the cores divided by the jobs that can run side by side (1 on CPUs, when the
     experiment has that many members). On a CPU another number adds up in another order, and members come out a
     little different; the number of jobs side by side changes nothing."""
-    loader_workers: int = Field(0, ge=0)
-    """Processes that load and augment for one member; 0: the training process does it."""
+    loader_workers: int | None = Field(None, ge=0)
+    """Processes that load and augment for one member; 0: the training process does it; null: none on a CPU, whose cores
+    are the network's, and beside a GPU one for each CPU thread of the job, eight at most. Changes no result."""
     checkpoint_s: float = Field(60.0, ge=0)
     """Seconds between a training member's checkpoints: a kill costs at most this much work."""
     retries: int = Field(2, ge=0)

@@ -9,6 +9,8 @@ from config import Experiment
 from config.jobs import Jobs
 from pipeline.slots import threads_per_job
 
+MOST_WORKERS = 8  # each is a whole interpreter with its libraries
+
 
 def pick_device(jobs: Jobs) -> torch.device:
     """The device of this process: `jobs.device`, or the first GPU for auto, or the CPU."""
@@ -26,6 +28,13 @@ def pick_device(jobs: Jobs) -> torch.device:
 def set_threads(experiment: Experiment) -> None:
     """CPU threads of this process: as many as a job of the grid has, since another number adds in another order."""
     torch.set_num_threads(threads_per_job(experiment.jobs, experiment.member_count, torch.cuda.device_count()))
+
+
+def loader_workers(jobs: Jobs, device: torch.device) -> int:
+    """Processes that load and augment: `jobs.loader_workers`, or those that keep a GPU fed."""
+    if jobs.loader_workers is not None:
+        return jobs.loader_workers
+    return 0 if device.type == "cpu" else min(torch.get_num_threads(), MOST_WORKERS)
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:

@@ -20,7 +20,7 @@ from models.zoo import build_model
 from pipeline.augment import build_augment
 from pipeline.checkpoint import TrainState
 from pipeline.data import EpochBatches, TrainTiles, train_loader
-from pipeline.device import autocast_dtype
+from pipeline.device import autocast_dtype, loader_workers
 from pipeline.loop import Plan
 from pipeline.members import MemberRecord
 from pipeline.pack import Pack, open_pack
@@ -113,7 +113,7 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
         state=state,
         preparation=preparation,
         loss_fn=loss_fn,
-        loader=train_loader(data, batches, jobs.loader_workers, device),
+        loader=train_loader(data, batches, loader_workers(jobs, device), device),
         batches=batches,
         pack=pack,
         train_N=train_N,
