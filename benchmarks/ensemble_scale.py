@@ -4,7 +4,6 @@ A part of `benchmarks.ensemble`. The stores are written by the project's own wri
 do; 64 tiles stand for 16,017, so reading comes from the page cache and never waits for the disk.
 """
 
-import resource
 import statistics
 import tempfile
 import time
@@ -18,6 +17,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from scipy.ndimage import gaussian_filter
 
+from benchmarks.measure import peak_mib, seconds, told
 from benchmarks.nnunet import Peer, make_environment, write_predictions
 from config.ensemble import Blend
 from ensemble.blend import labels_of
@@ -51,9 +51,9 @@ def scale() -> dict[str, Any]:
         folder = Path(scratch)
         source = make_stores(folder)
         with get_context("spawn").Pool(1) as pool:  # of its own, so that its peak memory is the fit's
-            seconds, mib, blend = pool.apply(fit_at_scale, (source,))
-        figures: dict[str, Any] = {"fit_s": sum(seconds.values()), "fit_mib": mib}
-        print(f"fit: {MODELS} models x {TILES} tiles: " + ", ".join(f"{k} {s:.1f} s" for k, s in seconds.items())
+            spent, mib, blend = pool.apply(fit_at_scale, (source,))
+        figures: dict[str, Any] = {"fit_s": sum(spent.values()), "fit_mib": mib}
+        print(f"fit: {MODELS} models x {TILES} tiles: " + ", ".join(f"{k} {s:.1f} s" for k, s in spent.items())
               + f"; peak {mib:.0f} MiB")  # fmt: skip
         return figures | apply_at_scale(folder, source, blend)
 
@@ -124,12 +124,12 @@ def fit_at_scale(source: RepeatedStores) -> tuple[dict[str, float], float, Fitte
     drawn = time.perf_counter()
     fit_blend(sample, Blend(weights="direct", **PLAIN_BUT_WEIGHTS))
     weighed = time.perf_counter()
-    mib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    mib = peak_mib()
     blend = fit_blend(sample, Blend()).blend
     fitted = time.perf_counter()
     fit_honestly(sample, Blend(), CORES)
     honest = time.perf_counter()
-    everything = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    everything = peak_mib()
     print(f"beside it: all steps under auto {fitted - weighed:.1f} s, their honest fit {honest - fitted:.1f} s, "
           f"{len(sample.truth_P)} pixels, peak of all {everything:.0f} MiB; {blend.kinds}", flush=True)  # fmt: skip
     return {"sample": drawn - begin, "weights": weighed - drawn}, mib, blend
@@ -147,8 +147,8 @@ def apply_at_scale(folder: Path, source: RepeatedStores, blend: FittedBlend) -> 
     }
     for _ in range(REPEATS):
         for what, work in works.items():
-            rates[what].append(some.count / _seconds(work))
-    print("apply: " + ", ".join(f"{what} {_spread(r)} tiles/s" for what, r in rates.items())
+            rates[what].append(some.count / seconds(work))
+    print("apply: " + ", ".join(f"{what} {told(r, 0)} tiles/s" for what, r in rates.items())
           + f" ({blend.kinds or 'uniform'})")  # fmt: skip
     return {"apply_tiles_s": statistics.median(rates["fitted"])} | against_nnunet(folder, source)
 
@@ -166,7 +166,7 @@ def against_nnunet(folder: Path, source: RepeatedStores) -> dict[str, Any]:
     out = folder / "labels"
     out.mkdir()
     for _ in range(REPEATS):
-        ours_s.append(_seconds(lambda: _write_labels(blend, tiles, out)))
+        ours_s.append(seconds(lambda: _write_labels(blend, tiles, out)))
         theirs_s.append(peer.run())
     theirs = peer.labels()
     same = np.mean([(labels == theirs[i]).mean() for i, (_, labels) in enumerate(labels_of(blend, tiles))])
@@ -214,13 +214,3 @@ def _write_labels(blend: FittedBlend, source: RepeatedStores, out: Path) -> None
 def _drain(items: Iterable) -> None:
     for _ in items:
         pass
-
-
-def _seconds(work: Callable[[], Any]) -> float:
-    begin = time.perf_counter()
-    work()
-    return time.perf_counter() - begin
-
-
-def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.0f} ({min(values):.0f} to {max(values):.0f})"

@@ -5,7 +5,6 @@ python -m benchmarks.folds [--naip DIR] [--json FILE]      peers: pip install -r
 
 import argparse
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +19,7 @@ from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
 from base.command import add_json, run, write_figures
+from benchmarks.measure import peak_mib, told
 from benchmarks.synthetic import TILES, draw_groups, draw_hists, draw_scan
 from config import load_experiment
 from folds.assign import assign_folds, relative_deviation
@@ -78,7 +78,7 @@ def balance() -> dict[str, float]:
     print(f"{TILES} tiles with the competition's shares, {K} folds; grouped: {GROUPS} groups. Middle (least to most)")
     for name, values in deviations.items():
         low, middle, high = (f"{value:.3%}" for value in (min(values), np.median(values), max(values)))
-        print(f"  {name:26} {middle:>9} ({low} to {high}) in {told(times[name])} s")
+        print(f"  {name:26} {middle:>9} ({low} to {high}) in {told(times[name], 2)} s")
     return {name: float(np.median(values)) for name, values in deviations.items()} | {
         "assign_s": float(np.median(times["max_rel_dev"]))
     }
@@ -141,19 +141,11 @@ def find_many_duplicates() -> tuple[float, float, int]:
     return seconds, peak_mib(), len(planted & set(zip(pairs.a, pairs.b, strict=True)))
 
 
-def peak_mib() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-
-
 def in_own_process(work: Callable[[], tuple]) -> tuple:
     """Spawned, so that the peak of memory is the work's own and BLAS starts with CORES threads."""
     os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(CORES)
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(work).result()
-
-
-def told(times: list[float]) -> str:
-    return f"{np.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -177,9 +169,9 @@ def main(argv: list[str] | None = None) -> None:
     mosaics, duplicates = zip(*runs, strict=True)
     _, _, found, right, true = mosaics[0]
     print(f"{TILES} synthetic tiles on {CORES} cores, pixels read before; middle (least to most) of {len(runs)}")
-    print(f"  neighbours: {told([m[0] for m in mosaics])} s, peak {max(m[1] for m in mosaics):.0f} MiB; "
+    print(f"  neighbours: {told([m[0] for m in mosaics], 2)} s, peak {max(m[1] for m in mosaics):.0f} MiB; "
           f"{right} of {true} found, {found - right} invented")  # fmt: skip
-    print(f"  duplicates: {told([d[0] for d in duplicates])} s, peak {max(d[1] for d in duplicates):.0f} MiB; "
+    print(f"  duplicates: {told([d[0] for d in duplicates], 2)} s, peak {max(d[1] for d in duplicates):.0f} MiB; "
           f"{duplicates[0][2]} of 100 planted copies found")  # fmt: skip
     figures |= {
         "mosaic_16k_s": float(np.median([m[0] for m in mosaics])),

@@ -12,7 +12,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from torch import nn
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError
+from benchmarks.measure import peak_mib, ratios, seconds
 from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds
 from folds.landscape import make_landscape
@@ -44,30 +44,11 @@ from tests.spoiled import SPOILED, write_clean
 from tests.tiny import SMALL_UNET
 
 EPOCHS = 8  # enough for members that are as sure of themselves as any
-ROUNDS = 5
 BATCHES = 4  # of `predict.batch` tiles, in each round
 REFERENCE_TILES = 24
 KILLS = 10
 CLEAN_RUNS = 12
 FEW, MANY = 200, 4000  # tiles whose peak memories are compared
-
-
-def told(values: list[float]) -> str:
-    return f"{np.median(values):.3f} ({min(values):.3f} to {max(values):.3f})"
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
-def ratios(name: str, ours: Callable[[], object], theirs: Callable[[], object], per: float = 1.0) -> float:
-    """Median over interleaved rounds of (seconds of theirs) / (seconds of ours) * per; the spread is printed."""
-    ours(), theirs()  # the first call allocates
-    found = [seconds(theirs) / seconds(ours) * per for _ in range(ROUNDS)]
-    print(f"{name}: {told(found)}")
-    return float(np.median(found))
 
 
 def trained(args: argparse.Namespace, folder: Path) -> tuple[Run, list[Member]]:
@@ -215,13 +196,13 @@ def memory(folder: Path) -> float:
     for tiles in (FEW, MANY):
         command = [sys.executable, "-m", "benchmarks.prediction", "--predict-tiles", str(tiles), "--runs", str(folder)]
         said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
-        peaks[tiles] = int(said.split()[-1]) / 1024
+        peaks[tiles] = float(said.split()[-1])
     print(f"peak memory: {peaks[FEW]:.0f} MiB for {FEW} tiles, {peaks[MANY]:.0f} MiB for {MANY}")
     return peaks[MANY] / peaks[FEW]
 
 
 def predict_tiles(count: int, folder: Path) -> None:
-    """Predict `count` tiles from a packed array with a small network, and print the peak memory in KiB."""
+    """Predict `count` tiles from a packed array with a small network, and print the peak memory in MiB."""
     path = folder / "pixels.npy"
     with open(path, "wb") as file:  # not through a map, whose pages would count
         head = {"shape": (count, 256, 256, 4), "fortran_order": False, "descr": "|u1"}
@@ -238,13 +219,7 @@ def predict_tiles(count: int, folder: Path) -> None:
         rows, mapped = np.arange(count), np.load(path, mmap_mode="r")
         for probs in forward_probs(network, preparation, mapped, rows, settings, "auto", torch.device("cpu")):
             writer.append(probs)
-    print(peak_kib())
-
-
-def peak_kib() -> int:
-    """VmHWM, which is of this process alone; ru_maxrss begins with its parent's."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
+    print(peak_mib())
 
 
 def provenance(folder: Path) -> dict[str, int]:

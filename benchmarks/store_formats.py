@@ -5,7 +5,6 @@ python -m benchmarks.store_formats [--store PATH] [--json FILE]     (needs: pip 
 
 import argparse
 import tempfile
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +18,7 @@ from scipy.ndimage import zoom
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError
+from benchmarks.measure import seconds
 from pipeline.quantise import dequantise, quantise
 from pipeline.store import open_store, write_store
 
@@ -172,12 +172,6 @@ def measure_codecs(raw: np.ndarray) -> list[dict]:
         size = sum(len(frame) for frame in frames) / raw.nbytes
         rows.append({"codec": name, "of raw": size, "write": len(raw) / write, "read": len(raw) / read})
     return rows
-
-
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 def main(argv: list[str] | None = None) -> None:
