@@ -24,4 +24,5 @@ BENCHMARKS = {
     "ensemble": Benchmark("the blend: its gain, its honesty, its speed", "ensemble", {"--demo": "--demo"}),
     "submissions": Benchmark("zips: faults caught, seconds to write and verify", "submissions"),
     "jobs": Benchmark("the grid of jobs: idle time, and faults survived", "jobs"),
+    "scaling": Benchmark("how time and memory grow from 1,000 to 64,000 tiles", "scaling"),
 }

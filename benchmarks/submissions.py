@@ -77,20 +77,20 @@ def draw_landscapes(count: int, rng: np.random.Generator) -> np.ndarray:
     return maps
 
 
-def big_competition(folder: Path) -> tuple[Experiment, pd.DataFrame]:
-    """TILES test tiles that have no images: the PNG format needs none."""
+def big_competition(folder: Path, count: int = TILES, px: int = PX) -> tuple[Experiment, pd.DataFrame]:
+    """Test tiles that have no images: the PNG format needs none."""
     values = tiny_values(folder, folder) | {"folds": {"k": 3}, "data": {"root": str(folder), "classes": CLASSES}}
-    names = [f"{i:06d}" for i in range(TILES)]
-    test = pd.DataFrame({"name": names, "split": "test", "image": names, "height": PX, "width": PX, "group": None})
+    names = [f"{i:06d}" for i in range(count)]
+    test = pd.DataFrame({"name": names, "split": "test", "image": names, "height": px, "width": px, "group": None})
     train = test[:200].assign(split="train", group=names[:200])
     for spec, share in zip(CLASSES, SHARES, strict=True):
-        train[spec["name"]] = int(share * PX * PX)
+        train[spec["name"]] = int(share * px * px)
     return Experiment.model_validate(values), pd.concat([train, test], ignore_index=True)
 
 
-def labels_of(maps: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
-    """TILES different tiles from a few landscapes: each rolled by another offset."""
-    for i in range(TILES):
+def labels_of(maps: np.ndarray, count: int = TILES) -> Iterator[tuple[str, np.ndarray]]:
+    """Different tiles from a few landscapes: each rolled by another offset."""
+    for i in range(count):
         yield f"{i:06d}", np.roll(maps[i % len(maps)], (7 * i, 11 * i), axis=(0, 1))
 
 

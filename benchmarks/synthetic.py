@@ -11,17 +11,18 @@ PIXELS = np.array([173067508, 783364798, 6086055, 17751239, 5458338, 19350932, 4
 TILES, PX, BANDS = 16_017, 256, 4
 
 
-def draw_groups(count: int, rng: np.random.Generator) -> np.ndarray:
-    """(TILES,) groups of uneven size: the largest has some ten times the tiles of the middle one."""
+def draw_groups(count: int, rng: np.random.Generator, tiles: int = TILES) -> np.ndarray:
+    """(N,) groups of uneven size: the largest has some ten times the tiles of the middle one."""
     weight = rng.lognormal(0, 0.7, count)
-    return np.sort(np.concatenate([np.arange(count), rng.choice(count, TILES - count, p=weight / weight.sum())]))
+    return np.sort(np.concatenate([np.arange(count), rng.choice(count, tiles - count, p=weight / weight.sum())]))
 
 
 def draw_hists(rng: np.random.Generator, group_N: np.ndarray) -> np.ndarray:
-    """(TILES, 10) pixels: most tiles hold few of the classes, and tiles of a group are alike."""
+    """(N, 10) pixels: most tiles hold few of the classes, and tiles of a group are alike."""
     share_C = PIXELS / PIXELS.sum()
     chance_C = np.clip(1.2 * np.sqrt(share_C), 0, 0.95)
-    amount_NC = rng.lognormal(0, 1, (TILES, 10)) * (rng.random((TILES, 10)) < chance_C)
+    tiles = len(group_N)
+    amount_NC = rng.lognormal(0, 1, (tiles, 10)) * (rng.random((tiles, 10)) < chance_C)
     amount_NC *= rng.lognormal(0, 1, (group_N.max() + 1, 10))[group_N] * share_C / chance_C
     amount_NC[amount_NC.sum(1) == 0, 1] = 1
     for _ in range(100):  # to the competition's shares, with tiles that are full
@@ -30,15 +31,17 @@ def draw_hists(rng: np.random.Generator, group_N: np.ndarray) -> np.ndarray:
     return np.rint(amount_NC / amount_NC.sum(1, keepdims=True) * PX * PX).astype(np.int64)
 
 
-def draw_scan(rng: np.random.Generator, side: int) -> tuple[Scan, set[tuple[int, int, str]]]:
-    """A scan of TILES tiles in scenes of side x side tiles, in random order, and its true neighbours.
+def draw_scan(
+    rng: np.random.Generator, side: int, tiles: int = TILES, px: int = PX, bands: int = BANDS
+) -> tuple[Scan, set[tuple[int, int, str]]]:
+    """A scan of tiles in scenes of side x side tiles, in random order, and its true neighbours.
 
     Borders are cut from strips of correlated noise, one for each place where two tiles meet and one for each outer
     border; thumbnails are correlated noise. It has the numbers of a real scan at a hundredth of its pixels.
     """
-    place = rng.permutation(TILES)  # position in scene order of each tile
+    place = rng.permutation(tiles)  # position in scene order of each tile
     at = np.argsort(place)
-    number = np.arange(TILES)
+    number = np.arange(tiles)
     row, col = number % side**2 // side, number % side
     has_right, has_below = col < side - 1, row < side - 1
     borders = {}
@@ -47,41 +50,41 @@ def draw_scan(rng: np.random.Generator, side: int) -> tuple[Scan, set[tuple[int,
         ("right", has_right, ("right_N2HB", "left_N2HB"), 1),
         ("below", has_below, ("bottom_N2WB", "top_N2WB"), side),
     ):
-        strip = _strips(rng)  # of each tile and what follows it
-        lone = _strips(rng)  # of tiles that follow nothing
-        meets = first_of & (number + step < TILES)
+        strip = _strips(rng, tiles, px, bands)  # of each tile and what follows it
+        lone = _strips(rng, tiles, px, bands)  # of tiles that follow nothing
+        meets = first_of & (number + step < tiles)
         borders[last] = strip[place][:, [1, 0]]
-        follows = np.full(TILES, -1)
+        follows = np.full(tiles, -1)
         follows[number[meets] + step] = number[meets]
         borders[first] = np.where(
             (follows >= 0)[place][:, None, None, None], strip[follows[place]][:, 2:], lone[place][:, 2:]
         )
         neighbours |= {(int(at[a]), int(at[a + step]), relation) for a in number[meets]}
-    thumbs = rng.normal(100, 20, (TILES, 32, 32, BANDS)).astype(np.float32)
+    thumbs = rng.normal(100, 20, (tiles, 32, 32, bands)).astype(np.float32)
     for axis in (1, 2):
         thumbs = uniform_filter1d(thumbs, 3, axis=axis)
-    ones = np.ones((TILES, BANDS))
+    ones = np.ones((tiles, bands))
     scan = Scan(
-        hist_NC=np.zeros((TILES, 10), np.int64),
-        size_N2=np.full((TILES, 2), PX),
+        hist_NC=np.zeros((tiles, 10), np.int64),
+        size_N2=np.full((tiles, 2), px),
         mean_NB=100 * ones,
         std_NB=20 * ones,
         zero_NB=0 * ones,
         full_NB=0 * ones,
-        digest_N=np.array([f"{n:064d}" for n in range(TILES)]),
-        sample_NPB=np.zeros((TILES, 1, BANDS), np.uint8),
+        digest_N=np.array([f"{n:064d}" for n in range(tiles)]),
+        sample_NPB=np.zeros((tiles, 1, bands), np.uint8),
         thumb_NEEB=thumbs,
         **borders,
     )
     return scan, neighbours
 
 
-def _strips(rng: np.random.Generator) -> np.ndarray:
-    """(TILES, 4, PX, BANDS) uint8: four lines side by side, the outer two of one tile and of the next."""
-    strip = np.empty((TILES, 4, PX, BANDS), np.uint8)
-    for start in range(0, TILES, 1000):
-        noise = rng.standard_normal((min(1000, TILES - start), 4, PX, BANDS), np.float32)
+def _strips(rng: np.random.Generator, tiles: int, px: int, bands: int) -> np.ndarray:
+    """(N, 4, px, bands) uint8: four lines side by side, the outer two of one tile and of the next."""
+    strip = np.empty((tiles, 4, px, bands), np.uint8)
+    for start in range(0, tiles, 1000):
+        noise = rng.standard_normal((min(1000, tiles - start), 4, px, bands), np.float32)
         structure = uniform_filter1d(uniform_filter1d(noise[:, :1], 24, axis=2), 12, axis=2)
-        level = rng.normal(110, 15, (len(noise), 1, 1, BANDS)).astype(np.float32)
+        level = rng.normal(110, 15, (len(noise), 1, 1, bands)).astype(np.float32)
         strip[start : start + 1000] = np.clip(level + 150 * structure + 5 * noise, 0, 255)
     return strip

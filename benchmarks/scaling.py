@@ -1,0 +1,92 @@
+"""How time and memory grow from 1,000 to 64,000 tiles, stage by stage.
+
+python -m benchmarks.scaling [--json FILE] [--only PART,...]
+
+Every measurement is a process of its own. Time is the work alone, the median of as many rounds as fit in ROUNDS_S;
+memory is the peak during the work above what the input took. The exponent is the slope of log time against log tiles
+by least squares (and, printed beside it, between the two largest sizes, where fixed costs weigh least); growth of
+memory is KiB a tile by least squares. Synthetic tiles of 64 x 64, a few of them standing for all: see
+benchmarks/scaling_parts.py for what each part does.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from base.command import add_json, run, write_figures
+from base.errors import nearest, refuse_all
+from benchmarks.measure import peak_mib, seconds
+from benchmarks.scaling_parts import PARTS
+
+SIZES = (1_000, 4_000, 16_000, 64_000)
+ROUNDS, ROUNDS_S = 3, 8.0
+
+
+def measure(part: str, tiles: int) -> dict[str, float]:
+    """Seconds of the work, and MiB that it needed above its input. In this process, which should be a fresh one."""
+    with tempfile.TemporaryDirectory() as folder:
+        work = PARTS[part](tiles, Path(folder))
+        Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: see proc_pid_clear_refs(5)
+        before = peak_mib()
+        return {"s": seconds(work), "mib": peak_mib() - before}
+
+
+def measure_apart(part: str, tiles: int) -> dict[str, float]:
+    """`measure` in fresh processes: the median of the rounds that fit in ROUNDS_S, one at least."""
+    command = [sys.executable, "-m", "benchmarks.scaling", "--measure", part, str(tiles)]
+    rounds: list[dict[str, float]] = []
+    while len(rounds) < ROUNDS and sum(each["s"] for each in rounds) < ROUNDS_S:
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+        rounds.append(json.loads(said.splitlines()[-1]))
+    return {key: float(np.median([each[key] for each in rounds])) for key in rounds[0]}
+
+
+def exponent(tiles: Sequence[int], times: Sequence[float]) -> float:
+    """Slope of log time against log tiles by least squares."""
+    return float(np.polyfit(np.log(tiles), np.log(times), 1)[0])
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--only", metavar="PARTS", help=f"of {', '.join(PARTS)}, separated by commas")
+    parser.add_argument("--measure", nargs=2, metavar=("PART", "TILES"), help=argparse.SUPPRESS)
+    add_json(parser)
+    args = parser.parse_args(argv)
+    if args.measure:
+        print(json.dumps(measure(args.measure[0], int(args.measure[1]))))
+        return
+    parts = args.only.split(",") if args.only else list(PARTS)
+    refuse_all("--only", [f"{part}: no such part{nearest(part, list(PARTS))}" for part in parts if part not in PARTS])
+
+    table = Table(title="seconds, and MiB above the input")
+    for column in ("part", *(f"{size:,}" for size in SIZES), "exponent", "at the end", "KiB a tile"):
+        table.add_column(column, justify="left" if column == "part" else "right")
+    figures: dict[str, float] = {}
+    for part in parts:
+        found = [measure_apart(part, size) for size in SIZES]
+        times, mib = ([each[key] for each in found] for key in ("s", "mib"))
+        slope, last = exponent(SIZES, times), exponent(SIZES[-2:], times[-2:])
+        kib_a_tile = float(np.polyfit(SIZES, mib, 1)[0]) * 1024
+        cells = [f"{s:.2f} s  {m:.0f} MiB" for s, m in zip(times, mib, strict=True)]
+        print(f"{part}: {', '.join(cells)}; exponent {slope:.2f}, {last:.2f} at the end; {kib_a_tile:.2f} KiB a tile",
+              flush=True)  # fmt: skip
+        table.add_row(part, *cells, f"{slope:.2f}", f"{last:.2f}", f"{kib_a_tile:.2f}")
+        figures |= {f"{part}_exponent": slope, f"{part}_last_exponent": last, f"{part}_kib_a_tile": kib_a_tile}
+        figures |= {f"{part}_{size}_s": s for size, s in zip(SIZES, times, strict=True)}
+        figures |= {f"{part}_{size}_mib": m for size, m in zip(SIZES, mib, strict=True)}
+    Console(width=130).print(table)
+    write_figures(args.json, {name: round(value, 4) for name, value in figures.items()})
+
+
+if __name__ == "__main__":
+    run(main)
