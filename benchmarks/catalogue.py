@@ -25,4 +25,6 @@ BENCHMARKS = {
     "submissions": Benchmark("zips: faults caught, seconds to write and verify", "submissions"),
     "jobs": Benchmark("the grid of jobs: idle time, and faults survived", "jobs"),
     "scaling": Benchmark("how time and memory grow from 1,000 to 64,000 tiles", "scaling"),
+    "peers": Benchmark("metric and mean beside torchmetrics, scikit-learn and MONAI", "peers"),
+    "limits": Benchmark("store and blend beside the bandwidth of memory and disk", "limits"),
 }

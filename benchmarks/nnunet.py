@@ -1,40 +1,28 @@
 """nnU-Net's own ensembling, timed: in an environment that is made here and shares this one's torch.
 
-Run by `benchmarks.ensemble`. Inside the other environment this file is the program that calls nnunetv2, so it imports
-nothing of ours at the top.
+Run by `benchmarks.ensemble`. Inside the other environment this module is the program that calls nnunetv2, so it imports
+nothing heavy at the top.
 """
 
 import json
 import pickle
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import time
-import venv
 from pathlib import Path
 
 import numpy as np
 
+from benchmarks import environment
+
 VERSION = "2.8.1"
+ROOT = Path(__file__).parents[1]
 
 
 def make_environment(folder: Path) -> Path | None:
     """The python of an environment that has nnunetv2, or None if the package cannot be had."""
-    python = folder / "bin" / "python"
-    if not python.exists():
-        venv.create(folder, with_pip=True)
-        paths = subprocess.run(
-            [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], capture_output=True, text=True
-        )
-        # What is installed here counts as installed there: torch is not fetched a second time.
-        Path(paths.stdout.strip(), "shared.pth").write_text(sysconfig.get_path("purelib") + "\n")
-    install = [python, "-m", "pip", "install", "-q", f"nnunetv2=={VERSION}"]
-    done = subprocess.run(install, capture_output=True, text=True)
-    if done.returncode:
-        print(f"nnunetv2 {VERSION} cannot be had: {done.stderr.strip().splitlines()[-1:]}")
-        return None
-    return python
+    return environment.make_environment(folder, [f"nnunetv2=={VERSION}"])
 
 
 def write_predictions(folder: Path, probs_NMCHW: np.ndarray) -> list[Path]:
@@ -63,8 +51,8 @@ class Peer:
         self._out = tempfile.TemporaryDirectory()
         arguments = [str(processes), self._out.name, *map(str, folders)]
         self._process = subprocess.Popen(
-            [python, "-W", "ignore", Path(__file__), *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL, text=True,
+            [python, "-W", "ignore", "-m", "benchmarks.nnunet", *arguments], cwd=ROOT, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
         self.run()  # warm: workers started, files in the page cache
 
