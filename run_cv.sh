@@ -13,6 +13,7 @@ config=configs/demo.yaml
 if [[ $# -gt 0 && $1 != *=* ]]; then config=$1; shift; fi
 stage() { "$PYTHON" -m "$@"; }
 
+stage models.check    --config "$config" "$@"    # can every network be built?       a misspelt name costs no training
 stage folds.landscape --config "$config" "$@"    # draws the demo competition; nothing where data.generate is not set
 stage folds.tiles     --config "$config" "$@"    # which tiles there are            -> tiles.csv
 stage folds.assign    --config "$config" "$@"    # which fold each belongs to       -> folds.csv

@@ -1,13 +1,14 @@
 """One command line for every stage: `python -m folds.assign --config FILE key=value ...`.
 
-Exit codes: 0 done; 2 something the person can mend (one line `error: ...` on stderr); 3 some jobs failed;
-1 a bug of ours, with its traceback.
+Exit codes: 0 done; 2 something the person can mend (one line `error: ...` on stderr); 3 some jobs failed; 130 stopped
+by Ctrl-C (also one line); 1 a bug of ours, with its traceback.
 """
 
 import argparse
 import errno
 import os
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from base.errors import UserError
 from base.files import write_json
 
 DEFAULT_CONFIG = "configs/demo.yaml"
+HELP_COLUMNS = 100
 
 # What a person can mend outside the program. Any other OSError is a bug until proven otherwise.
 MENDABLE = {
@@ -27,6 +29,19 @@ MENDABLE = {
     errno.ENOTDIR: "a file stands where a folder is needed",
     errno.EISDIR: "a folder stands where a file is needed",
 }
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Prose of a docstring is filled to the screen, HELP_COLUMNS at most; tables and examples stay as written."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        width = min(width, HELP_COLUMNS)
+        paragraphs = [
+            # Two blanks in a row: columns, or an indented command.
+            part if "  " in part else textwrap.fill(part, width, break_long_words=False, break_on_hyphens=False)
+            for part in text.strip().split("\n\n")
+        ]
+        return "\n\n".join(paragraphs)
 
 
 def stage_parser(module: str, what: str, example: str = "", operands: str = "") -> argparse.ArgumentParser:
@@ -43,14 +58,14 @@ def stage_parser(module: str, what: str, example: str = "", operands: str = "") 
         prog=f"python -m {module}",
         description=what,
         epilog=f"example:\n  {command}",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help="experiment (default: %(default)s)")
     parser.add_argument(
         "overrides",
         nargs="*",
         metavar=f"{operands} key=value".strip(),
-        help="change any key of the experiment, as in train.epochs=3",
+        help=f"{operands}{operands and ', and '}changes of any key of the experiment, as in train.epochs=3",
     )
     return parser
 

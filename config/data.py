@@ -1,5 +1,6 @@
 """What a tile is: where images and masks lie, bands, classes, groups and folds."""
 
+from string import Formatter
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -16,6 +17,12 @@ LANDSCAPE_CLASSES = (
 AuditError = Literal[
     "class_in_few_groups", "copies_across_folds", "dead_band", "neighbours_across_folds", "one_label_masks"
 ]
+TILE_COLUMNS = ("name", "split", "image", "mask", "height", "width", "group")
+"""Columns of `tiles.csv`; a column of pixel counts per class follows."""
+OOF_COLUMNS = (
+    "kind", "name", "fold", "seed", "weights", "tta", "tiles", "miou", "miou_low", "miou_high", "miou_in_sample"
+)  # fmt: skip
+"""Columns of `oof.csv`; a column of IoU per class follows."""
 IGNORE_INDEX = 255  # inside the program; a mask on disk may use any value for it, or none
 
 
@@ -74,15 +81,23 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Data":
-        for what, values in (("label", [c.label for c in self.classes]), ("name", [c.name for c in self.classes])):
+        names = [c.name for c in self.classes]
+        for what, values in (
+            ("classes: label", [c.label for c in self.classes]),
+            ("classes: name", names),
+            ("bands:", self.bands),
+        ):
             twice = sorted({str(v) for v in values if values.count(v) > 1})
             if twice:
-                raise ValueError(f"classes: {what} {', '.join(twice)} is given twice")
+                raise ValueError(f"{what} {', '.join(twice)} is given twice")
+        taken = sorted({*TILE_COLUMNS, *OOF_COLUMNS} & set(names))
+        if taken:
+            raise ValueError(f"classes: name {', '.join(taken)} is a column of tables that have one for each class")
         if self.ignore_label in [c.label for c in self.classes]:
             raise ValueError(f"ignore_label {self.ignore_label} is also the label of a class")
         for key, pattern in (("train_masks", self.train_masks), ("test_masks", self.test_masks)):
-            if pattern is not None and "{name}" not in pattern:
-                raise ValueError(f"{key} {pattern!r} must hold {{name}}")
+            if pattern is not None and _fields(pattern) != ["name"]:
+                raise ValueError(f"{key} {pattern!r} must hold {{name}} once, and no other braces")
         if "ndvi" in self.derived and not {"red", "nir"} <= set(self.bands):
             raise ValueError(f"derived ndvi needs bands red and nir; there are {', '.join(self.bands)}")
         if self.generate:
@@ -101,6 +116,15 @@ class Data(Section):
         ):
             if getattr(self, key) != drawn:
                 raise ValueError(f"generate writes {key} {drawn}; found {getattr(self, key)}")
+
+
+def _fields(pattern: str) -> list[str]:
+    """What stands in the braces of a pattern; with anything that is not plain `{name}` told apart from it."""
+    try:
+        parts = Formatter().parse(pattern)
+        return [f"{name}{convert or ''}{form}" for _, name, form, convert in parts if name is not None]
+    except ValueError:  # a lone brace
+        return []
 
 
 class Folds(Section):

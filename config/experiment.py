@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from base.errors import UserError, listed, nearest
@@ -12,6 +11,7 @@ from config.data import Data, Folds
 from config.ensemble import Blend, Predict, Submission
 from config.jobs import Jobs
 from config.losses import ClassTimes, FixedWeights
+from config.reader import read_yaml
 from config.sections import Kinds, changes_kind, kinds_at, merged, mistakes
 from config.training import Model, Seeds, Train
 
@@ -119,13 +119,14 @@ def _read(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in seen:
         raise UserError(f"{path}: extends itself, through {', '.join(p.name for p in seen)}")
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = read_yaml(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{path}: no such experiment file; the ones that come along are in configs/") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not YAML: {error}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: no good YAML: {error}") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected keys and values, found {type(values).__name__}")
+        found = "nothing" if values is None else repr(values)[:60]
+        raise UserError(f"{path}: expected keys and values, found {found}")
     parent = values.pop("extends", None)
     if parent is None:
         return values
@@ -138,9 +139,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise UserError(f"{override!r}: expected key=value, as in train.epochs=3")
     try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError:
-        raise UserError(f"{override!r}: the value is not YAML") from None
+        value = read_yaml(text)
+    except ValueError as error:
+        raise UserError(f"{override!r}: the value is no good YAML: {error}") from None
     *parents, last = path.split(".")
     here: Any = values
     for depth, part in enumerate(parents):
@@ -148,7 +149,9 @@ def _override(values: dict[str, Any], override: str) -> None:
         if step is None and isinstance(here, dict):
             step = here[part] = {}
         if not isinstance(step, dict | list):
-            raise UserError(f"{override!r}: {'.'.join(parents[: depth + 1])} is no section of this experiment")
+            known = [str(entry.get("name", i)) for i, entry in enumerate(here)] if isinstance(here, list) else []
+            hint = nearest(part, known) if known else ""
+            raise UserError(f"{override!r}: {'.'.join(parents[: depth + 1])} is no section of this experiment{hint}")
         here = step
     if isinstance(here, list):
         raise UserError(f"{override!r}: {'.'.join(parents)} is a list; give it whole, as in {'.'.join(parents)}=[...]")

@@ -86,7 +86,9 @@ def _explain(error: Any, path: str, kinds: Kinds) -> str:
     if kind == "literal_error":
         return f"{path}: unknown {error['input']!r}{nearest(str(error['input']), _quoted(context['expected']))}"
     if kind in ("model_type", "model_attributes_type"):
-        return f"{path}: {error['input']!r}: expected keys, as in {{name: ...}}"
+        inner = kinds_at(kinds, str(error["loc"][-1]))
+        example = next(iter(inner[0].model_fields)) if len(inner) == 1 else "name"
+        return f"{path}: {error['input']!r}: expected keys, as in {{{example}: ...}}"
     message = error["msg"].removeprefix("Value error, ")
     found = "" if kind == "value_error" else f"{error['input']!r}: "
     return f"{path}: {found}{message}" if path else message

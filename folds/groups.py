@@ -21,18 +21,21 @@ GROUP_KEYS = {
 """The keys on which groups depend."""
 
 
-def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> list[str | None]:
+def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str, given: list[str] | None) -> list[str | None]:
     """The group of each row of the tile table; test tiles have none.
 
     A group that was found, not given, has the name of its first train tile.
+
+    Args:
+        given: `column_groups` of the train tiles, where `folds.groups` is column.
     """
-    data, folds = run.experiment.data, run.experiment.folds
+    folds = run.experiment.folds
     is_train_N = (tiles.split == "train").to_numpy()
     names = tiles.name.to_numpy(object)
     group_N = names.copy()
     copies = np.empty((0, 2), np.int64)
-    if folds.groups == "column":
-        group_N[is_train_N] = column_groups(names[is_train_N].tolist(), data, folds)
+    if given is not None:
+        group_N[is_train_N] = given
     elif folds.groups != "none":
         links = open_links(run, tiles, scan, sources)
         pairs = links.neighbours[["a", "b"]].to_numpy(np.int64)
@@ -72,9 +75,11 @@ def group_inputs(data: Data, folds: Folds) -> dict[str, str]:
 def column_groups(names: Sequence[str], data: Data, folds: Folds) -> list[str]:
     """The group of each train tile from the csv that `folds.groups: column` names."""
     path = Path(data.root) / folds.groups_csv
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; folds.groups is column, and folds.groups_csv names it")
     try:
         csv = pd.read_csv(path, dtype=str)
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"{path}: unreadable as csv ({error}); folds.groups is column, which needs it") from None
     missing = [column for column in (folds.name_column, folds.groups_column) if column not in csv]
     if missing:

@@ -1,6 +1,7 @@
 """The one reader of image and mask files, and the writer of images."""
 
 import logging
+import os
 import warnings
 from pathlib import Path
 
@@ -64,8 +65,7 @@ def _read(path: Path) -> np.ndarray:
                 _verify_png(path)
             return file.read()
     except (RasterioError, OSError, SyntaxError) as error:
-        reason = "no such file" if not path.exists() else f"unreadable or truncated ({_first_line(error)})"
-        raise UserError(f"{path}: {reason}") from None
+        raise UserError(f"{path}: {_reason(path, error)}") from None
 
 
 def _verify_png(path: Path) -> None:
@@ -78,5 +78,11 @@ def _verify_png(path: Path) -> None:
         picture.verify()
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:120]
+def _reason(path: Path, error: Exception) -> str:
+    """Why a file cannot be read, in a few words; GDAL's own stand behind rasterio's "see previous exception"."""
+    if not path.exists():
+        return "no such file"
+    if not os.access(path, os.R_OK):
+        return "no permission to read it"
+    said = (str(error.__cause__ or error).splitlines() or [type(error).__name__])[0]
+    return f"unreadable or truncated ({said.replace(repr(str(path)), 'it is').replace(str(path), 'it')[:120]})"

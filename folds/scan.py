@@ -86,10 +86,10 @@ def scan_tiles(found: pd.DataFrame, root: Path, classes: ClassTable, bands: int)
     Raises:
         UserError: lists every unreadable file, size, dtype or band count that differs, and unknown label.
     """
-    jobs = [(root / row.image, root / row.mask if row.split == "train" else None) for row in found.itertuples()]
+    jobs = [(row.image, row.mask if row.split == "train" else None) for row in found.itertuples()]
     # Threads: GDAL and zlib work outside the interpreter's lock.
     scanned = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
-        delayed(_scan_tile)(image, mask, classes, bands) for image, mask in jobs
+        delayed(_scan_tile)(root, image, mask, classes, bands) for image, mask in jobs
     )
     kept: dict[str, np.ndarray] = {}
     sizes, dtypes, problems = [], [], []
@@ -103,33 +103,40 @@ def scan_tiles(found: pd.DataFrame, root: Path, classes: ClassTable, bands: int)
             for name, value in row.items():
                 kept[name][n] = value
     problems += _odd_ones("size", found.image, sizes) + _odd_ones("dtype", found.image, dtypes)
-    refuse_all(f"tiles in {root}: {len(problems)} problems", problems)
+    refuse_all(f"tiles in {root}: {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", problems)
     return Scan(**kept)
 
 
-def _scan_tile(image: Path, mask: Path | None, classes: ClassTable, bands: int) -> tuple[dict | None, list[str]]:
+def _scan_tile(
+    root: Path, image: str, mask: str | None, classes: ClassTable, bands: int
+) -> tuple[dict | None, list[str]]:
     """The fields of one tile, and what is wrong with it; None where the image cannot be used."""
     row, problems = None, []
     try:
-        image_HWB = read_image(image)
+        image_HWB = read_image(root / image)
         if image_HWB.shape[2] == bands:
             row = fields_of(image_HWB) | {"hist_NC": np.zeros(len(classes), np.int64)}
         else:
-            problems.append(f"{image.name}: {image_HWB.shape[2]} bands, data.bands names {bands}")
+            problems.append(f"{image}: {image_HWB.shape[2]} bands, data.bands names {bands}")
     except UserError as error:
-        problems.append(str(error))
+        problems.append(_under(root, error))
     if mask is None:
         return row, problems
     try:
-        index_HW = classes.to_index(read_mask(mask), where=mask.name)
+        index_HW = classes.to_index(read_mask(root / mask), where=mask)
     except UserError as error:
-        return row, [*problems, str(error)]
+        return row, [*problems, _under(root, error)]
     if row and index_HW.shape != tuple(row["size_N2"]):
         height, width = row["size_N2"]
-        problems.append(f"{mask.name}: {index_HW.shape[0]}x{index_HW.shape[1]}, its image is {height}x{width}")
+        problems.append(f"{mask}: {index_HW.shape[0]}x{index_HW.shape[1]}, its image is {height}x{width}")
     if row:
         row["hist_NC"] = np.bincount(index_HW[index_HW != IGNORE_INDEX], minlength=len(classes))
     return row, problems
+
+
+def _under(root: Path, error: UserError) -> str:
+    """An error of a file, which begins with its path, with the path from `root` on: the headline names that."""
+    return str(error).removeprefix(f"{root}/")
 
 
 def fields_of(image_HWB: np.ndarray) -> dict[str, np.ndarray]:
@@ -172,7 +179,5 @@ def _odd_ones(what: str, images: pd.Series, values: list[str | None]) -> list[st
     if len(counts) < 2:
         return []
     usual = counts.most_common(1)[0][0]
-    odd = [
-        f"{Path(image).name} {value}" for image, value in zip(images, values, strict=True) if value not in (None, usual)
-    ]
+    odd = [f"{image} {value}" for image, value in zip(images, values, strict=True) if value not in (None, usual)]
     return [f"a data set has one {what}, and {len(odd)} tiles are not {usual} like the others: {listed(odd)}"]

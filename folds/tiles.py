@@ -10,12 +10,10 @@ from base.command import run, stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_value, whole_file
 from config import Run, load_experiment, open_run
-from config.data import Data
+from config.data import TILE_COLUMNS, Data
 from folds.classes import ClassTable
-from folds.groups import GROUP_KEYS, group_inputs, tile_groups
+from folds.groups import GROUP_KEYS, column_groups, group_inputs, tile_groups
 from folds.scan import Scan, open_scan
-
-COLUMNS = ["name", "split", "image", "mask", "height", "width", "group"]
 
 
 def find_tiles(data: Data) -> pd.DataFrame:
@@ -61,7 +59,7 @@ def read_tiles(path: Path) -> pd.DataFrame:
     if not path.exists():
         raise UserError(f"{path}: no tile table yet. Run: python -m folds.tiles --config FILE")
     table = pd.read_csv(path, dtype={"name": str, "group": str, "split": str}, keep_default_na=False, na_values=[""])
-    counts = [column for column in table if column not in COLUMNS]
+    counts = [column for column in table if column not in TILE_COLUMNS]
     return table.astype(dict.fromkeys(counts, "Int64"))
 
 
@@ -79,9 +77,13 @@ def make_tiles(run: Run) -> pd.DataFrame:
     keys = run.data_keys | {key: value for key, value in run.folds_keys.items() if key in GROUP_KEYS}
     if run.is_fresh(run.tiles_csv, keys, inputs, is_folder=False):
         return read_tiles(run.tiles_csv)
+    # Before the pixels are read: a csv that does not fit is found at once.
+    given = (
+        column_groups(found.name[found.split == "train"].tolist(), data, folds) if folds.groups == "column" else None
+    )
     scan = open_scan(run, found, sources)
     table = tile_table(found, scan, ClassTable.of(data))
-    table.insert(COLUMNS.index("group"), "group", tile_groups(run, table, scan, sources))
+    table.insert(TILE_COLUMNS.index("group"), "group", tile_groups(run, table, scan, sources, given))
     with whole_file(run.tiles_csv) as aside:
         table.to_csv(aside, index=False)
     run.finish(run.tiles_csv, keys, inputs, [run.tiles_csv], is_folder=False)

@@ -127,6 +127,17 @@ def test_help_shows_an_example():
     assert "python -m folds.assign --config configs/demo.yaml folds.k=3" in text
 
 
+def test_help_fits_the_screen_and_keeps_what_was_laid_out(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    what = f"{'word ' * 40}\n{'more ' * 40}\n\nshow       a table\nadd ZIP    of two columns\n\n{'last ' * 30}"
+    lines = stage_parser("folds.assign", what, "x " * 20, operands="ZIP").format_help().splitlines()
+    prose = [line for line in lines if line.startswith(("word", "more", "last"))]
+    assert max(map(len, prose)) <= 100
+    assert " ".join(prose).split() == ["word"] * 40 + ["more"] * 40 + ["last"] * 30
+    assert "show       a table" in lines
+    assert any("ZIP, and changes of any key" in line for line in lines)
+
+
 def test_a_closed_pipe_is_no_error():
     code = "from base.command import run\nrun(lambda: [print('x' * 1000) for _ in range(10000)] and None)"
     process = subprocess.Popen(

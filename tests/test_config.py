@@ -7,8 +7,10 @@ from pydantic import ValidationError
 
 from base.errors import UserError
 from config import Experiment, load_experiment
+from config.data import OOF_COLUMNS
 from config.experiment import flat
 from config.training import Train
+from ensemble import oof
 from tests.tiny import tiny_values, write_config
 
 CONFIGS = sorted(Path("configs").glob("*.yaml"))
@@ -57,6 +59,13 @@ def test_the_usual_keys_are_a_valid_experiment():
         ("train.schedule.minlr=1", "train.schedule.minlr: unknown key; did you mean train.schedule.min_lr?"),
         ("train.precision=bf61", "train.precision: unknown 'bf61'; did you mean bf16?"),
         ("train.schedule.name=ploy", "train.schedule.name: unknown 'ploy'; did you mean poly?"),
+        ("data.bands=[red, green, red, nir]", "data: bands: red is given twice"),
+        ("data.train_masks=train/{name}/{name}.png", "must hold {name} once, and no other braces"),
+        ("data.train_masks=train/{name}_{id}.png", "must hold {name} once, and no other braces"),
+        ("data.test_masks='truth/{name:3}.png'", "must hold {name} once, and no other braces"),
+        ("data.train_masks='train/{name.png'", "must hold {name} once, and no other braces"),
+        ("data.classes.bare.name=group", "classes: name group is a column of tables"),
+        ("data.classes.bare.name=miou", "classes: name miou is a column of tables"),
         ("train.schedule.name=cosine_restarts", "train.schedule.t_0: missing"),
         ("train.schedule.name=multistep", "train.schedule.milestones: missing"),
         ("train.schedule.name=noam", "train.schedule.warmup_epochs: missing"),
@@ -95,6 +104,10 @@ def test_the_usual_keys_are_a_valid_experiment():
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_path(base, override, message):
     assert message in refusal(base, override)
+
+
+def test_classes_may_not_be_called_like_columns_of_the_tables():
+    assert tuple(oof.FIRST) == OOF_COLUMNS
 
 
 def test_all_mistakes_are_listed_at_once(base):
@@ -214,7 +227,16 @@ def test_extends_in_a_circle_and_from_nowhere_is_refused(base):
     assert "nowhere.yaml: no such experiment file" in refusal(path)
 
 
-@pytest.mark.parametrize(("text", "message"), [("a: [", "not YAML"), ("- 1", "expected keys and values, found list")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a: [", "no good YAML: "),
+        ("- 1", "expected keys and values, found [1]"),
+        ("", "expected keys and values, found nothing"),
+        ("name: a\nname: b", "no good YAML: key name is given twice in line 2, column 1"),
+        ("data: {root: a, root: a}", "no good YAML: key root is given twice in line 1, column 17"),
+    ],
+)
 def test_a_file_that_is_no_experiment(tmp_path, text, message):
     path = tmp_path / "x.yaml"
     path.write_text(text)
@@ -238,8 +260,9 @@ def test_overrides_reach_named_and_numbered_entries(base):
     [
         ("train.epochs", "expected key=value"),
         ("=3", "expected key=value"),
-        ("train.epochs=[1", "the value is not YAML"),
-        ("models.nobody.arch=FPN", "models.nobody is no section of this experiment"),
+        ("train.epochs=[1", "the value is no good YAML: expected"),
+        ("models.nobody.arch=FPN", "models.nobody is no section of this experiment; known: unet"),
+        ("train=3", "train: 3: expected keys, as in {epochs: ...}"),
         ("models.unet=3", "models is a list; give it whole"),
         ("name.first=a", "name is no section of this experiment"),
     ],

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from base.errors import UserError
 from config import Run, load_experiment, open_run
@@ -153,15 +154,15 @@ def test_everything_wrong_with_the_pixels_is_listed_at_once(root):
     (root / "test" / "000002.tif").write_bytes(b"no picture")
     message = refusal(root)
     for problem in (
-        "000000.png: 32x32, its image is 32x24",
-        "000001.tif: 3 bands, data.bands names 4",
-        "000002.png: holds labels 3, 77; known are 1, 2, 4",
-        "000003.png: 20x32, its image is 32x32",
-        "000005.tif: unreadable or truncated",
-        "000006.png: unreadable or truncated",
-        "000002.tif: unreadable or truncated",
-        "1 tiles are not 32x32 like the others: 000000.tif 32x24",
-        "1 tiles are not uint8 like the others: 000001.tif uint16",
+        f"tiles in {root}: 9 problems: train/000000.png: 32x32, its image is 32x24",
+        "; train/000001.tif: 3 bands, data.bands names 4",
+        "; train/000002.png: holds labels 3, 77; known are 1, 2, 4",
+        "; train/000003.png: 20x32, its image is 32x32",
+        "; train/000005.tif: unreadable or truncated",
+        "; train/000006.png: unreadable or truncated",
+        "; test/000002.tif: unreadable or truncated (it is not recognized",
+        "1 tiles are not 32x32 like the others: train/000000.tif 32x24",
+        "1 tiles are not uint8 like the others: test/000001.tif uint16",
     ):
         assert problem in message
 
@@ -172,6 +173,26 @@ def test_masks_of_two_bands_or_wide_integers(root):
     message = refusal(root)
     assert "000001.png: 2 bands of uint8; a mask has one band of uint8 labels" in message
     assert "000002.png: 1 bands of uint16" in message
+
+
+def test_a_palette_mask_is_read_as_its_indices(root):
+    """Labels with colours, as annotation tools save them; the colours do not count."""
+    expected = make_tiles(run_of(root)).drop(columns=["image", "mask"])
+    for path in (root / "train").glob("*.png"):
+        mask = Image.fromarray(read_mask(path)).convert("P")
+        mask.putpalette([value for i in range(256) for value in (i, 255 - i, 7)])
+        mask.putdata(read_mask(path).ravel().tolist())
+        mask.save(path)
+        with Image.open(path) as saved:
+            assert saved.mode == "P"
+    pd.testing.assert_frame_equal(make_tiles(run_of(root)).drop(columns=["image", "mask"]), expected)
+
+
+def test_a_file_that_may_not_be_read(root, monkeypatch):
+    """Said as such, not as damage. Root may read everything, so the answer of the system is played."""
+    truncate(root / "train" / "000001.tif")
+    monkeypatch.setattr("folds.images.os.access", lambda path, mode: path.name != "000001.tif")
+    assert "train/000001.tif: no permission to read it" in refusal(root)
 
 
 def test_values_that_are_no_numbers(tmp_path):
@@ -201,7 +222,8 @@ def test_a_class_without_a_pixel(root):
 @pytest.mark.parametrize(
     ("csv", "message"),
     [
-        (None, "unreadable as csv"),
+        (None, r"scenes\.csv: no such file; folds\.groups is column"),
+        ("", "unreadable as csv"),
         ("name,place\n000000,x\n", "no column scene; it has name, place"),
         ("name,scene\n000000,x\n000000,y\n", "1 names stand in two rows with a group: 000000"),
         ("name,scene\n000000,x\n000001,\n", "8 train tiles have no scene: 000001, 000002"),
@@ -211,6 +233,7 @@ def test_a_csv_of_groups_that_does_not_fit(root, csv, message):
     (root / "scenes.csv").unlink() if csv is None else (root / "scenes.csv").write_text(csv)
     with pytest.raises(UserError, match=message):
         make_tiles(run_of(root))
+    assert not run_of(root).scans_dir.exists()  # said before a tile is read
 
 
 def test_no_cut_of_a_file_goes_unnoticed(root):
