@@ -1,6 +1,7 @@
 """Files are whole or absent: written aside, flushed, renamed. Also the hashes by which stages know each other."""
 
 import contextlib
+import errno
 import filecmp
 import hashlib
 import json
@@ -11,10 +12,44 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from base.errors import UserError
+
 
 def _aside(path: Path) -> Path:
     # In the same folder, so that the rename never crosses file systems; hidden, so that no glob takes it for data.
     return path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part"
+
+
+FULL_BYTES = 1 << 16  # so little left means that what was just being written did not fit
+
+
+@contextlib.contextmanager
+def _names_a_full_disk(path: Path) -> Iterator[None]:
+    """What fails in the block because the disk is full says so, with `path`, whoever wrote.
+
+    numpy reports a short write without an error number, torch and safetensors raise errors of their own.
+
+    Raises:
+        OSError: ENOSPC in place of such errors.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None and _is_full(path.parent):
+            raise OSError(errno.ENOSPC, "no space left", str(path)) from error
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+    except UserError:
+        raise
+    except Exception as error:
+        if _is_full(path.parent):
+            raise OSError(errno.ENOSPC, "no space left", str(path)) from error
+        raise
+
+
+def _is_full(folder: Path) -> bool:
+    return shutil.disk_usage(folder).free < FULL_BYTES
 
 
 @contextlib.contextmanager
@@ -27,9 +62,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = _aside(path)
     try:
-        yield aside
-        with open(aside, "rb+") as written:
-            os.fsync(written.fileno())
+        with _names_a_full_disk(path):
+            yield aside
+            with open(aside, "rb+") as written:
+                os.fsync(written.fileno())
         if not (path.is_file() and filecmp.cmp(path, aside, shallow=False)):
             os.replace(aside, path)
     finally:
@@ -44,7 +80,8 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     aside = _aside(path)
     aside.mkdir()
     try:
-        yield aside
+        with _names_a_full_disk(path):
+            yield aside
         if path.exists():
             old = _aside(path)
             os.replace(path, old)

@@ -4,6 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from base.command import run, stage_parser
@@ -60,6 +61,55 @@ def test_a_folder_is_whole_or_absent_and_replaces_the_older_one(tmp_path):
         raise RuntimeError
     assert os.listdir(path) == ["second"]
     assert os.listdir(tmp_path) == ["store"]
+
+
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("PytorchStreamWriter failed"), OSError("53248 requested and 992 written")]
+)
+def test_a_full_disk_is_named_whoever_was_writing(tmp_path, monkeypatch, whole, error):
+    """numpy, torch and safetensors do not say it themselves; on a disk with room, their errors are bugs."""
+    monkeypatch.setattr("base.files.FULL_BYTES", 2**80)
+    with pytest.raises(OSError, match="no space left") as full, whole(tmp_path / "weights"):
+        raise error
+    assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(tmp_path / "weights"))
+    with pytest.raises(UserError), whole(tmp_path / "weights"):
+        raise UserError("a mistake stays what it is")
+    monkeypatch.setattr("base.files.FULL_BYTES", 0)
+    with pytest.raises(type(error), match=str(error)), whole(tmp_path / "weights"):
+        raise error
+    assert os.listdir(tmp_path) == []
+
+
+def test_an_error_of_the_system_has_the_name_of_the_file(tmp_path):
+    with pytest.raises(OSError, match="table") as full, whole_file(tmp_path / "table.csv"):
+        raise OSError(errno.ENOSPC, "No space left on device")  # what a write to an open file raises
+    assert full.value.filename == str(tmp_path / "table.csv")
+
+
+@pytest.fixture
+def tiny_disk(tmp_path):
+    """A file system of 64 KiB; only root may make one."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("may not mount a small file system")
+    yield path
+    subprocess.run(["umount", path], check=True)
+
+
+def test_a_disk_that_is_really_full(tiny_disk, capsys):
+    def main() -> None:
+        with whole_folder(tiny_disk / "scan") as aside:
+            np.save(aside / "thumbs.npy", np.ones(50_000))
+
+    write_text(tiny_disk / "kept.txt", "kept")
+    with pytest.raises(SystemExit) as left:
+        run(main)
+    assert left.value.code == 2
+    assert f"error: {tiny_disk / 'scan'}: the disk is full" in capsys.readouterr().err
+    assert os.listdir(tiny_disk) == ["kept.txt"]
 
 
 def test_hashes_know_content_and_not_the_order_of_keys(tmp_path):
