@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-METAVARS = {"--naip": "DIR", "--demo": "CONFIG", "--device": "DEVICE"}
+METAVARS = {"--naip": "DIR", "--runs": "RUNS", "--demo": "CONFIG", "--device": "DEVICE"}
 """The options of `benchmarks.run`, and what stands for their values in a recorded command."""
 
 
@@ -17,9 +17,20 @@ class Benchmark:
 
 
 BENCHMARKS = {
+    "main": Benchmark("run_cv.sh and run_tests.sh as a person runs them", "main_job", {"--naip": "--naip"}),
     "folds": Benchmark("folds shared out evenly, neighbours and copies found", "folds", {"--naip": "--naip"}),
     "training": Benchmark("the training loop against the bare network, and resume", "training"),
-    "prediction": Benchmark("prediction against the bare network, and provenance", "prediction", {"--naip": "--data"}),
+    "ingredients": Benchmark(
+        "what each ingredient of training changes in OOF mIoU, on naip",
+        "ingredients",
+        {"--naip": "--data", "--runs": "--runs"},
+        needs=("--naip", "--runs"),
+    ),
+    "prediction": Benchmark(
+        "prediction against the bare network, and provenance",
+        "prediction",
+        {"--naip": "--data", "--runs": "--runs"},
+    ),
     "store": Benchmark("ways to keep probabilities on disk", "store_formats"),
     "ensemble": Benchmark("the blend: its gain, its honesty, its speed", "ensemble", {"--demo": "--demo"}),
     "submissions": Benchmark("zips: faults caught, seconds to write and verify", "submissions"),

@@ -159,11 +159,13 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "drawn"
         make_landscape(load_experiment("configs/demo.yaml", [f"data.root={root}"]).data)
-        scores = [recovery("generated competition", "configs/demo.yaml", root, "scenes.csv")]
+        scores = {"drawn": recovery("generated competition", "configs/demo.yaml", root, "scenes.csv")}
     if args.naip:
-        scores.append(recovery("naip", "configs/naip.yaml", args.naip, "tiles.csv"))
-    # Of several data sets the worst counts.
-    figures |= {"mosaic_precision": min(p for p, _ in scores), "mosaic_recall": min(r for _, r in scores)}
+        scores["naip"] = recovery("naip", "configs/naip.yaml", args.naip, "tiles.csv")
+    for what, at in (("precision", 0), ("recall", 1)):
+        figures |= {f"{name}_{what}": score[at] for name, score in scores.items()}
+        # Of several data sets the worst counts.
+        figures[f"mosaic_{what}"] = min(score[at] for score in scores.values())
 
     runs = [(in_own_process(recover_many), in_own_process(find_many_duplicates)) for _ in range(3)]
     mosaics, duplicates = zip(*runs, strict=True)

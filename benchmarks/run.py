@@ -6,21 +6,23 @@ makes docs/benchmarks.md of them. A benchmark that fails is named at the end (ex
 
 import argparse
 import datetime
-import json
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+
+from rich.console import Console
+from rich.table import Table
 
 from base.command import run
 from base.errors import nearest, refuse_all
 from base.files import read_json
 from benchmarks.catalogue import BENCHMARKS, METAVARS
 from benchmarks.machine import ROOT, describe_commit, describe_machine, describe_versions
+from benchmarks.records import Record, keep, measured
+from benchmarks.targets import TARGETS, told
 
-RESULTS = ROOT / "benchmarks" / "results"
 FAILED = 3
 
 
@@ -46,7 +48,7 @@ def wanted(names: list[str], given: dict[str, str]) -> list[str]:
     return [name for name in names or BENCHMARKS if name not in lacking]
 
 
-def measure(name: str, given: dict[str, str]) -> dict[str, Any] | None:
+def measure(name: str, given: dict[str, str]) -> Record | None:
     """Run one benchmark with its output on our screen. Returns its record, or None if it failed."""
     words = [f"benchmarks.{BENCHMARKS[name].module}"]
     shown = [*words]
@@ -75,11 +77,17 @@ def measure(name: str, given: dict[str, str]) -> dict[str, Any] | None:
     }
 
 
-def keep(record: dict[str, Any], results: Path = RESULTS) -> None:
-    """Append a record as one line, with one write."""
-    results.mkdir(parents=True, exist_ok=True)
-    with open(results / f"{record['benchmark']}.jsonl", "a", encoding="utf-8") as file:
-        file.write(json.dumps(record, ensure_ascii=False, allow_nan=False) + "\n")
+def verdicts(record: Record) -> Table | None:
+    """What a run came to beside what was promised; None where it answers no target."""
+    rows = [each for target in TARGETS for each in measured(target, [record]) if each.value is not None]
+    if not rows:
+        return None
+    table = Table()
+    for column in ("figure", "bound", "measured", ""):
+        table.add_column(column, justify="right" if column == "measured" else "left")
+    for row in rows:
+        table.add_row(row.target.what, row.target.bound, told(row.value, row.target.unit), row.verdict)
+    return table
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -92,10 +100,12 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (default: all)")
     parser.add_argument("--naip", metavar="DIR", help="the naip data set, for those that measure on real tiles")
+    parser.add_argument("--runs", metavar="RUNS", help="folder where trained members are kept for the next time")
     parser.add_argument("--demo", metavar="CONFIG", help="a finished run on generated tiles, for ensemble")
     parser.add_argument("--device", metavar="DEVICE", help="cuda: on the GPU, those that can (default: cpu)")
     args = parser.parse_args(argv)
     given = {f"--{key}": value for key, value in vars(args).items() if key != "names" and value is not None}
+    given |= {key: str(Path(given[key]).absolute()) for key in ("--naip", "--runs", "--demo") if key in given}
 
     failed = []
     for name in wanted(args.names, given):
@@ -105,6 +115,8 @@ def main(argv: list[str] | None = None) -> int:
             failed.append(name)
             continue
         keep(record)
+        if table := verdicts(record):
+            Console(width=120).print(table)
         print(f"-- {name}: {record['seconds']:.0f} s, kept in benchmarks/results/{name}.jsonl", flush=True)
     if failed:
         print(f"\nfailed: {', '.join(failed)}; see above", file=sys.stderr)
