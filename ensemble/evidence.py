@@ -162,6 +162,24 @@ def gain(after: Tally, before: Tally, measure: Measure = "miou", tried: int = 1,
     return _estimate(value, difference_D, 1 - (1 - CONFIDENCE) / tried)
 
 
+def agreement(of: Tally, draws: int = DRAWS) -> Estimate:
+    """Cohen's kappa (1960) of labels and truth, with its interval: 1 are equal labels, 0 is what chance brings, however
+    often each class is said; so a constant label has 0 too."""
+    counts_3GC = np.stack([of.hit_GC, of.union_GC - of.truth_GC + of.hit_GC, of.truth_GC])
+    times_DG = _group_draws(len(of.hit_GC), draws)
+    value = float(_kappa(counts_3GC.sum(1, keepdims=True))[0])
+    return _estimate(value, _kappa(np.stack([_times(times_DG, count_GC) for count_GC in counts_3GC])), CONFIDENCE)
+
+
+def _kappa(counts_3DC: np.ndarray) -> np.ndarray:
+    """(D,) from hits, labels given and truth."""
+    hit_DC, said_DC, truth_DC = counts_3DC
+    pixels_D = truth_DC.sum(1)
+    agree_D = hit_DC.sum(1) / pixels_D
+    chance_D = (said_DC * truth_DC).sum(1) / pixels_D**2
+    return (agree_D - chance_D) / np.maximum(1 - chance_D, 1e-12)
+
+
 def _estimate(value: float, value_D: np.ndarray, confidence: float) -> Estimate:
     # The percentile interval (Efron and Tibshirani 1993, chapter 13).
     low, high = np.quantile(value_D, [(1 - confidence) / 2, (1 + confidence) / 2])

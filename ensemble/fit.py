@@ -1,6 +1,6 @@
 """Fit a blend on a sample, step by step. Under `auto`, a step ships only if folds it was not fitted on speak for it.
 
-    temperatures -> combination -> weights -> calibration -> specialists -> decision
+    members -> temperatures -> weights -> combination -> calibration -> specialists -> decision
 
 Each step is fitted once on the whole sample and once without each of its folds. The latter are scored on the fold that
 they did not see; the sum of those scores is the evidence.
@@ -21,7 +21,7 @@ from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.labels import class_order
 from ensemble.sample import Sample
 from ensemble.specialists import fit_evidence, fit_override
-from ensemble.weights import BAGS, ballots, direct_weights, greedy_weights, per_class_weights
+from ensemble.weights import BAGS, ballots, direct_weights, greedy_weights, per_class_weights, telling_models
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ def fit_blend(sample: Sample, settings: Blend) -> Fit:
     blend = uniform_blend(sample.classes, sample.models)
     stages = {"uniform": blend}
     choices: list[Choice] = []
-    blends = dict.fromkeys([*sample.folds, None], blend)  # fold -> fitted without it; None: on everything
+    folds = sample.folds if len(sample.folds) > 1 else []
+    blends = dict.fromkeys([*folds, None], blend)  # fold -> fitted without it; None: on everything
     plan = steps(sample, settings)
     for position, step in enumerate(plan):
         if not any(len(later.kinds) > 1 for later in plan[position:]):
@@ -89,11 +90,14 @@ def steps(sample: Sample, settings: Blend) -> list[Step]:
     calibration, combination, weights = settings.calibration, settings.combination, settings.weights
     plan = []
     if several:
-        members = {"none": ["none"], "auto": ["none", "tempered"]}.get(calibration, ["tempered"])
+        temperatures = {"none": ["none"], "auto": ["none", "tempered"]}.get(calibration, ["tempered"])
+        if weights != "uniform":
+            plan.append(Step("members", "miou", ["telling"], _leave_out_noise))
         plan += [
-            Step("temperatures", "nll", members, _fit_temperatures),
-            Step("combination", "miou", _kinds(combination, ["mean", "gmean"]), _fit_combination),
+            Step("temperatures", "nll", temperatures, _fit_temperatures),
             Step("weights", "miou", _kinds(weights, ["uniform", "greedy", "direct", "per_class"]), _fit_weights),
+            # After the weights, which it fits anew: gmean is judged by what good weights make of it.
+            Step("combination", "miou", _kinds(combination, ["mean", "gmean"]), _fit_combination),
         ]
     plan.append(Step("calibration", "nll", _kinds(calibration, ["none", "temperature", "vector"]), _fit_calibration))
     if sample.specialists:
@@ -194,10 +198,19 @@ def _choose(step: Step, tallies: dict[str, Tally]) -> tuple[str, list[Choice]]:
     return ships, [Choice(step.name, kind, step.measure, gains[kind], kind == ships) for kind in others]
 
 
+def _leave_out_noise(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
+    """The plain mean of those models whose labels agree with the truth more than chance would; of all if none do."""
+    models = telling_models(inside) or inside.models
+    weight_MC = np.full((len(models), len(blend.classes)), 1 / len(models))
+    kept = replace(blend.weighted(models, weight_MC, "uniform"), kinds=blend.kinds)
+    kind = "all" if len(models) == len(inside.models) else f"{len(models)} of {len(inside.models)}"
+    return {kinds[0]: _with_kind(kept, "members", kind)}
+
+
 def _fit_temperatures(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
     fitted = {kind: blend for kind in kinds if kind == "none"}
     if "tempered" in kinds:
-        part = fitting_part(inside)
+        part = fitting_part(inside.of_models(blend.models))
         temperature_M = [
             fit_temperature(tempered(probs_CP, 1.0), part.truth_P, part.weight_P) for probs_CP in part.probs_MCP
         ]
@@ -205,25 +218,32 @@ def _fit_temperatures(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) 
     return {kind: _with_kind(blend, "temperatures", kind) for kind, blend in fitted.items()}
 
 
-def _fit_combination(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
-    return {kind: _with_kind(replace(blend, combination=kind), "combination", kind) for kind in kinds}
-
-
 def _fit_weights(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
     fitted = {kind: _with_kind(blend, "weights", kind) for kind in kinds if kind == "uniform"}
     if set(kinds) == {"uniform"}:
         return fitted
-    greedy_M = greedy_weights(ballots(inside, blend.combination, blend.temperature_M, bags=BAGS))
+    part = inside.of_models(blend.models)
+    greedy_M = greedy_weights(ballots(part, blend.combination, blend.temperature_M, bags=BAGS))
     weights = {"greedy": greedy_M}
     if {"direct", "per_class"} & set(kinds):
-        (ballot,) = ballots(inside, blend.combination, blend.temperature_M)
+        (ballot,) = ballots(part, blend.combination, blend.temperature_M)
         weights["direct"] = direct_weights(ballot, greedy_M)
     if "per_class" in kinds:
         weights["per_class"] = per_class_weights(ballot, weights["direct"], _groups_of_class(inside))
     for kind in kinds:
         if kind != "uniform":
             weight_MC = np.broadcast_to(weights[kind].reshape(len(greedy_M), -1), (len(greedy_M), len(blend.classes)))
-            fitted[kind] = blend.weighted(inside.models, weight_MC, kind)
+            fitted[kind] = blend.weighted(blend.models, weight_MC, kind)
+    return fitted
+
+
+def _fit_combination(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
+    fitted = {}
+    for kind in kinds:
+        combined = _with_kind(replace(blend, combination=kind), "combination", kind)
+        weights = blend.kinds["weights"]
+        as_it_is = kind == blend.combination or weights == "uniform"
+        fitted[kind] = combined if as_it_is else _fit_weights(combined, inside, [weights])[weights]
     return fitted
 
 

@@ -6,7 +6,7 @@ bias (Horvitz and Thompson 1952).
 """
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -58,16 +58,19 @@ class Sample:
         first, last = np.searchsorted(self.fold_P, [fold, fold + 1])
         return self._of(slice(first, last))
 
-    def without_model(self, name: str) -> "Sample":
-        """The sample as if there were no such model or specialist."""
-        rows = [m for m, model in enumerate(self.models) if model != name]
-        kept = {specialist: target for specialist, target in self.specialists.items() if specialist != name}
+    def of_models(self, names: Sequence[str]) -> "Sample":
+        """The sample as if there were only these models of all classes."""
+        if tuple(names) == self.models:
+            return self
+        return replace(self, models=tuple(names), probs_MCP=self.probs_MCP[[self.models.index(n) for n in names]])
+
+    def without_models(self, names: Sequence[str]) -> "Sample":
+        """The sample as if there were no such models or specialists."""
+        kept = [s for s, specialist in enumerate(self.specialists) if specialist not in names]
         return replace(
-            self,
-            models=tuple(self.models[m] for m in rows),
-            probs_MCP=self.probs_MCP[rows],
-            specialists=kept,
-            evidence_SP=self.evidence_SP[[s for s, specialist in enumerate(self.specialists) if specialist in kept]],
+            self.of_models([model for model in self.models if model not in names]),
+            specialists={name: target for name, target in self.specialists.items() if name not in names},
+            evidence_SP=self.evidence_SP[kept],
         )
 
     def thinned(self, at_most: int) -> "Sample":

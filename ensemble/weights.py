@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ensemble.apply import FLOOR, lifted
+from ensemble.evidence import agreement, tally
 from ensemble.fitted import Combination
 from ensemble.labels import class_order, miou_of_truth, top_class
 from ensemble.sample import Sample
@@ -22,6 +23,7 @@ PATIENCE = 6  # selections without a better mIoU before a bag is done
 PORTIONS = (64, 32, 16, 8, 4, 2)  # of UNITS, moved at once
 MIN_GROUPS = 20  # with a class in their truth, before that class gets weights of its own
 MIN_GAIN = 1e-6
+CHANCE = 0.02  # kappa; whatever a network has learned is far above
 TOP = 1300  # largest evidence under gmean: STEPS of it fit 16 bits
 
 
@@ -46,6 +48,21 @@ class Ballot:
 
     def miou_of_sum(self, total_CP: np.ndarray) -> float:
         return self.miou(top_class(total_CP, self.order))
+
+
+def telling_models(sample: Sample) -> tuple[str, ...]:
+    """The models whose labels agree with the truth more than chance would bring, for certain.
+
+    A model of noise, or one that gives a single class, costs more than its weight: tempered until it is flat it changes
+    no label, so searches give it weight for nothing, and it dilutes the probabilities that later steps work on.
+    """
+    order = class_order(sample.classes)
+    truth = sample.truth_P, sample.group_P, sample.num_groups, len(order), sample.weight_P
+    return tuple(
+        model
+        for model, probs_CP in zip(sample.models, sample.probs_MCP, strict=True)
+        if agreement(tally(top_class(probs_CP, order), *truth)).low > CHANCE
+    )
 
 
 def ballots(sample: Sample, combination: Combination, temperature_M: tuple[float, ...], bags: int = 0) -> list[Ballot]:

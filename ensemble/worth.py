@@ -8,7 +8,7 @@ from config import Run
 from config.ensemble import Blend
 from ensemble.apply import apply_sample
 from ensemble.calibration import calibration_error
-from ensemble.evidence import gain
+from ensemble.evidence import Estimate, Tally, gain
 from ensemble.fitted import FittedBlend
 from ensemble.honest import HonestFit, fit_honestly, score_sample
 from ensemble.labels import class_order, top_class
@@ -35,32 +35,39 @@ def calibration_errors(fits: HonestFit, sample: Sample) -> dict[str, float]:
 
 
 def model_worth(run: Run, sample: Sample, blend: FittedBlend, settings: Blend) -> pd.DataFrame:
-    """A row per model of all classes and per specialist: what the honest score loses without it, and what it costs.
-
-    All fits here take the kinds of steps that the blend came to; only their parameters are fitted anew.
-    """
-    asked = {step: kind for step, kind in blend.kinds.items() if step in Blend.model_fields}
-    fixed = settings.model_copy(update=asked | {"postprocess": "none"})
+    """A row per model of all classes and per specialist: what the honest score loses without it, and what it costs."""
+    fixed = same_kinds(blend, settings)
     with_it = dict(zip(blend.models, np.mean(blend.weight_MC, axis=1), strict=True))
     share = {specialist.name: specialist.share for specialist in blend.specialists}
-    parts = {model: sample.without_model(model) for model in (*sample.models, *sample.specialists)}
-    if len(sample.models) == 1:
-        del parts[sample.models[0]]  # nothing is left without it
-    tally = {}
-    for model, part in track([(None, sample), *parts.items()], "worth of models"):
-        fits = fit_honestly(part, fixed)
-        tally[model] = score_sample(fits, part)[fits.stages[-1]].honest
+    names = (*sample.models, *sample.specialists)
+    asked = [name for name in names if sample.models != (name,)]  # nothing is left without the only model
+    everything = honest_tally(sample, fixed)
+    worth = {
+        name: gain(everything, honest_tally(sample.without_models([name]), fixed))
+        for name in track(asked, "worth of models")
+    }
     seconds = seconds_per_1000_tiles(run)
     rows = []
-    for model in (*sample.models, *sample.specialists):
-        worth = gain(tally[None], tally[model]) if model in tally else None
+    for name in names:
+        found = worth.get(name, Estimate(np.nan, np.nan, np.nan))
         rows.append(
-            {"model": model, "weight": float(with_it.get(model, share.get(model, 0.0)))}
-            | {key: getattr(worth, part, np.nan) for key, part in
-               (("worth", "value"), ("worth_low", "low"), ("worth_high", "high"))}
-            | {"s_per_1000_tiles": seconds.get(model, np.nan)}
+            {"model": name, "weight": float(with_it.get(name, share.get(name, 0.0))), "worth": found.value,
+             "worth_low": found.low, "worth_high": found.high, "s_per_1000_tiles": seconds.get(name, np.nan)}
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def same_kinds(blend: FittedBlend, settings: Blend) -> Blend:
+    """Settings under which a fit takes the kinds of steps that a blend came to, and only their parameters are fitted
+    anew: a gain between two such fits is the models', not that of a choice which fell out the other way."""
+    asked = {step: kind for step, kind in blend.kinds.items() if step in Blend.model_fields}
+    return settings.model_copy(update=asked | {"postprocess": "none"})
+
+
+def honest_tally(sample: Sample, settings: Blend) -> Tally:
+    """The counts of a whole fit on folds that it was not fitted on, estimated from the sample."""
+    fits = fit_honestly(sample, settings)
+    return score_sample(fits, sample)[fits.stages[-1]].honest
 
 
 def error_correlation(sample: Sample) -> pd.DataFrame:

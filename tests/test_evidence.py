@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from sklearn.metrics import cohen_kappa_score
 
-from ensemble.evidence import Counter, Tally, _group_draws, gain, joined, score, tally
+from ensemble.evidence import Counter, Tally, _group_draws, agreement, gain, joined, score, tally
 from folds.metrics import confusion, mean_iou
 
 
@@ -121,3 +122,16 @@ def test_a_missing_class_does_not_move_the_score_of_a_draw():
     estimate = score(found)
     assert estimate.low == pytest.approx(found.miou)
     assert estimate.high == pytest.approx(found.miou)
+
+
+def test_agreement_is_kappa_and_chance_has_none():
+    index_P, truth_P, group_P, groups = random_labels(12)
+    weight_P = np.random.default_rng(12).integers(1, 5, len(truth_P))
+    found = agreement(tally(index_P, truth_P, group_P, groups, 4, weight_P))
+    assert found.value == pytest.approx(cohen_kappa_score(index_P, truth_P, sample_weight=weight_P))
+    assert found.low < found.value < found.high
+    shuffled_P = np.random.default_rng(13).permutation(index_P)
+    chance = agreement(tally(shuffled_P, truth_P, group_P, groups, 4, weight_P))
+    assert chance.low < 0 < chance.high
+    constant = agreement(tally(np.zeros_like(truth_P), truth_P, group_P, groups, 4, weight_P))
+    assert (constant.low, constant.high) == pytest.approx((0, 0))

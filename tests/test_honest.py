@@ -85,8 +85,8 @@ def test_forced_steps_are_done_and_not_asked_about():
     fit = fit_blend(sample, wanted)
     assert fit.choices == []
     assert fit.blend.kinds == {
-        "temperatures": "tempered", "combination": "gmean", "weights": "greedy", "calibration": "vector",
-        "specialists": "none", "decision": "bias",
+        "members": "all", "temperatures": "tempered", "weights": "greedy", "combination": "gmean",
+        "calibration": "vector", "specialists": "none", "decision": "bias",
     }  # fmt: skip
 
 

@@ -6,11 +6,21 @@ from itertools import combinations
 import numpy as np
 import pytest
 
+from config.ensemble import Blend
 from ensemble.apply import apply_sample
+from ensemble.fit import fit_blend
 from ensemble.fitted import uniform_blend
 from ensemble.labels import top_class, weighted_miou
 from ensemble.sample import draw_sample
-from ensemble.weights import UNITS, _one_class_miou, ballots, direct_weights, greedy_weights, per_class_weights
+from ensemble.weights import (
+    UNITS,
+    _one_class_miou,
+    ballots,
+    direct_weights,
+    greedy_weights,
+    per_class_weights,
+    telling_models,
+)
 from tests.posteriors import random_source, soft
 
 ONES = (1.0,) * 3
@@ -105,3 +115,44 @@ def test_one_class_is_judged_by_the_same_labels_ties_included(c):
     (ballot,) = ballots(sample, "mean", ONES)
     total_CP = ballot.evidence_MCP.astype(np.int32).sum(0) // 128  # coarse: many ties
     assert _one_class_miou(ballot, total_CP, c)(total_CP[c]) == ballot.miou_of_sum(total_CP)
+
+
+def with_models(source, probs_NMCHW, prefix):
+    """The source with further models, by name behind its own."""
+    names = tuple(f"{prefix}{m}" for m in range(probs_NMCHW.shape[1]))
+    both_NMCHW = np.concatenate([source.probs_NMCHW, probs_NMCHW], axis=1)
+    return replace(source, models=(*source.models, *names), probs_NMCHW=both_NMCHW)
+
+
+def test_models_that_tell_nothing_are_found():
+    """Noise, no opinion, and one opinion for everything; a poor model that has seen something is none of them."""
+    source = random_source(8, noises=(1.0, 3.0))
+    shape = (len(source.names), 1, 4, 20, 20)
+    flat, constant = np.full(shape, 64, np.uint8), np.zeros(shape, np.uint8)
+    constant[:, :, 0] = 255  # the commonest class: right for 60 % of the pixels
+    source = with_models(source, np.concatenate([soft(np.random.default_rng(8), shape), flat, constant], axis=1), "z")
+    assert telling_models(draw_sample(source, 10**6)) == ("model000", "model001")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_noise_beside_good_models_changes_nothing_at_all(seed):
+    """All that is fitted is what a fit that never saw the noise comes to, to the bit."""
+    source = random_source(seed, tiles=18)
+    mixed = with_models(source, soft(np.random.default_rng(seed), (18, 2, 4, 20, 20)), "noise")
+    with_noise, without = (fit_blend(draw_sample(s, 10**6), Blend()).stages for s in (mixed, source))
+    assert with_noise.pop("uniform").models != without.pop("uniform").models
+    assert with_noise == without
+    assert with_noise["members"].kinds["members"] == "3 of 5"
+    assert without["members"].kinds["members"] == "all"
+
+
+def test_a_uniform_mean_that_is_asked_for_is_of_all_models():
+    source = random_source(9)
+    mixed = with_models(source, soft(np.random.default_rng(9), (12, 2, 4, 20, 20)), "noise")
+    assert len(fit_blend(draw_sample(mixed, 10**6), Blend(weights="uniform")).blend.models) == 5
+
+
+def test_where_all_models_are_noise_none_is_left_out():
+    source = random_source(9)
+    noise = replace(source, probs_NMCHW=soft(np.random.default_rng(9), source.probs_NMCHW.shape))
+    assert fit_blend(draw_sample(noise, 10**6), Blend()).stages["members"].models == source.models
