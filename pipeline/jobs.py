@@ -8,10 +8,11 @@ import contextlib
 import csv
 import io
 import logging
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import FrameType
 
@@ -24,7 +25,7 @@ from base.files import read_json, write_json, write_text
 from config.jobs import Jobs
 from pipeline.session import BEAT_S, Session
 from pipeline.slots import place_here
-from pipeline.supervise import Attempt, Job, JobState, Rules, supervise
+from pipeline.supervise import Attempt, Job, JobState, Rules, obey, supervise
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Outcome:
 
 
 ANSWER_S = 30.0  # for a scheduler, and for its first worker
+UNENDED = ("waiting", "running", "stopped")  # while nobody has asked for a stop
 
 Watch = Callable[[dict[str, JobState]], None]
 """Shown the state of every job every second or two, and once more at the end."""
@@ -115,20 +117,24 @@ def write_attempts(path: Path, folder: Path) -> None:
 
 
 def _run_wave(jobs: list[Job], session: Session, rules: Rules, backend: "Backend", states: Callable) -> None:
-    """Run jobs that need nothing any more. Workers that die take their jobs along: those are sent out again."""
+    """Run jobs that need nothing any more. Those whose worker died, or lost sight of us, are sent out again."""
     for _ in range(1 + rules.jobs.retries):
-        left = [job for job in jobs if states()[job.name].status in ("waiting", "running")]
+        left = [job for job in jobs if states()[job.name].status in UNENDED]
         if not left or session.order != "go":
             return
         with contextlib.suppress(*backend.worker_deaths):
             # All at once, one by one: a queue that is longest first, without batches that would undo it.
             many = Parallel(n_jobs=backend.n_jobs, batch_size=1, pre_dispatch="all")
-            many(delayed(supervise)(job, rules) for job in left)
+            sent = replace(rules, listener=session.listener())  # an older one may have lost sight of us
+            many(delayed(supervise)(job, sent) for job in left)
     for job in jobs:
         state = states()[job.name]
-        if session.order == "go" and state.status in ("waiting", "running"):
+        if session.order == "go" and state.status in UNENDED:
             state.status, state.session = "failed", session.id
-            state.message = f"its worker died {1 + rules.jobs.retries} times; see the memory and the log of the worker"
+            state.message = (
+                f"{1 + rules.jobs.retries} times its worker died, or could not read what this process writes to "
+                f"{session.folder}; see the memory and the log of the worker"
+            )
             state.write(session.folder)
 
 
@@ -151,7 +157,9 @@ def _backend(settings: Jobs, members: int) -> Iterator[Backend]:
         return
     if name not in BACKENDS:
         raise UserError(f"jobs.backend {name!r}: joblib knows only {listed(BACKENDS)}; others must be registered")
-    with parallel_config(backend=name):
+    processes = name in ("loky", "multiprocessing")  # the others work in our threads, or on their own
+    own = {"initializer": obey, "initargs": (os.getpid(),)} if processes else {}
+    with parallel_config(backend=name, **own):
         yield Backend(len(place_here(settings, members).slots), (BrokenProcessPool,))
 
 
@@ -206,8 +214,9 @@ def _stopping(session: Session) -> Iterator[None]:
     """SIGINT and SIGTERM: the first one stops all jobs at their next step boundary, the second one kills them."""
 
     def note(number: int, frame: FrameType | None) -> None:
-        session.ask("stop" if session.order == "go" else "kill")
         session.signal = number
+        with contextlib.suppress(OSError):  # a full disk: `_beating` says it as soon as it can
+            session.ask("stop" if session.order == "go" else "kill")
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -229,8 +238,10 @@ def _beating(session: Session, jobs: Sequence[Job], watch: Watch) -> Iterator[Ca
 
     def loop() -> None:
         while not ended.wait(BEAT_S / 2):
-            with contextlib.suppress(OSError):  # shared storage may be away for a moment
+            # Shared storage may be away for a moment, or show half a file.
+            with contextlib.suppress(OSError):
                 session.beat()
+            with contextlib.suppress(OSError, ValueError):
                 watch(states())
 
     thread = threading.Thread(target=loop, daemon=True)

@@ -58,7 +58,8 @@ class Listener:
     main_pid: int
     _is_child: bool = False
     _beats: int = -1
-    _heard: float = 0.0
+    _heard: float | None = None
+    """When the main process showed last that it lives; None: nobody has asked yet."""
 
     def refuse_other_storage(self) -> None:
         """
@@ -76,6 +77,7 @@ class Listener:
         if self.is_orphan:
             return "lost"
         now = time.monotonic()
+        self._heard = now if self._heard is None else self._heard  # the first look may fail too
         try:
             said = read_json(session_path(self.folder))
         except (OSError, ValueError):  # a shared file system may lose sight of a file while it is replaced

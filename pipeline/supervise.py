@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shlex
 import signal
 import socket
@@ -20,7 +21,7 @@ from base.locks import holder_of, is_free
 from config.jobs import Jobs
 from pipeline import guard
 from pipeline.session import Listener
-from pipeline.slots import Slot, place_here
+from pipeline.slots import Place, Slot, place_here
 
 POLL_S = 0.2
 TAIL_LINES = 12  # of a failed job's log, for the summary
@@ -28,9 +29,13 @@ HEADER = "# attempt "
 TIME = "%Y-%m-%d %H:%M:%S"
 REFUSED = 2  # exit code: something that a person must mend first
 NO_MEMORY = "CUDA ran out of memory"
+CUDA_IS_FULL = re.compile(r"CUDA out of memory|CUDA error: out of memory|CU(BLAS|DNN)_STATUS_ALLOC_FAILED")
 LOST = "its worker was killed; time and memory are unknown"
 
 Status = Literal["waiting", "running", "done", "failed", "stopped", "skipped"]
+
+_in_hand: set[str] = set()
+"""Jobs that this process supervises now."""
 
 
 @dataclass(frozen=True)
@@ -126,14 +131,34 @@ def supervise(job: Job, rules: Rules) -> JobState:
     Raises:
         UserError: this worker does not see the run's folder, or has more threads than slots.
     """
-    listener = rules.listener
-    folder = listener.folder
-    if os.getpid() != listener.main_pid and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches loky's workers too; the main process decides
-    listener.refuse_other_storage()
+    rules.listener.refuse_other_storage()
     place = place_here(rules.jobs, rules.members)
     if rules.jobs.dask:
         _refuse_idle_threads(len(place.slots))
+    _in_hand.add(job.name)
+    try:
+        return _run_to_its_end(job, rules, place)
+    finally:
+        _in_hand.discard(job.name)
+
+
+def obey(main_pid: int) -> None:
+    """Begin a worker that is a child of the main process: it ends after it, once the job in hand has stopped.
+
+    It would otherwise wait for more work, loky's for minutes, from a process that is no more.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's processes; the main one decides
+
+    def watch() -> None:
+        while os.getppid() == main_pid or _in_hand:
+            time.sleep(POLL_S)
+        os._exit(1)  # nobody will ever ask for results
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _run_to_its_end(job: Job, rules: Rules, place: Place) -> JobState:
+    listener, folder = rules.listener, rules.listener.folder
     state = _waiting_state(job, rules)
     failures, failed_on = 0, None
     while state.status == "waiting":
@@ -154,8 +179,6 @@ def supervise(job: Job, rules: Rules) -> JobState:
     if state.status == "failed":
         state.message = "\n".join(log_tail(folder, job.name))
     state.write(folder)
-    if listener.is_orphan:
-        os._exit(1)  # a loky worker whose main process was killed: nobody will ever ask for the result
     return state
 
 
@@ -275,7 +298,7 @@ def _verdict(exit_code: int, listener: Listener) -> Status:
 
 def _note(code: int, last_lines: list[str]) -> str:
     """What an exit code means, in words."""
-    if code == 1 and any("CUDA out of memory" in line or "CUDA error: out of memory" in line for line in last_lines):
+    if code == 1 and any(CUDA_IS_FULL.search(line) for line in last_lines):
         return NO_MEMORY
     if code == -signal.SIGKILL:
         return "killed; most often the machine ran out of memory"

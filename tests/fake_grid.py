@@ -5,6 +5,7 @@ Keys: jobs (how many), steps, step_s, and those of the section `jobs`. Exit code
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -21,6 +22,7 @@ from pipeline.supervise import Job
 from pipeline.watch import GridView, report
 
 SCRIPT = Path(__file__).with_name("fake_member.py")
+MARK = "FAKE_GRID_RUN"  # in the environment of all processes of a grid
 CPU = {"devices": "cpu", "parallel": 2, "retries": 1}
 
 
@@ -42,7 +44,9 @@ def diary(run: Path, name: str) -> list[list]:
 
 def start_grid(run: Path, **keys: object) -> subprocess.Popen:
     command = [sys.executable, "-m", "tests.fake_grid", str(run), *(f"{key}={value}" for key, value in keys.items())]
-    return subprocess.Popen(command, cwd=SCRIPT.parents[1], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    marked = {**os.environ, MARK: str(run)}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, cwd=SCRIPT.parents[1], env=marked, **pipes)
 
 
 def finish(grid: subprocess.Popen) -> int:
@@ -59,15 +63,16 @@ def wait_for(condition: Callable[[], bool], seconds: float = 60.0) -> None:
 
 
 def processes_of(run: Path) -> list[str]:
-    """Command lines of living processes that work on a run."""
+    """Command lines of living processes that work on a run, or were started for it and name it nowhere."""
     found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                line, environment = ((entry / name).read_bytes().decode() for name in ("cmdline", "environ"))
             except OSError:
                 continue
-            found += [line] if str(run) in line else []
+            if str(run) in line or f"{MARK}={run}" in environment.split("\0"):
+                found.append(line.replace("\0", " "))
     return found
 
 

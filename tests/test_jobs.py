@@ -96,7 +96,7 @@ def test_an_unknown_backend_is_refused_with_those_there_are(tmp_path):
         run_jobs([], tmp_path, Jobs(backend="ray"), members=1)
 
 
-@pytest.mark.parametrize("backend", ["threading", "sequential"])
+@pytest.mark.parametrize("backend", ["threading", "multiprocessing", "sequential"])
 def test_any_backend_of_joblib_runs_the_grid(tmp_path, backend):
     jobs = [fake_job(tmp_path, f"job{i}", 2, 0.01) for i in range(3)]
     outcome = run_jobs(jobs, tmp_path, Jobs(backend=backend, **CPU), members=3)
@@ -155,7 +155,7 @@ def test_a_second_signal_kills(tmp_path):
 
 
 def test_a_killed_main_process_leaves_no_orphan_and_its_locks_are_free(tmp_path):
-    grid = start_grid(tmp_path, jobs=2, steps=100, step_s=0.1, **CPU)
+    grid = start_grid(tmp_path, jobs=2, steps=100, step_s=0.1, **CPU | {"parallel": 3})  # one worker is idle
     wait_for(lambda: has_started(tmp_path, "job0", "job1"))
     assert not is_free(tmp_path / "run.lock")
     with (
@@ -164,8 +164,9 @@ def test_a_killed_main_process_leaves_no_orphan_and_its_locks_are_free(tmp_path)
     ):
         pass
     grid.kill()
+    grid.wait()  # not for its output: whoever is left would hold the pipes open
+    wait_for(lambda: processes_of(tmp_path) == [], seconds=20)
     grid.communicate()
-    wait_for(lambda: processes_of(tmp_path) == [])
     assert is_free(tmp_path / "run.lock")
     assert diary(tmp_path, "job0")[-1][0].startswith("stop at")  # its checkpoint is written
     grid = start_grid(tmp_path, jobs=2, steps=1, step_s=0.1, **CPU)
@@ -332,6 +333,40 @@ def test_a_silent_main_process_is_lost(tmp_path, monkeypatch):
     assert listener.order() == "go"
     monkeypatch.setattr("pipeline.session.time.monotonic", lambda: now + 61)
     assert listener.order() == "lost"
+
+
+def test_a_first_look_that_fails_is_no_loss(tmp_path, monkeypatch):
+    listener = Session(tmp_path).listener()
+    monkeypatch.setattr("pipeline.session.time.monotonic", lambda: 1000.0)
+    assert listener.order() == "go"  # nothing there yet, as a shared file system may say while a file is replaced
+    monkeypatch.setattr("pipeline.session.time.monotonic", lambda: 1061.0)
+    assert listener.order() == "lost"
+
+
+def test_jobs_that_lost_sight_of_the_main_process_are_sent_out_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.session.LOST_S", 1.5)
+    beat, beats = Session.beat, itertools.count()
+    monkeypatch.setattr(Session, "beat", lambda self: None if 0 < next(beats) < 4 else beat(self))  # silent for 4 s
+    jobs = [fake_job(tmp_path, f"job{i}", 20, 0.1) for i in range(2)]
+    outcome = run_jobs(jobs, tmp_path, Jobs(backend="threading", **CPU | {"retries": 5}), members=2)
+    for job in jobs:
+        state = outcome.states[job.name]
+        assert state.status == "done"
+        assert {attempt.exit_code for attempt in state.attempts} == {143, 0}
+        assert (tmp_path / "out" / f"{job.name}.result").read_text() == result_of(job.name, 20)
+    assert report(outcome, tmp_path) == 0
+
+
+def test_a_watcher_that_fails_stops_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("pipeline.session.LOST_S", 1.5)
+
+    def watch(states):
+        if states["job"].status != "done":
+            raise ValueError("half a file")
+
+    job = fake_job(tmp_path, "job", 40, 0.1)
+    outcome = run_jobs([job], tmp_path, Jobs(backend="threading", **CPU), members=1, watch=watch)
+    assert [attempt.exit_code for attempt in outcome.states["job"].attempts] == [0]
 
 
 def test_what_an_earlier_session_knew_is_not_taken_for_now(tmp_path):
