@@ -36,6 +36,7 @@ COMMON = (
     "models=[{name: unet_r18, arch: Unet, encoder: resnet18}]",
     "data.test_images=null",
     "predict.tta=none",
+    "train.epochs=12",
     "train.batch=4",  # a quarter of the pixels a tile: as many steps, of fewer pixels, as at full resolution
     "train.ema.decay=0.98",  # beside the weights; it changes none of them
     "jobs.devices=cpu",
@@ -59,7 +60,7 @@ VARIANTS = (
     Variant(BASE, "ce + dice, no weights, uniform, d4, AdamW 1e-3, warm-up cosine", seeds=(0, 1, 2, 3)),
     Variant("ema", "weights: EMA .98 of the base's", ("predict.weights=ema",), (0, 1, 2, 3), BASE),
     Variant("swa", "weights: SWA of the last 4 epochs at lr 5e-4",
-            ("train.swa={start_epoch: 10, lr: 5.0e-4}", "predict.weights=swa")),
+            ("train.swa={start_epoch: 8, lr: 5.0e-4}", "predict.weights=swa")),
     Variant("ce", "loss: ce", ("train.loss=[{name: ce}]",)),
     Variant("focal_dice", "loss: focal + dice", ("train.loss=[{name: focal}, {name: dice}]",)),
     Variant("ce_lovasz", "loss: ce + lovasz", ("train.loss=[{name: ce}, {name: lovasz}]",)),
