@@ -10,7 +10,7 @@ from ensemble.apply import apply_blend
 from ensemble.build import read_blend
 from ensemble.fitted import FittedBlend
 from folds.classes import ClassTable
-from pipeline.device import pick_device, set_threads
+from pipeline.device import pick_device, set_up_cpu
 from pipeline.images import (
     Decide,
     PredictPixels,
@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     named = [f"blend.name={args.name}"] if args.name else []
     run = open_run(load_experiment(args.config, [*args.overrides, *named]))
     blend = read_blend(run).blend
-    set_threads(run.experiment)
+    set_up_cpu(run.experiment)
     count = label_by_blend(run, blend, wanted_of(args), pick_device(run.experiment.jobs))
     print(f"{args.out}: {count} images by blend {run.experiment.blend.name!r} of {', '.join(blend.models)}")
 

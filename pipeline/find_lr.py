@@ -22,7 +22,7 @@ from base.errors import UserError
 from base.files import whole_file
 from config import Member, Run, load_experiment, open_run
 from pipeline.data import Batch
-from pipeline.device import make_deterministic, pick_device, set_threads
+from pipeline.device import make_deterministic, pick_device, set_up_cpu
 from pipeline.loop import chunks, optimizer_step
 from pipeline.members import add_member_options, member_of
 from pipeline.schedule import set_lr
@@ -130,7 +130,7 @@ def main(argv: list[str] | None = None) -> None:
         )
     run = open_run(load_experiment(args.config, args.overrides))
     member = member_of(run, args)
-    set_threads(run.experiment)
+    set_up_cpu(run.experiment)
     test = find_lr(run, member, pick_device(run.experiment.jobs), args.first, args.last, args.steps)
     lowest, configured = int(test.smooth.argmin()), run.experiment.train_of(member.model).lr
     print(

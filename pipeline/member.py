@@ -4,7 +4,7 @@ from base.command import run as run_command
 from base.command import stage_parser
 from base.locks import held
 from config import load_experiment, open_run
-from pipeline.device import pick_device, set_threads
+from pipeline.device import pick_device, set_up_cpu
 from pipeline.members import add_member_options, member_of
 from pipeline.predict import predict_oof, predict_test
 from pipeline.stopping import Stopped, StopRequest
@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
     member = member_of(run, args)
-    set_threads(run.experiment)
+    set_up_cpu(run.experiment)
     device = pick_device(run.experiment.jobs)
     stop = StopRequest().install()
     try:

@@ -9,11 +9,12 @@ from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed
 from base.files import hash_value
+from base.locks import held
 from base.progress import bar
 from base.version import code_version
 from config import Member, Run, load_experiment, open_run
 from folds.tiles import read_tiles
-from pipeline.device import pick_device, set_threads
+from pipeline.device import pick_device, set_up_cpu
 from pipeline.finished import mean_is_finished, weights_hash
 from pipeline.forward import member_probs
 from pipeline.images import add_image_options, label_by_members, wanted_of
@@ -48,6 +49,8 @@ def _predict_split(
     if path.exists() and open_store(path).manifest["weights_sha256"] == made_from:
         return path
     settings = run.experiment.predict
+    batch = max(1, settings.batch // run.experiment.jobs.split_batch)
+    settings = settings.model_copy(update={"batch": batch})
     pack = open_pack(run, read_tiles(run.tiles_csv))
     pixels, order = (
         (pack.train_image_NHWB, pack.train_names) if kind == "oof" else (pack.test_image_NHWB, pack.test_names)
@@ -80,7 +83,7 @@ def _predict_split(
     return path
 
 
-def main(argv: list[str] | None = None) -> None:
+def main(argv: list[str] | None = None) -> int:
     parser = stage_parser(
         "pipeline.predict",
         "Predict with a trained member: its held-out fold, the test tiles, or any images.",
@@ -92,17 +95,24 @@ def main(argv: list[str] | None = None) -> None:
     add_image_options(group, required=False)
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
-    set_threads(run.experiment)
+    set_up_cpu(run.experiment)
     device = pick_device(run.experiment.jobs)
     if args.images:
         members = [member_of(run, args)] if args.fold else list(run.members(run.experiment.model(args.model)))
         count = label_by_members(run, members, wanted_of(args), device)
         print(f"{args.out}: {count} images by {listed(members)}")
-        return
+        return 0
     member = member_of(run, args)
     predict_split = predict_oof if args.split == "oof" else predict_test
-    path = predict_split(run, member, device, StopRequest())
+    stop = StopRequest().install()
+    try:
+        with held(run.member_lock(member), f"member {member}"):
+            path = predict_split(run, member, device, stop)
+    except Stopped:
+        print(f"{member}: stopped; nothing is left of it", flush=True)
+        return stop.exit_code
     print(f"{args.split} {member}: {path or 'no test set'}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from folds.assign import read_folds
 from folds.tiles import read_tiles
 from models.zoo import build_model, padded_logits
 from pipeline.costs import Cost, TileCounts, as_entry, cost_key, costs_path, read_costs
-from pipeline.device import autocast, autocast_dtype, pick_device, set_threads
+from pipeline.device import autocast, autocast_dtype, pick_device, set_up_cpu
 
 BATCH = 4  # enough for the time per tile to settle, and fits where training fits
 REPEATS = 3
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     add_json(parser)
     args = parser.parse_intermixed_args(argv)
     run = Run(load_experiment(args.config, args.overrides))
-    set_threads(run.experiment)
+    set_up_cpu(run.experiment)
     device = pick_device(run.experiment.jobs)
     counts = TileCounts.of(read_tiles(run.tiles_csv), read_folds(run.folds_csv), run.experiment.folds.k)
     known = read_costs(run, counts)

@@ -20,6 +20,7 @@ from config.schedules import (
     OptimizerKind,
     PlateauCurve,
     Poly,
+    Sgd,
     WarmupCosine,
 )
 from config.training import Train
@@ -140,11 +141,14 @@ class Plateau:
 def _arguments(optimizer: OptimizerKind) -> dict[str, object]:
     """What timm calls the optimizer and its settings."""
     match optimizer:
+        case Adaptive(name="adamw"):
+            # fused: one pass over the weights, a third of the time of torch's default on a CPU
+            return {"opt": "adamw", "betas": optimizer.betas, "eps": optimizer.eps, "fused": True}
         case Adaptive():
             return {"opt": optimizer.name, "betas": optimizer.betas, "eps": optimizer.eps}
         case Lion():
             return {"opt": "lion", "betas": optimizer.betas}
-        case _:
+        case Sgd():
             # timm's "sgd" is the one with Nesterov's momentum, its "momentum" the one without
             name = "sgd" if optimizer.nesterov else "momentum"
-            return {"opt": name, "momentum": optimizer.momentum}
+            return {"opt": name, "momentum": optimizer.momentum, "fused": True}

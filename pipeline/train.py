@@ -21,7 +21,7 @@ from folds.metrics import confusion, mean_iou
 from models.averaging import update_batch_statistics
 from pipeline.checkpoint import TrainState
 from pipeline.curves import Curves
-from pipeline.device import autocast, make_deterministic, pick_device, set_threads
+from pipeline.device import autocast, make_deterministic, pick_device, set_up_cpu
 from pipeline.finished import member_is_finished
 from pipeline.forward import forward_probs
 from pipeline.loop import fit
@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
     member = member_of(run, args)
-    set_threads(run.experiment)
+    set_up_cpu(run.experiment)
     stop = StopRequest().install()
     try:
         with held(run.member_lock(member), f"member {member}"):
