@@ -71,19 +71,24 @@ def full_scale(dtype: np.dtype) -> float:
 
 def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
     """The pack of a tile table; made now if it is not there."""
-    data = run.experiment.data
-    root = Path(data.root)
-    classes = ClassTable.of(data)
-    fingerprint = hash_value([FORMAT, sources_hash(tiles, root), classes.labels, classes.ignore_label, len(data.bands)])
-    folder = run.packs_dir / fingerprint[:16]
+    folder = pack_dir(run, tiles)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Members start side by side: the first one packs, the others wait for it.
         with FileLock(folder.with_suffix(".lock")):
             if not folder.exists():
                 with whole_folder(folder) as aside:
-                    _write_pack(aside, tiles, root, classes)
+                    _write_pack(aside, tiles, Path(run.experiment.data.root), ClassTable.of(run.experiment.data))
     return _read_pack(folder, tiles)
+
+
+def pack_dir(run: Run, tiles: pd.DataFrame) -> Path:
+    """Where the pack of a tile table lies, or would lie."""
+    data = run.experiment.data
+    classes = ClassTable.of(data)
+    sources = sources_hash(tiles, Path(data.root))
+    fingerprint = hash_value([FORMAT, sources, classes.labels, classes.ignore_label, len(data.bands)])
+    return run.packs_dir / fingerprint[:16]
 
 
 def _write_pack(folder: Path, tiles: pd.DataFrame, root: Path, classes: ClassTable) -> None:
