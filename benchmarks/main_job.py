@@ -84,7 +84,7 @@ def main_job(name: str, config: str, folder: Path, overrides: Sequence[str]) -> 
     table = pd.read_csv(Run(experiment).dir / "oof.csv", keep_default_na=False, na_values=[""]).set_index("name")
     blend = experiment.blend.name
     models, members = (table[table.kind == kind].miou for kind in ("model", "member"))
-    auto = float(table[table.kind == "blend"].miou[blend])
+    auto = float(table[table.kind == "blend"].miou.iloc[-1])  # on all tiles; its folds come before
     figures = {
         "s": taken,
         "mib": peak,

@@ -1,6 +1,7 @@
 """How members predict, how they are blended, and what is handed in."""
 
-from typing import Annotated, Literal, get_args
+import re
+from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -15,6 +16,10 @@ VIEW_SETS: dict[str, list[ViewName]] = {
     "d4": list(get_args(ViewName)),
 }
 WeightsKind = Literal["last", "best", "ema", "swa"]
+VARIANT = re.compile(
+    r"(?P<weights>[a-z+]+)-(?P<tta>[a-z0-9+]+)(?P<merge>-gmean)?(-scale(?P<scales>[0-9.+]+))?"
+    r"(-stretch(?P<stretch>[0-9.e+-]+?))?(?P<dtype>-float16)?"
+)
 Scale = Annotated[float, Field(ge=0.25, le=4)]
 Percent = Annotated[float, Field(gt=0, le=20)]
 
@@ -69,12 +74,33 @@ class Predict(Section):
     @property
     def variant(self) -> str:
         """A name that differs wherever probabilities would: "last-flips", "ema+swa-d4-gmean-scale0.75+1.25"."""
-        parts = ["+".join(self.weight_kinds), self.tta if isinstance(self.tta, str) else "+".join(self.tta)]
+        tta = self.tta if isinstance(self.tta, str) else "+".join(self.tta)
+        tta = f"+{tta}" if tta in VIEW_SETS and tta != self.tta else tta  # the view hflip alone is not the set hflip
+        parts = ["+".join(self.weight_kinds), tta]
         parts += [self.merge] if self.merge != "mean" else []
         parts += [f"scale{'+'.join(f'{scale:g}' for scale in self.scales)}"] if self.scales else []
         parts += [f"stretch{'+'.join(f'{percent:g}' for percent in self.stretch)}"] if self.stretch else []
         parts += [self.dtype] if self.dtype != "uint8" else []
         return "-".join(parts)
+
+    @classmethod
+    def of_variant(cls, name: str) -> Self | None:
+        """Settings whose `variant` has that name; None where it is not one."""
+        found = VARIANT.fullmatch(name)
+        if not found:
+            return None
+        tta, weights = found["tta"], found["weights"].split("+")
+        try:
+            return cls(
+                tta=tta if tta in VIEW_SETS else tta.strip("+").split("+"),
+                weights=weights[0] if len(weights) == 1 else weights,
+                merge="gmean" if found["merge"] else "mean",
+                scales=found["scales"].split("+") if found["scales"] else [],
+                stretch=found["stretch"].split("+") if found["stretch"] else [],
+                dtype="float16" if found["dtype"] else "uint8",
+            )
+        except ValueError:
+            return None
 
 
 class Blend(Section):

@@ -43,6 +43,10 @@ class Tally:
         """Mean of -log p(truth) per pixel."""
         return float(self.loss_G.sum() / self.truth_GC.sum())
 
+    def of_groups(self, kept_G: np.ndarray) -> "Tally":
+        """The counts of some groups alone, (G,) bool; without a confusion, which is not kept by group."""
+        return Tally(self.hit_GC[kept_G], self.union_GC[kept_G], self.truth_GC[kept_G], self.loss_G[kept_G])
+
     def measured(self, measure: Measure) -> float:
         """Higher is better."""
         return self.miou if measure == "miou" else -self.nll

@@ -1,4 +1,7 @@
-"""The OOF table: mIoU and IoU per class of every member, every model, and every step of the blend, with intervals."""
+"""The OOF table: mIoU and IoU per class of every member, every model, and every step of the blend, with intervals.
+
+Members that have predicted with other weights or views too stand beside those that the blend is of.
+"""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,25 +17,29 @@ from base.errors import UserError
 from base.files import hash_file, whole_file
 from base.progress import track
 from config import Member, Run, load_experiment, open_run
-from config.data import IGNORE_INDEX
-from ensemble.build import STEPS, RunBlend, build_blend
+from config.data import IGNORE_INDEX, OOF_COLUMNS
+from config.ensemble import Predict
+from ensemble.build import STEPS, RunBlend, build_blend, read_groups
 from ensemble.evidence import Counter, Tally, score
 from ensemble.labels import class_order, top_class
 from ensemble.show import show_blend, show_models
 from ensemble.stores import OofStores, blended_models, oof_stores
+from folds.assign import read_folds
 from folds.metrics import confusion
 from pipeline.store import MANIFEST
 from submissions.threads import in_threads
 
-FIRST = ["kind", "name", "fold", "seed", "weights", "tta", "tiles", "miou", "miou_low", "miou_high", "miou_in_sample"]
-"""Columns of the table; the classes follow."""
+SCORES = OOF_COLUMNS[7:]
+"""miou, miou_low, miou_high, miou_in_sample"""
 
 
 def oof_table(run_dir: str | Path) -> pd.DataFrame:
     """The OOF table of a finished run's folder, as its `oof.csv` holds it: for notebooks.
 
     Returns:
-        A row per member, model, specialist, step and blend (`kind`). `miou` is honest: of predictions for tiles that
+        A row per member, model, specialist, step and blend (`kind`); kind `variant` are members and models with
+        weights or views that the blend is not of. The blend has a row for all tiles, the last one, and one for the
+        tiles of each fold, which are those of the fold's members. `miou` is honest: of predictions for tiles that
         neither the networks nor the blend were fitted on; `miou_low` and `miou_high` are its 95 % interval. The IoU of
         a class is NaN where neither truth nor prediction of the row's tiles holds it.
 
@@ -50,17 +57,32 @@ def oof_table(run_dir: str | Path) -> pd.DataFrame:
 def make_table(run: Run, built: RunBlend | None = None) -> pd.DataFrame:
     """Write `oof.csv` unless it holds already; return the table. Fits the blend if that is not done yet."""
     built = built or build_blend(run)
-    members = [member for model in blended_models(run) for member in run.members(model) if member.fold is not None]
-    inputs = {str(member): hash_file(run.oof_store(member) / MANIFEST) for member in members}
+    variants = other_variants(run)
+    inputs = {
+        f"{each.variant} {member}": hash_file(each.oof_store(member) / MANIFEST)
+        for each in (run, *variants)
+        for member in _members(run)
+    }
     inputs[STEPS] = hash_file(run.blend_dir / STEPS)
     if run.is_fresh(run.oof_csv, run.blend_keys, inputs, is_folder=False):
         return oof_table(run.dir)
-    rows = [*score_members(run), *blend_rows(run, built)]
-    table = pd.DataFrame(rows).astype({"fold": "Int64", "seed": "Int64"})
+    others = [row | {"kind": "variant"} for each in variants for row in score_members(each)]
+    rows = [*score_members(run), *others, *blend_rows(run, built)]
+    columns = [*OOF_COLUMNS, *(spec.name for spec in run.experiment.data.classes)]
+    table = pd.DataFrame(rows, columns=columns).astype({"fold": "Int64", "seed": "Int64"})
     with whole_file(run.oof_csv) as aside:
         table.to_csv(aside, index=False)
     run.finish(run.oof_csv, run.blend_keys, inputs, [run.oof_csv], is_folder=False)
     return oof_table(run.dir)
+
+
+def other_variants(run: Run) -> list[Run]:
+    """The run as it is with other weights or views, for each that all members have predicted with."""
+    members = _members(run)
+    names = {path.name.removeprefix("oof-") for path in run.member_dir(members[0]).glob("oof-*")}
+    settings = [Predict.of_variant(name) for name in sorted(names - {run.variant})]
+    runs = [Run(run.experiment.model_copy(update={"predict": predict})) for predict in settings if predict]
+    return [each for each in runs if all(each.oof_store(member).exists() for member in members)]
 
 
 def score_members(run: Run) -> Iterator[dict[str, Any]]:
@@ -94,16 +116,20 @@ def score_members(run: Run) -> Iterator[dict[str, Any]]:
 
 
 def blend_rows(run: Run, built: RunBlend) -> Iterator[dict[str, Any]]:
-    """A row for each step of the blend, and one for the blend that ships."""
-    tiles = len(oof_stores(run).names)
-    name = run.experiment.blend.name
+    """A row for each step of the blend, and for the blend that ships: on the tiles of each fold, and on all."""
+    folds, name = read_folds(run.folds_csv), run.experiment.blend.name
     classes = [spec.name for spec in run.experiment.data.classes]
+    empty = {"fold": None, "seed": None, "weights": None, "tta": None}
     for row in built.steps.to_dict("records"):
-        figures = {column: row[column] for column in (*FIRST[7:], *classes)}
-        common = {"fold": None, "seed": None, "weights": None, "tta": None, "tiles": tiles} | figures
-        yield {"kind": "step", "name": f"{name}: {row['step']}"} | common
+        figures = {"tiles": len(folds)} | {column: row[column] for column in (*SCORES, *classes)}
+        yield {"kind": "step", "name": f"{name}: {row['step']}"} | empty | figures
         if row["ships"]:
-            ships = {"kind": "blend", "name": name} | common
+            ships = {"kind": "blend", "name": name} | empty | figures
+    groups, honest = read_groups(run.blend_dir)
+    for fold, inside in folds.groupby("fold"):
+        counted = honest.of_groups(np.isin(groups, inside.group.astype(str)))
+        figures = {"tiles": len(inside)} | _scores(counted) | dict(zip(classes, counted.iou_C, strict=True))
+        yield {"kind": "blend", "name": name} | empty | {"fold": fold} | figures
     yield ships
 
 
@@ -127,25 +153,30 @@ def _member_row(run: Run, source: OofStores, whose: Member | str, tiles: int, co
     name = whose if isinstance(whose, str) else whose.model.name
     predict = run.experiment.predict
     iou_C = counted.iou_C
-    row: dict[str, Any] = {"kind": "model", "name": name, "fold": None, "seed": None, "weights": predict.weights,
-                           "tta": predict.variant.removeprefix(f"{predict.weights}-"), "tiles": tiles}  # fmt: skip
+    weights = "+".join(predict.weight_kinds)
+    row: dict[str, Any] = {"kind": "model", "name": name, "fold": None, "seed": None, "weights": weights,
+                           "tta": predict.variant.removeprefix(f"{weights}-"), "tiles": tiles}  # fmt: skip
     if isinstance(whose, Member):
         row |= {"kind": "member", "fold": whose.fold, "seed": whose.seed}
     if name in source.specialists:
         target = source.specialists[name]
         row["kind"] = "specialist" if row["kind"] == "model" else "specialist member"
         iou_C = np.where(np.arange(len(iou_C)) == target, iou_C, np.nan)
-        row |= dict.fromkeys(FIRST[7:], np.nan)
+        row |= dict.fromkeys(SCORES, np.nan)
     else:
-        estimate = score(_only_seen(counted))
-        row |= dict(zip(FIRST[7:], (counted.miou, estimate.low, estimate.high, np.nan), strict=True))
+        # Without groups of other folds, which a member has no pixel of.
+        row |= _scores(counted.of_groups(counted.truth_GC.sum(1) > 0))
     return row | dict(zip(source.classes, iou_C, strict=True))
 
 
-def _only_seen(counted: Tally) -> Tally:
-    """Without groups of other folds, which a member has no pixel of."""
-    seen = counted.truth_GC.sum(1) > 0
-    return Tally(counted.hit_GC[seen], counted.union_GC[seen], counted.truth_GC[seen], counted.loss_G[seen])
+def _scores(counted: Tally) -> dict[str, float]:
+    estimate = score(counted)
+    return dict(zip(SCORES, (estimate.value, estimate.low, estimate.high, np.nan), strict=True))
+
+
+def _members(run: Run) -> list[Member]:
+    """Those with a held-out fold, of all models that the blend may use."""
+    return [member for model in blended_models(run) for member in run.members(model) if member.fold is not None]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -12,21 +12,43 @@ CLASSES_WIDE = 5  # of up to 9 letters, that fit beside name, fold and mIoU
 
 
 def show_models(table: pd.DataFrame, console: Console) -> None:
-    """Members, models and the blend with their IoU per class."""
+    """Members, models and the blend with their IoU per class; then other weights and views, if there are any."""
     names = table.columns[table.columns.get_loc("miou_in_sample") + 1 :].tolist()
-    rows = table[table.kind != "step"]
+    rows = table[~table.kind.isin(["step", "variant"])]
     parts = -(-len(names) // CLASSES_WIDE)
     for part, classes in enumerate(np.array_split(names, parts)):
         shown = Table(title="" if part else "OOF mIoU and IoU per class", title_justify="left")
         for column in ("", "fold", *(() if part else ("mIoU",)), *classes):
             shown.add_column(column[:9], justify="left" if column == "" else "right", no_wrap=True)
         for row in rows.to_dict("records"):
-            fold = "all" if pd.isna(row["fold"]) else f"{row['fold']}/s{row['seed']}"
+            seed = "" if pd.isna(row["seed"]) else f"/s{row['seed']}"
+            fold = "all" if pd.isna(row["fold"]) else f"{row['fold']}{seed}"
             figures = [] if part else [_number(row["miou"], 4)]
             figures += [_number(row[name], 3) for name in classes]
-            style = {"model": "bold", "specialist": "bold", "blend": "bold green"}.get(row["kind"], "")
+            style = {"model": "bold", "specialist": "bold", "blend": "green"}.get(row["kind"], "")
+            style = "bold green" if row["kind"] == "blend" and fold == "all" else style
             shown.add_row(row["name"], fold, *figures, style=style)
         console.print(shown)
+    if (table.kind == "variant").any():
+        console.print(_variants(table))
+
+
+def _variants(table: pd.DataFrame) -> Table:
+    """Each model's score by the weights and views that the blend is of, and by all others it has predicted with."""
+    shown = Table(title="Weights and views, OOF mIoU of all tiles", title_justify="left")
+    for column in ("", "weights", "views", "mIoU", "95 %"):
+        shown.add_column(column, justify="right" if column in ("mIoU", "95 %") else "left")
+    rows = table[table.kind.isin(["model", "variant"]) & table.fold.isna() & table.miou.notna()]
+    for row in rows.sort_values(["name", "kind", "weights", "tta"]).to_dict("records"):
+        shown.add_row(
+            row["name"],
+            row["weights"],
+            row["tta"],
+            _number(row["miou"], 4),
+            f"{row['miou_low']:.3f} {row['miou_high']:.3f}",
+            style="bold" if row["kind"] == "model" else "",
+        )
+    return shown
 
 
 def show_blend(built: RunBlend, console: Console) -> None:

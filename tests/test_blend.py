@@ -12,6 +12,7 @@ import yaml
 from base.errors import UserError
 from base.files import hash_file, read_json, write_json
 from config import Run, load_experiment
+from config.data import OOF_COLUMNS
 from ensemble import blend as blend_command
 from ensemble import compare as compare_command
 from ensemble import oof as oof_command
@@ -21,7 +22,7 @@ from ensemble.build import build_blend, read_blend
 from ensemble.compare import compare
 from ensemble.oof import oof_table
 from ensemble.stores import oof_stores, test_stores
-from folds.metrics import confusion, mean_iou
+from folds.metrics import confusion, iou_per_class, mean_iou
 from tests.played_run import play, played_config
 
 PLAIN = [f"blend.{key}" for key in ("combination=mean", "weights=uniform", "calibration=none", "decision=argmax",
@@ -65,10 +66,61 @@ def test_the_table_has_a_row_per_member_model_and_step(played):
     steps = table[table.kind == "step"].name.tolist()
     assert steps[0] == "blend: uniform"
     assert steps[-1] == "blend: postprocess"
-    assert table.iloc[-1].kind == "blend"
+    assert tuple(table.columns) == (*OOF_COLUMNS, *oof_stores(run).classes)
+    whole = table.iloc[-1]
+    assert whole.kind == "blend"
+    assert pd.isna(whole.fold)
+    assert whole.miou == read_blend(run).row.miou
     scored = table[table.kind.isin(["member", "model", "blend"])]
     assert (scored.miou_low <= scored.miou).all()
     assert (scored.miou <= scored.miou_high).all()
+
+
+def test_the_blend_is_scored_on_the_tiles_of_each_fold(played):
+    """Labelled by the blend that never saw the fold: the tiles of the members of that fold, to the pixel."""
+    run = run_of(played)
+    oof_command.main(["--config", str(played)])
+    table, built, source = oof_table(run.dir), read_blend(run), oof_stores(run)
+    members = table[(table.kind == "member") & (table.name == "one")].set_index("fold")
+    rows = table[(table.kind == "blend") & table.fold.notna()].set_index("fold")
+    assert rows.index.tolist() == [0, 1, 2]
+    for fold, row in rows.iterrows():
+        assert row.tiles == members.tiles[fold]
+        conf_CC = np.zeros((10, 10), np.int64)
+        fitted = built.blend_of[fold]
+        for i in np.flatnonzero(source.fold_N == fold):
+            evidence = source.evidence(i, [specialist.name for specialist in fitted.specialists])
+            conf_CC += confusion(apply_blend(fitted, source.probs(i, fitted.models), evidence)[1], source.truth(i), 10)
+        assert row.miou == pytest.approx(mean_iou(conf_CC))
+        assert row[list(source.classes)].to_numpy(float) == pytest.approx(iou_per_class(conf_CC), nan_ok=True)
+
+
+def test_other_weights_and_views_stand_beside(played, capsys):
+    """Members that predicted without views, too: a row each, of their own stores; the blend does not change."""
+    run, plain = run_of(played), run_of(played, "predict.tta=none")
+    oof_command.main(["--config", str(played)])
+    before = oof_table(run.dir)
+    assert not (before.kind == "variant").any()
+    for member in run.members():
+        shutil.copytree(run.oof_store(member), plain.oof_store(member))
+        manifest = plain.oof_store(member) / "manifest.json"
+        write_json(manifest, read_json(manifest) | {"variant": plain.variant})
+        if member == next(run.members()):
+            oof_command.main(["--config", str(played)])  # not all have predicted: not said yet
+            assert not (oof_table(run.dir).kind == "variant").any()
+    capsys.readouterr()
+    oof_command.main(["--config", str(played)])
+    table = oof_table(run.dir)
+    variants = table[table.kind == "variant"]
+    members = table[table.kind.isin(["member", "model", "specialist member", "specialist"])]
+    assert set(variants.tta) == {"none"}
+    assert set(members.tta) == {"flips"}
+    what = ["name", "fold", "seed", "weights", "tiles", "miou", "road"]
+    pd.testing.assert_frame_equal(variants[what].reset_index(drop=True), members[what].reset_index(drop=True))
+    pd.testing.assert_frame_equal(table[table.kind != "variant"].reset_index(drop=True), before)
+    assert "Weights and views" in capsys.readouterr().out
+    for member in run.members():
+        shutil.rmtree(plain.oof_store(member))
 
 
 def test_the_uniform_step_is_the_mean_of_all_probabilities(played):
@@ -208,11 +260,12 @@ def test_missing_stores_are_listed_with_what_to_run(tmp_path, played):
 
 
 def test_oof_table_compares_in_three_lines_of_pandas(played):
-    old, new = oof_table(run_of(played).dir), oof_table(run_of(played).dir)
-    key = ["kind", "name", "fold", "seed"]
-    gained = new.set_index(key)[["miou"]] - old.set_index(key)[["miou"]]
-    assert isinstance(gained, pd.DataFrame)
-    assert (gained.dropna() == 0).all(axis=None)
+    key = ["kind", "name", "fold", "seed", "weights", "tta"]  # README's
+    old, new = (oof_table(run_of(played).dir).set_index(key).miou for _ in range(2))
+    assert new.index.is_unique
+    gained = (new.sample(frac=1, random_state=0) - old.iloc[1:]).dropna()
+    assert len(gained) == old.iloc[1:].notna().sum()
+    assert (gained == 0).all()
 
 
 def test_tables_fit_the_screen(played, capsys):

@@ -7,10 +7,8 @@ from pydantic import ValidationError
 
 from base.errors import UserError
 from config import Experiment, load_experiment
-from config.data import OOF_COLUMNS
 from config.experiment import flat
 from config.training import Train
-from ensemble import oof
 from tests.tiny import tiny_values, write_config
 
 CONFIGS = sorted(Path("configs").glob("*.yaml"))
@@ -104,10 +102,6 @@ def test_the_usual_keys_are_a_valid_experiment():
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_path(base, override, message):
     assert message in refusal(base, override)
-
-
-def test_classes_may_not_be_called_like_columns_of_the_tables():
-    assert tuple(oof.FIRST) == OOF_COLUMNS
 
 
 def test_all_mistakes_are_listed_at_once(base):
