@@ -11,7 +11,8 @@ source scripts/environment.sh requirements.txt
 
 config=configs/demo.yaml
 if [[ $# -gt 0 && $1 != *=* ]]; then config=$1; shift; fi
-stage() { "$PYTHON" -m "$@"; }
+stage() { "$PYTHON" -m base.stage "$@"; }
+trap 'exit 130' INT  # the stage that Ctrl-C reaches says so; none follows it
 
 stage models.check    --config "$config" "$@"    # can every network be built?       a misspelt name costs no training
 stage folds.landscape --config "$config" "$@"    # draws the demo competition; nothing where data.generate is not set

@@ -1,6 +1,7 @@
 """The tile table: every tile, its files, size, group and pixels per class -> `runs/<name>/tiles.csv`."""
 
 import glob
+import os
 from pathlib import Path
 
 import numpy as np
@@ -106,13 +107,29 @@ def main(argv: list[str] | None = None) -> None:
 def _by_name(root: Path, pattern: str, split: str) -> dict[str, str]:
     paths = _glob(root, pattern)
     if not paths:
-        raise UserError(f"no {split} tiles: nothing matches {pattern} in {root.absolute()}; set data.root=DIR")
+        raise UserError(
+            f"no {split} tiles: nothing matches {pattern} in {root.absolute()}{_why(root, pattern)}; set data.root=DIR"
+        )
     by_name: dict[str, list[str]] = {}
     for path in paths:
         by_name.setdefault(Path(path).stem, []).append(path)
     twice = [paths for paths in by_name.values() if len(paths) > 1]
     refuse_all(f"{split} tiles in {root}: one name for several images", [" and ".join(paths) for paths in twice])
     return {name: by_name[name][0] for name in sorted(by_name)}
+
+
+def _why(root: Path, pattern: str) -> str:
+    """What keeps a folder from being looked into, if that is the reason."""
+    folder = root
+    for part in Path(pattern).parent.parts:
+        if any(sign in part for sign in "*?["):
+            break
+        folder /= part
+        if not folder.is_dir():
+            break
+    if not folder.exists():
+        return f" (there is no {folder})"
+    return "" if os.access(folder, os.R_OK | os.X_OK) else f" (no permission to read {folder})"
 
 
 def _glob(root: Path, pattern: str) -> list[str]:

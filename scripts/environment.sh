@@ -10,6 +10,7 @@ foldscape_python() {
 
 if [[ -n "${FOLDSCAPE_PYTHON:-}" ]]; then
     PYTHON=$FOLDSCAPE_PYTHON
+    "$PYTHON" -c '' 2>/dev/null || { echo "error: FOLDSCAPE_PYTHON=$PYTHON: no Python that runs" >&2; exit 2; }
 else
     PYTHON=.venv/bin/python
     for file in "$@"; do  # requirements-dev.txt adds to requirements.txt: the stamp of one does not do for the other

@@ -1,5 +1,6 @@
 import errno
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -186,6 +187,45 @@ def test_help_fits_the_screen_and_keeps_what_was_laid_out(monkeypatch):
     assert " ".join(prose).split() == ["word"] * 40 + ["more"] * 40 + ["last"] * 30
     assert "show       a table" in lines
     assert any("ZIP, and changes of any key" in line for line in lines)
+
+
+def stage_of(tmp_path, code: str) -> subprocess.Popen:
+    """The module `slow` of this code, run as run_cv.sh runs a stage."""
+    (tmp_path / "slow.py").write_text(code)
+    return subprocess.Popen(
+        [sys.executable, "-m", "base.stage", "slow", "--config", "x"],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_a_stage_that_is_stopped_while_it_imports_says_so_in_one_line(tmp_path):
+    process = stage_of(tmp_path, "import time\nprint('importing', flush=True)\ntime.sleep(600)\n")
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate()
+    assert (process.returncode, said.count("\n")) == (130, 1)
+    assert said.startswith("error: stopped by the keyboard")
+
+
+def test_a_package_that_is_not_installed_is_named_and_a_module_of_ours_is_a_bug(tmp_path):
+    process = stage_of(tmp_path, "import no_such_package.part\n")
+    _, said = process.communicate()
+    assert (process.returncode, said.count("\n")) == (2, 1)
+    assert "has no package no_such_package" in said
+    process = stage_of(tmp_path, "import folds.no_such_module\n")
+    _, said = process.communicate()
+    assert process.returncode == 1
+    assert "Traceback" in said
+
+
+def test_a_stage_gets_its_arguments_and_its_exit_code_is_kept(tmp_path):
+    process = stage_of(tmp_path, "import sys\nprint(__name__, sys.argv[1:])\nsys.exit(3)\n")
+    assert process.communicate() == ("__main__ ['--config', 'x']\n", "")
+    assert process.returncode == 3
 
 
 def test_a_closed_pipe_is_no_error():

@@ -2,13 +2,18 @@
 
 import subprocess
 import sys
+from itertools import combinations
 
 import numpy as np
+import pandas as pd
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
 from PIL import Image
 
 from base.errors import UserError
 from submissions.ledger import add_score, add_to_ledger, fit_line, ledger_path, main, read_ledger, show
+from submissions.plot import name_points
 from submissions.receipt import write_receipt
 from tests.tiny import tiny_values, write_config
 
@@ -113,6 +118,19 @@ def test_show_prints_all_rows_and_draws_from_four_scored_ones_on(tmp_path, capsy
     assert max(len(line) for line in printed.splitlines() if not line.startswith("plot")) <= 100
     with Image.open(tmp_path / "ledger.png") as picture:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20  # not an empty sheet
+
+
+def test_names_of_zips_with_nearly_equal_scores_can_be_read():
+    figure = Figure(figsize=(7, 5.5), layout="constrained")
+    axes = figure.add_subplot()
+    rows = pd.DataFrame({"zip": [f"blend{i}.zip" for i in range(6)], "honest_miou": 0.5 + np.arange(6) * 1e-3})
+    rows["score"] = 0.45 + rows.honest_miou * 1e-3
+    axes.set(xlim=(0.4, 0.6), ylim=(0.4, 0.5))
+    name_points(figure, axes, rows)
+    figure.draw_without_rendering()
+    boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to the points
+    assert len(boxes) == 6
+    assert not any(a.overlaps(b) for a, b in combinations([b.shrunk(1, 0.9) for b in boxes], 2))
 
 
 def test_the_command_scores_and_shows(tmp_path, capsys):

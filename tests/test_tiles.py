@@ -113,8 +113,15 @@ def test_linked_tiles_have_the_name_of_their_first_train_tile():
 def test_no_tiles(root):
     message = refusal(root, train_images="nowhere/*.tif")
     assert "no train tiles: nothing matches nowhere/*.tif" in message
-    assert "data.root=DIR" in message
+    assert f"(there is no {root / 'nowhere'}); set data.root=DIR" in message
     assert "no test tiles" in refusal(root, test_images="nowhere/*.tif")
+
+
+def test_a_folder_that_may_not_be_read(root, monkeypatch):
+    (root / "train").rename(root / "away")
+    (root / "train").mkdir()
+    monkeypatch.setattr("folds.tiles.os.access", lambda path, mode: path.name != "train")  # root may read everything
+    assert f"(no permission to read {root / 'train'})" in refusal(root)
 
 
 def test_image_without_mask_and_mask_without_image(root):
