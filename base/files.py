@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import filecmp
+import glob
 import hashlib
 import json
 import os
@@ -50,6 +51,13 @@ def _names_a_full_disk(path: Path) -> Iterator[None]:
 
 def _is_full(folder: Path) -> bool:
     return shutil.disk_usage(folder).free < FULL_BYTES
+
+
+def clear_aside(path: str | Path) -> None:
+    """Remove what writers of `path` left aside when they were killed. The caller knows that nobody writes it now."""
+    path = Path(path)
+    for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 @contextlib.contextmanager

@@ -33,7 +33,8 @@ class Jobs(Section):
     """A job that crashed or was killed goes on from its last checkpoint up to this many times."""
     split_batch: int = Field(1, ge=1)
     """Each batch goes through the network in this many parts whose gradients are added up: less memory, more time.
-    Batch norm and dice see the parts alone, so members come out different."""
+    Batch norm and dice see the parts alone, so members come out different. Predicted are as many times fewer images at
+    once, which changes nothing."""
     shrink_batch: bool = False
     """When CUDA runs out of memory, the job goes on from its checkpoint with twice as many parts (split_batch); false:
     it is tried again as it is, and fails."""

@@ -86,6 +86,10 @@ class Run:
         """Held by whoever trains the member; outside its folder, which `redo=stale` removes."""
         return self.dir / "jobs" / "locks" / f"{member}.lock"
 
+    def mean_lock(self, model: Model) -> Path:
+        """Held by whoever writes the model's test store."""
+        return self.dir / "jobs" / "locks" / model.name / "mean.lock"
+
     @property
     def variant(self) -> str:
         """Stores made with other weights or views live side by side under this name."""

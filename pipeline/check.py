@@ -105,15 +105,13 @@ def leak_problems(train_tiles: Iterable[str], predicted: Iterable[str], group_of
 
 def _member_store_problems(run: Run, member: Member, path: Path, kind: str, truth: Truth, content: bool) -> list[str]:
     """Everything that contradicts about one member's store and the member behind it."""
-    folder = run.member_dir(member)
+    facts = {"model": member.model.name, "fold": member.fold, "seed": member.seed, "target": member.model.target}
+    problems, record = _record_problems(run.member_dir(member) / "member.json", facts)
+    problems += _member_problems(run, member)
     try:
         store = open_store(path)
-        record = read_json(folder / "member.json")
     except UserError as error:
-        return [str(error)]
-    except FileNotFoundError:
-        return [f"{path}: its member has no record {folder / 'member.json'}"]
-    facts = {"model": member.model.name, "fold": member.fold, "seed": member.seed, "target": member.model.target}
+        return [str(error)] + [f"{path}: {problem}" for problem in problems]
     expected = facts | {
         "kind": kind,
         "variant": run.variant,
@@ -122,16 +120,26 @@ def _member_store_problems(run: Run, member: Member, path: Path, kind: str, trut
         "keys_sha256": hash_value(run.member_keys(member.model)),
     }
     held_out = [name for name, fold in truth.fold_of.items() if fold == member.fold]
-    problems = _unlike(store.manifest, expected)
-    problems += [f"member.json: {problem}" for problem in _unlike(record, facts)]
+    problems += _unlike(store.manifest, expected)
     problems += _names_problems(store.names, held_out if kind == "oof" else truth.test_names)
     if store.classes != _channels(run, member.model):
         problems.append(f"classes are {listed(store.classes)}, not {listed(_channels(run, member.model))}")
     if kind == "oof":
         problems += [f"its member {problem}" for problem in leak_problems(
-            record["train_tiles"], store.names, truth.group_of)]  # fmt: skip
-    problems += _member_problems(run, member)
+            record.get("train_tiles", []), store.names, truth.group_of)]  # fmt: skip
     return [f"{path}: {problem}" for problem in problems] + (content_problems(store) if content else [])
+
+
+def _record_problems(path: Path, facts: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """What contradicts about a member's record, and the record; empty where there is none to be read."""
+    try:
+        record = read_json(path)
+    except FileNotFoundError:
+        return [f"its member has no record {path}"], {}
+    except ValueError:
+        return [f"its member's record {path} is not JSON; it was cut short or changed"], {}
+    lacking = [] if "train_tiles" in record else ["member.json: does not say what it was trained on"]
+    return [f"member.json: {problem}" for problem in _unlike(record, facts)] + lacking, record
 
 
 def _member_problems(run: Run, member: Member) -> list[str]:

@@ -26,7 +26,9 @@ PROBE_FROM = 50_000  # tiles seen in training; below, timing the networks takes 
 
 def main(argv: list[str] | None = None) -> int:
     parser = stage_parser("pipeline.cv", __doc__)
-    parser.add_argument("--only", metavar="KEY=VALUE,...", help="some members: model=unet,fold=0 (or seed=, target=)")
+    parser.add_argument(
+        "--only", metavar="KEY=VALUE,...", help="some members: model=unet,fold=0,fold=1; also seed=, target="
+    )
     parser.add_argument("--dry-run", action="store_true", help="only say what would be done, and time and disk")
     args = parser.parse_intermixed_args(argv)
     experiment = load_experiment(args.config, args.overrides)

@@ -53,7 +53,7 @@ class Grid:
 
 
 def chosen_members(run: Run, only: str | None) -> list[Member]:
-    """All members, or those that `--only model=unet,fold=0` names.
+    """All members, or those that `--only model=unet,fold=0` names; of a key that is given twice, either value.
 
     Raises:
         UserError: a key or value that the experiment does not have.
@@ -67,7 +67,7 @@ def chosen_members(run: Run, only: str | None) -> list[Member]:
             "seed": member.seed,
             "target": member.model.target,
         }
-        if all(str(has[key]) == value for key, value in wanted.items()):
+        if all(str(has[key]) in values for key, values in wanted.items()):
             members.append(member)
     if not members:
         raise UserError(f"--only {only}: no member is all of that at once")
@@ -143,9 +143,12 @@ def fold_name(member: Member) -> str:
     return "all" if member.fold is None else str(member.fold)
 
 
-def _parse_only(text: str, experiment: Experiment) -> dict[str, str]:
-    """`model=unet,fold=0` as a dict, its values checked against the experiment."""
-    wanted = dict(part.partition("=")[::2] for part in text.split(","))
+def _parse_only(text: str, experiment: Experiment) -> dict[str, set[str]]:
+    """`model=unet,fold=0,fold=1` as a dict of sets, its values checked against the experiment."""
+    wanted: dict[str, set[str]] = {}
+    for part in text.split(","):
+        key, _, value = part.partition("=")
+        wanted.setdefault(key.strip(), set()).add(value.strip())
     known = {
         "model": [model.name for model in experiment.models],
         "fold": [*map(str, range(experiment.folds.k)), "all"],
@@ -155,9 +158,9 @@ def _parse_only(text: str, experiment: Experiment) -> dict[str, str]:
     wrong = [key for key in wanted if key not in known]
     if wrong:
         raise UserError(f"--only {text}: unknown {listed(wrong)}; known are {listed(known)}")
-    for key, value in wanted.items():
-        if value not in known[key]:
-            raise UserError(f"--only {text}: this experiment has no {key} {value!r}; it has {listed(known[key])}")
+    for key, values in wanted.items():
+        if strange := sorted(values - {*known[key]}):
+            raise UserError(f"--only {text}: this experiment has no {key} {strange[0]!r}; it has {listed(known[key])}")
     return wanted
 
 
@@ -186,7 +189,8 @@ def _mean_tasks(run: Run, model: Model, left_of: dict[Member, list[str]], argume
     if missing or (not chosen and mean_is_finished(run, model)):
         return []
     command = ("python", "-m", "pipeline.mean", "--model", model.name, *arguments)
-    return [Task(Job(f"{model.name}/mean", command, cost_s=MEAN_S, after=tuple(map(str, chosen))), ["mean"])]
+    lock, after = run.mean_lock(model).absolute(), tuple(map(str, chosen))
+    return [Task(Job(f"{model.name}/mean", command, cost_s=MEAN_S, after=after, lock=lock), ["mean"])]
 
 
 def _disk(

@@ -201,12 +201,19 @@ def label_by_members(run: Run, members: Sequence[Member], wanted: Wanted, device
 
 
 def write_labels(out: Path, image: Path, label_HW: np.ndarray, classes: ClassTable, format: LabelFormat) -> None:
-    """`<name>.png`, one channel; or `<name>.tif`, which lies where the image does and shows the classes' colours."""
+    """`<name>.png`, one channel; or `<name>.tif`, which lies where the image does and shows the classes' colours.
+
+    Raises:
+        UserError: the image itself has that name.
+    """
+    path = out / f"{image.stem}.{'png' if format == 'png' else 'tif'}"
+    if path.exists() and path.samefile(image):
+        raise UserError(f"--out {out}: the labels of {image} would take its place; name another folder")
     if format == "png":
-        with whole_file(out / f"{image.stem}.png") as aside:
+        with whole_file(path) as aside:
             Image.fromarray(label_HW).save(aside, "png")
         return
-    with _geotiff(out / f"{image.stem}.tif", image, label_HW[None]) as file:
+    with _geotiff(path, image, label_HW[None]) as file:
         file.write_colormap(1, dict(zip(classes.labels, classes.colors, strict=True)))
 
 
@@ -220,9 +227,11 @@ def write_probs(out: Path, image: Path, probs_CHW: np.ndarray, names: Sequence[s
 def _geotiff(path: Path, image: Path, values_CHW: np.ndarray) -> Iterator[DatasetWriter]:
     """A compressed GeoTIFF with the coordinates of `image`, its bands written, still open."""
     with rasterio.open(image) as source:
-        place = {"crs": source.crs, "transform": source.transform}
+        points, points_crs = source.gcps
+        place = {"gcps": points, "crs": points_crs} if points else {"crs": source.crs, "transform": source.transform}
     count, height, width = values_CHW.shape
     kind = {"dtype": values_CHW.dtype, "compress": "deflate", "predictor": 3 if values_CHW.dtype.kind == "f" else 1}
+    kind["BIGTIFF"] = "IF_SAFER"  # probabilities of a large scene are more than the 4 GiB of a plain TIFF
     with whole_file(path) as aside, rasterio.open(aside, "w", "GTiff", width, height, count, **kind, **place) as file:
         file.write(values_CHW)
         yield file

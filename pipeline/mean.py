@@ -8,6 +8,7 @@ import numpy as np
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed
+from base.locks import held
 from base.progress import track
 from config import Run, load_experiment, open_run
 from config.training import Model
@@ -56,7 +57,9 @@ def main(argv: list[str] | None = None) -> None:
         model = run.experiment.model(args.model)
     except ValueError as error:
         raise UserError(f"--{error}") from None
-    print(f"test {model.name}: {mean_test(run, model) or 'no test set'}")
+    with held(run.mean_lock(model), f"the mean of model {model.name}"):
+        path = mean_test(run, model)
+    print(f"test {model.name}: {path or 'no test set'}")
 
 
 if __name__ == "__main__":

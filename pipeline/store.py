@@ -25,11 +25,12 @@ import pandas as pd
 from numcodecs import Blosc
 
 from base.errors import UserError, listed, refuse_all
-from base.files import hash_file, read_json, whole_folder, write_json
+from base.files import clear_aside, hash_file, read_json, whole_folder, write_json, write_text
 from pipeline.quantise import STORE_DTYPES, StoreDtype, dequantise, quantise
 
 FORMAT = 1  # raised when the files' meaning changes
 MANIFEST, INDEX, PROBS = "manifest.json", "index.csv", "probs.bin"
+FACTS = ("tiles", "classes", "height", "width", "dtype", "bytes", "index_sha256", "probs_sha256")  # readers need them
 THREADS = 8  # that round and compress, of as many cores as there are: one does 700 tiles/s, a GPU more
 WAITING = 32  # tiles that may wait for them: neither side idles, and memory stays bounded
 
@@ -104,6 +105,8 @@ def write_store(
 ) -> Iterator[StoreWriter]:
     """A writer for the tiles `names`; the store stands at `path` once the block ends well, and not before.
 
+    The caller holds a lock, so that nobody else writes there: what a killed writer left aside is removed.
+
     Args:
         classes: names of the channels; a specialist has one.
         manifest: JSON-able facts about what makes the probabilities, kept in the store's manifest.
@@ -111,6 +114,7 @@ def write_store(
     names, classes = list(names), list(classes)
     if len(set(names)) < len(names):
         raise ValueError(f"tile names are given twice in {path}")
+    clear_aside(path)
     with whole_folder(path) as aside:
         with open(aside / PROBS, "wb") as file:
             writer = StoreWriter(file, names, len(classes), (height, width), dtype)
@@ -121,9 +125,8 @@ def write_store(
                 writer.close()
             file.flush()
             os.fsync(file.fileno())
-        pd.DataFrame(writer.rows, columns=["name", "bytes", "crc32"]).to_csv(
-            aside / INDEX, index=False, lineterminator="\n"
-        )
+        index = pd.DataFrame(writer.rows, columns=["name", "bytes", "crc32"])
+        write_text(aside / INDEX, index.to_csv(index=False, lineterminator="\n"))
         facts = {
             "format": FORMAT,
             "tiles": len(names),
@@ -213,11 +216,7 @@ def open_store(path: Path) -> Store:
     path = Path(path)
     if not (path / MANIFEST).exists():
         raise UserError(f"no probabilities at {path}. {_again({})}")
-    manifest = read_json(path / MANIFEST)
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{path}: format {manifest.get('format')}; this version reads {FORMAT}. {_again(manifest)}")
-    if manifest["dtype"] not in STORE_DTYPES:
-        raise UserError(f"{path}: dtype {manifest['dtype']}; known: {listed(STORE_DTYPES)}")
+    manifest = _read_manifest(path)
     problems = []
     index = pd.DataFrame({"name": [], "bytes": [], "crc32": []})
     if not (path / INDEX).exists():
@@ -233,6 +232,21 @@ def open_store(path: Path) -> Store:
         problems.append(f"{PROBS} has {size} bytes of {manifest['bytes']}")
     refuse_all(f"{path} is damaged ({_again(manifest)})", problems)
     return Store(path, manifest, index)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = read_json(path / MANIFEST)
+    except ValueError:
+        raise UserError(f"{path}: {MANIFEST} is not JSON; it was cut short or changed. {_again({})}") from None
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else type(manifest).__name__
+        raise UserError(f"{path}: format {found}; this version reads {FORMAT}. {_again({})}")
+    if missing := [key for key in FACTS if key not in manifest]:
+        raise UserError(f"{path}: {MANIFEST} lacks {listed(missing)}. {_again(manifest)}")
+    if manifest["dtype"] not in STORE_DTYPES:
+        raise UserError(f"{path}: dtype {manifest['dtype']}; known: {listed(STORE_DTYPES)}")
+    return manifest
 
 
 def content_problems(store: Store) -> list[str]:

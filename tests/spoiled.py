@@ -209,6 +209,24 @@ def no_record(run: Run) -> None:
     (run.member_dir(member(run)) / "member.json").unlink()
 
 
+def truncated_record(run: Run) -> None:
+    path = run.member_dir(member(run)) / "member.json"
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def record_without_tiles(run: Run) -> None:
+    edit_json(run.member_dir(member(run)) / "member.json", lambda record: record.pop("train_tiles"))
+
+
+def truncated_manifest(run: Run) -> None:
+    path = run.oof_store(member(run)) / MANIFEST
+    path.write_bytes(path.read_bytes()[:-30])
+
+
+def manifest_without_hash(run: Run) -> None:
+    edit_json(run.oof_store(member(run)) / MANIFEST, lambda manifest: manifest.pop("probs_sha256"))
+
+
 def truncated_probabilities(run: Run) -> None:
     path = run.oof_store(member(run)) / PROBS
     path.write_bytes(path.read_bytes()[:-7])
@@ -259,6 +277,10 @@ SPOILED = {
     member_of_other_folds: "was trained on 1 of the tiles",
     member_under_another_name: "member.json: fold is 1, not 0",
     no_record: "has no record",
+    truncated_record: "is not JSON",
+    record_without_tiles: "does not say what it was trained on",
+    truncated_manifest: "manifest.json is not JSON",
+    manifest_without_hash: "manifest.json lacks probs_sha256",
     truncated_probabilities: "probs.bin has",
     edited_probabilities: "probs.bin was changed",
     edited_specialist: "probs.bin was changed",

@@ -13,11 +13,11 @@ import pytest
 from base.errors import UserError
 from base.locks import held, is_free, try_lock
 from config.jobs import Jobs
-from pipeline import slots
+from pipeline import slots, supervise
 from pipeline.jobs import Outcome, read_states, run_jobs, waves, write_attempts
 from pipeline.session import Session
 from pipeline.slots import place_here, threads_per_job
-from pipeline.supervise import Job, JobState
+from pipeline.supervise import NO_MEMORY, Job, JobState
 from pipeline.watch import report
 from tests.fake_grid import CPU, diary, fake_job, finish, has_started, processes_of, result_of, start_grid, wait_for
 
@@ -117,6 +117,22 @@ def test_batches_are_split_when_cuda_runs_out_of_memory_and_only_if_that_is_allo
     else:
         assert notes == ["CUDA ran out of memory"] * 3
         assert "split_batch" not in (tmp_path / "logs" / "job.log").read_text()
+
+
+@pytest.mark.parametrize(
+    ("code", "line", "note"),
+    [
+        (1, "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.", NO_MEMORY),
+        (1, "RuntimeError: CUDA error: out of memory", NO_MEMORY),
+        (1, "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", NO_MEMORY),
+        (1, "RuntimeError: cuDNN error: CUDNN_STATUS_ALLOC_FAILED", NO_MEMORY),
+        (1, "RuntimeError: CUDA error: an illegal memory access was encountered", "crashed; see its log"),
+        (-9, "CUDA out of memory", "killed; most often the machine ran out of memory"),
+        (143, "", "stopped"),
+    ],
+)
+def test_what_an_exit_code_means(code, line, note):
+    assert supervise._note(code, ["Traceback", line]) == note
 
 
 # Stopping and dying

@@ -1,5 +1,6 @@
 """Prediction: the same path for OOF, test and foreign images; what is predicted twice is the same to the byte."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,6 +79,17 @@ def test_oof_and_test_stores_hold_the_networks_probabilities_and_are_proven(conf
     assert len(check_stores(run, content=True)) == 2
 
 
+def test_a_store_says_how_long_it_took_and_that_is_in_no_hash(config):
+    run = trained(config)
+    path = predict_oof(run, member(run), CPU, GO_ON)
+    took = read_json(path / SECONDS)
+    assert took["tiles"] == len(open_store(path).names)
+    assert 0 < took["seconds"] < 600
+    (path / SECONDS).write_text('{"tiles": 1, "seconds": 3600}')
+    assert check_stores(run, content=True) == [path]
+    assert seconds_per_1000_tiles(run)[member(run).model.name] == pytest.approx(3 * 3_600_000)  # three folds
+
+
 def test_several_weights_are_the_mean_of_their_probabilities(config):
     both = run_of(config, "predict.weights=[last, ema]")
     probs = {}
@@ -121,6 +133,9 @@ def test_a_stopped_prediction_leaves_nothing_and_the_next_gives_the_same_bytes(c
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
     path = again.oof_store(member(again))
+    left = path.parent / f".{path.name}.12345-0badcafe.part"
+    left.mkdir()  # by a prediction that was killed
+    (left / PROBS).write_bytes(b"half a store")
     with pytest.raises(Stopped):
         predict_oof(again, member(again), CPU, StopAfter())
     assert not [each for each in path.parent.iterdir() if "oof" in each.name]
@@ -177,6 +192,44 @@ def test_images_of_any_size_get_labels_that_lie_where_they_do(config, tmp_path):
         assert np.array_equal(label_HW, np.array([1, 2, 4])[expected.argmax(0)])
         assert np.array_equal(label_HW, read_mask(tmp_path / "png" / f"{name}.png"))
     assert len(list((tmp_path / "png").iterdir())) == 4
+
+
+def test_ground_control_points_are_passed_on(config, tmp_path):
+    points = [
+        rasterio.control.GroundControlPoint(row, col, 10.0 * col, -7.0 * row) for row in (0, 40) for col in (0, 40)
+    ]
+    draw_scene(tmp_path / "in" / "a.tif", 40, 40, gcps=points, crs="EPSG:4326")
+    ask = ["--config", str(config), "--model", "unet", "--images", str(tmp_path / "in" / "*.tif")]
+    predict.main([*ask, "--out", str(tmp_path / "out"), "--format", "geotiff"])
+    with rasterio.open(tmp_path / "out" / "a.tif") as file:
+        found, crs = file.gcps
+    assert crs == "EPSG:4326"
+    assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
+
+
+def test_labels_never_take_the_place_of_their_image(config, tmp_path):
+    draw_scene(tmp_path / "in" / "a.tif", 40, 40)
+    before = hash_file(tmp_path / "in" / "a.tif")
+    ask = ["--config", str(config), "--model", "unet", "--images", str(tmp_path / "in" / "*.tif")]
+    with pytest.raises(UserError, match="would take its place"):
+        predict.main([*ask, "--out", str(tmp_path / "in"), "--format", "geotiff"])
+    predict.main([*ask, "--out", str(tmp_path / "in"), "--format", "png"])
+    assert hash_file(tmp_path / "in" / "a.tif") == before
+
+
+def test_split_batches_are_predicted_in_smaller_ones(config, monkeypatch):
+    seen = []
+
+    def forward(loaded, pixels_NHWB, tile_N, settings, precision, device):
+        seen.append(settings.batch)
+        return member_probs(loaded, pixels_NHWB, tile_N, settings, precision, device)
+
+    monkeypatch.setattr(predict, "member_probs", forward)
+    for split in (1, 4, 64):
+        run = run_of(config, "predict.tta=[rot90]", "predict.batch=16", f"jobs.split_batch={split}")
+        path = predict_oof(run, member(run), CPU, GO_ON)
+        shutil.rmtree(path)
+    assert seen == [16, 4, 1]
 
 
 def test_one_member_alone_can_be_asked(config, tmp_path):

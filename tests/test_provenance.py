@@ -17,7 +17,9 @@ from tests.spoiled import (
     edited_specialist,
     member,
     member_of_other_folds,
+    no_record,
     store_of_another_tta,
+    truncated_manifest,
     write_clean,
 )
 
@@ -52,6 +54,16 @@ def test_what_contradicts_is_found(run, spoil):
 
 
 def test_all_contradictions_are_listed_at_once(run):
+    # A store that cannot be opened hides nothing of the member behind it.
+    for fault in (truncated_manifest, edited_checkpoint, no_record):
+        fault(run)
+    with pytest.raises(UserError) as refusal:
+        check_stores(run, content=True)
+    for told in ("manifest.json is not JSON", "last.safetensors were changed", "has no record"):
+        assert told in str(refusal.value)
+
+
+def test_all_contradictions_of_whole_stores_are_listed_at_once(run):
     spoiled = [edited_checkpoint, member_of_other_folds, store_of_another_tta, edited_specialist, edited_mean]
     for spoil in spoiled:
         spoil(run)
