@@ -68,7 +68,9 @@ def processes_of(run: Path) -> list[str]:
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                line, environment = ((entry / name).read_bytes().decode() for name in ("cmdline", "environ"))
+                line, environment = (
+                    (entry / name).read_bytes().decode(errors="replace") for name in ("cmdline", "environ")
+                )
             except OSError:
                 continue
             if str(run) in line or f"{MARK}={run}" in environment.split("\0"):
