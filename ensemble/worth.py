@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 
+from base.files import read_json
 from base.progress import track
 from config import Run
 from config.ensemble import Blend
@@ -13,9 +14,7 @@ from ensemble.fitted import FittedBlend
 from ensemble.honest import HonestFit, fit_honestly, score_sample
 from ensemble.labels import class_order, top_class
 from ensemble.sample import Sample
-from folds.assign import read_folds
-from folds.tiles import read_tiles
-from pipeline.costs import TileCounts, passes_per_tile, read_costs
+from pipeline.finished import SECONDS
 
 
 def calibration_errors(fits: HonestFit, sample: Sample) -> dict[str, float]:
@@ -82,9 +81,13 @@ def error_correlation(sample: Sample) -> pd.DataFrame:
 
 
 def seconds_per_1000_tiles(run: Run) -> dict[str, float]:
-    """Seconds that all members of a model take for 1,000 test tiles, by `pipeline.cv`'s measurement of this machine."""
-    tiles, folds = read_tiles(run.tiles_csv), read_folds(run.folds_csv)
-    costs = read_costs(run, TileCounts.of(tiles, folds, run.experiment.folds.k))
-    passes = passes_per_tile(run.experiment.predict)
-    members = {model.name: len(list(run.members(model))) for model in run.experiment.models}
-    return {name: 1000 * passes * members[name] * cost.forward_s for name, cost in costs.items()}
+    """Seconds that all members of a model take for 1,000 test tiles, one after the other, as they took for their
+    held-out folds; NaN where none wrote it down."""
+    seconds = {}
+    for model in run.experiment.models:
+        members = list(run.members(model))
+        files = [run.oof_store(member) / SECONDS for member in members if member.fold is not None]
+        taken = [read_json(path) for path in files if path.exists()]
+        a_tile = [each["seconds"] / each["tiles"] for each in taken]
+        seconds[model.name] = 1000 * len(members) * float(np.mean(a_tile)) if a_tile else np.nan
+    return seconds

@@ -9,6 +9,7 @@ from config.training import Model
 from pipeline.store import open_store
 
 STEPS = ("train", "oof", "test")
+SECONDS = "seconds.json"  # beside a store's own files and part of no hash: tiles, and the seconds that they took
 
 
 def member_is_finished(run: Run, member: Member) -> bool:

@@ -1,5 +1,6 @@
 """Predict with a member: its held-out fold (OOF) and the test tiles, by one code path, into probability stores."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,14 +9,14 @@ import torch
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed
-from base.files import hash_value
+from base.files import hash_value, write_json
 from base.locks import held
 from base.progress import bar
 from base.version import code_version
 from config import Member, Run, load_experiment, open_run
 from folds.tiles import read_tiles
 from pipeline.device import pick_device, set_up_cpu
-from pipeline.finished import mean_is_finished, weights_hash
+from pipeline.finished import SECONDS, mean_is_finished, weights_hash
 from pipeline.forward import member_probs
 from pipeline.images import add_image_options, label_by_members, wanted_of
 from pipeline.members import MemberRecord, add_member_options, load_member, member_of
@@ -73,6 +74,7 @@ def _predict_split(
         "code": code_version(),
     }
     progress, task = bar(f"{kind} {member}", len(rows))
+    begin = time.perf_counter()
     size = pixels.shape[1:3]
     with progress, write_store(path, names, loaded.record.classes, *size, manifest, settings.dtype) as writer:
         for probs_NCHW in batches:
@@ -80,6 +82,7 @@ def _predict_split(
             progress.advance(task, len(probs_NCHW))
             if stop:
                 raise Stopped(str(member))  # a store is whole or absent: the next run begins it again
+    write_json(path / SECONDS, {"tiles": len(rows), "seconds": time.perf_counter() - begin})
     return path
 
 

@@ -1,0 +1,41 @@
+"""What a model costs: the seconds that its members took for the tiles they predicted."""
+
+import numpy as np
+import pytest
+import torch
+
+from base.files import hash_file, read_json, write_json
+from config import load_experiment, open_run
+from ensemble.worth import seconds_per_1000_tiles
+from folds.assign import make_folds
+from pipeline.check import check_stores
+from pipeline.finished import SECONDS
+from pipeline.predict import predict_oof
+from pipeline.stopping import StopRequest
+from pipeline.store import MANIFEST
+from pipeline.train import train_member
+from tests.tiny import tiny_values, write_config, write_tiny
+
+CPU, GO_ON = torch.device("cpu"), StopRequest()
+
+
+def test_predictions_say_how_long_they_took_and_that_is_in_no_hash(tmp_path):
+    values = tiny_values(write_tiny(tmp_path / "data", train=6, test=3), tmp_path)
+    values["train"] |= {"epochs": 1}
+    values["folds"]["k"] = 2
+    run = open_run(load_experiment(write_config(tmp_path / "tiny.yaml", values)))
+    make_folds(run)
+    (model,) = run.experiment.models
+    assert np.isnan(seconds_per_1000_tiles(run)[model.name])
+    first, second = run.members()
+    train_member(run, first, CPU, GO_ON)
+    path = predict_oof(run, first, CPU, GO_ON)
+    took, manifest = read_json(path / SECONDS), hash_file(path / MANIFEST)
+    assert took["tiles"] == 3
+    assert seconds_per_1000_tiles(run)[model.name] == pytest.approx(2 * 1000 * took["seconds"] / 3)
+    write_json(path / SECONDS, {"tiles": 4, "seconds": 2.0})
+    assert hash_file(path / MANIFEST) == manifest
+    assert check_stores(run, content=True) == [path]
+    run.oof_store(second).mkdir(parents=True)
+    write_json(run.oof_store(second) / SECONDS, {"tiles": 2, "seconds": 2.0})
+    assert seconds_per_1000_tiles(run)[model.name] == pytest.approx(500 + 1000)
