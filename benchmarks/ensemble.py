@@ -1,6 +1,6 @@
 """Is the ensemble worth it, honest, and fast? Every figure of docs/ensemble.md, from synthetic posteriors and stores.
 
-python -m benchmarks.ensemble [--json FILE] [--demo CONFIG] [--only PART,...]
+python -m benchmarks.ensemble [--json FILE] [--demo CONFIG [key=value ...]] [--only PART,...]
 
 `--demo` names an experiment on generated tiles, with specialists, whose run is finished: its blend is scored against
 the true test labels. Without it rare_gain and honest_gap are null.
@@ -16,6 +16,7 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from base.command import add_json, run, write_figures
+from base.errors import UserError, nearest
 from benchmarks.ensemble_scale import CORES, PLAIN_BUT_WEIGHTS, SHARES, scale
 from config import Run, load_experiment
 from config.ensemble import Blend
@@ -103,9 +104,9 @@ def exhaustive() -> dict[str, Any]:
     return figures
 
 
-def demo(config: str) -> dict[str, Any]:
+def demo(config: str, *overrides: str) -> dict[str, Any]:
     """A finished run on generated tiles, against the true test labels."""
-    experiment = load_experiment(config)
+    experiment = load_experiment(config, overrides)
     this = Run(experiment)
     built = read_blend(this)
     tiles = read_tiles(this.tiles_csv)
@@ -169,16 +170,20 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--demo", metavar="CONFIG", help="a finished run on generated tiles, with a blend called plain")
-    parser.add_argument("--only", metavar="PARTS", help=f"of {', '.join(PARTS)}, separated by commas")
+    parser.add_argument("--demo", metavar=("CONFIG", "key=value"), nargs="+",
+                        help="a finished run on generated tiles, with a blend called plain")  # fmt: skip
+    parser.add_argument("--only", metavar="PARTS", help=f"of {', '.join(PARTS)}, demo; separated by commas")
     add_json(parser)
     args = parser.parse_args(argv)
-    wanted = args.only.split(",") if args.only else list(PARTS)
+    wanted = args.only.split(",") if args.only else [*PARTS, "demo"]
+    if unknown := [name for name in wanted if name not in (*PARTS, "demo")]:
+        raise UserError(f"--only: unknown {unknown[0]!r}{nearest(unknown[0], [*PARTS, 'demo'])}")
     figures: dict[str, Any] = {"rare_gain": None, "honest_gap": None}
     for name in wanted:
-        figures |= PARTS[name]()
-    if args.demo:
-        figures |= demo(args.demo)
+        if name != "demo":
+            figures |= PARTS[name]()
+        elif args.demo:
+            figures |= demo(*args.demo)
     write_figures(args.json, figures)
 
 

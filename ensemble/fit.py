@@ -167,21 +167,24 @@ def _try(
 
 
 def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample: Sample) -> tuple[Step, list[Choice]]:
-    """The step without those specialists that add nothing to the others, and what speaks for each."""
+    """The step without those specialists that add nothing to the others, and what speaks for each; beside it, for
+    comparison, what the plain rule would bring that lets each win above a threshold."""
     folds = [fold for fold in blends if fold is not None]
     names = tuple(sample.specialists)
     if len(folds) < 2:
         return step, []
-    sets = {"all": names} | {name: tuple(other for other in names if other != name) for name in names}
-    trial = replace(
-        step,
-        kinds=list(sets),
-        fit=lambda blend, inside, kinds: {kind: fit_evidence(blend, inside, sets[kind]) for kind in kinds},
-    )
-    _, tallies = _try(trial, blends, sample, folds)
+    sets = {"all": names, "none": ()} | {name: tuple(other for other in names if other != name) for name in names}
+
+    def fit(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
+        fitted = {kind: fit_evidence(blend, inside, sets[kind]) for kind in kinds if kind in sets}
+        return fitted | {"override": fit_override(blend, inside, names)}
+
+    _, tallies = _try(replace(step, kinds=[*sets, "override"], fit=fit), blends, sample, folds)
     gains = {name: gain(tallies["all"], tallies[name], step.measure) for name in names}
     kept = tuple(name for name in names if gains[name].value > 0)
     choices = [Choice(f"specialist {name}", "evidence", step.measure, gains[name], name in kept) for name in names]
+    overridden = gain(tallies["override"], tallies["none"], step.measure)
+    choices.append(Choice("specialists", "override", step.measure, overridden, ships=False))
     return replace(step, fit=partial(_fit_specialists, names=kept)), choices
 
 

@@ -91,7 +91,7 @@ def _candidates(candidates: pd.DataFrame) -> Table:
     shown = Table(
         title="Candidates of each step, against leaving the step out", title_justify="left",
         caption="A step ships if its best candidate's interval, widened for their number, lies above 0; "
-        "a specialist stays if its gain does.", caption_justify="left",
+        "a specialist stays if its gain does. override: for comparison.", caption_justify="left",
     )  # fmt: skip
     for column in ("step", "candidate", "measure", "gain", "interval", ""):
         shown.add_column(column, justify="right" if column in ("gain", "interval") else "left")

@@ -68,6 +68,10 @@ def test_a_good_specialist_stays_and_a_useless_one_is_dropped():
     assert by_name["specialist rare0"].ships
     assert not by_name["specialist rare1"].ships
     assert by_name["specialist rare1"].gain.value <= 0
+    joint = {choice.kind: choice for choice in fit.choices if choice.step == "specialists"}
+    assert joint["evidence"].ships
+    assert joint["override"].gain.value > 0  # a good specialist helps either way; this one is only compared
+    assert not joint["override"].ships
 
 
 def test_override_gives_the_class_to_the_specialist():
