@@ -11,7 +11,7 @@ import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
-from base.command import run, stage_parser
+from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError, listed
 from base.files import hash_file, whole_file
 from base.stamps import hash_files, read_stamp, stamp_path
@@ -167,17 +167,21 @@ def deviation_table(hist_NC: np.ndarray, fold_N: np.ndarray, k: int, names: tupl
 
 def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("folds.assign", __doc__)
+    add_json(parser)
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
     folds = make_folds(run)
     classes = ClassTable.of(run.experiment.data)
     hist_NC, fold_N, k = hist_of(make_tiles(run), classes), folds.fold.to_numpy(), run.experiment.folds.k
     Console(width=100).print(deviation_table(hist_NC, fold_N, k, classes.names))
-    worst = np.abs(relative_deviation(hist_NC, fold_N, k)).max()
+    worst = float(np.abs(relative_deviation(hist_NC, fold_N, k)).max())
+    least, groups = least_deviation(hist_NC, folds.group, k), folds.group.nunique()
     print(
-        f"{run.folds_csv}: {len(folds)} tiles in {folds.group.nunique()} groups, {k} folds; "
-        f"the worst deviation is {worst:.2%}, and {least_deviation(hist_NC, folds.group, k):.2%} is unavoidable"
+        f"{run.folds_csv}: {len(folds)} tiles in {groups} groups, {k} folds; "
+        f"the worst deviation is {worst:.2%}, and {least:.2%} is unavoidable"
     )
+    figures = {"tiles": len(folds), "groups": groups, "worst_deviation": worst, "least_worst_deviation": least}
+    write_figures(args.json, figures)
 
 
 if __name__ == "__main__":

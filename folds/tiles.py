@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from base.command import run, stage_parser
+from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_value, whole_file
 from config import Run, load_experiment, open_run
@@ -93,6 +93,7 @@ def make_tiles(run: Run) -> pd.DataFrame:
 
 def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("folds.tiles", __doc__)
+    add_json(parser)
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
     tiles = make_tiles(run)
@@ -102,6 +103,8 @@ def main(argv: list[str] | None = None) -> None:
         f"{run.tiles_csv}: {len(train)} train and {len(tiles) - len(train)} test tiles, {train.group.nunique()} groups"
     )
     print("  ".join(f"{name} {share:.2%}" for name, share in shares.items()))
+    counts = {"train": len(train), "test": len(tiles) - len(train), "groups": train.group.nunique()}
+    write_figures(args.json, counts | {"class_shares": shares.astype(float).to_dict()})
 
 
 def _by_name(root: Path, pattern: str, split: str) -> dict[str, str]:

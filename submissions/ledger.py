@@ -1,15 +1,16 @@
 """The ledger: a row per zip, the board's score beside its honest one, and what the pairs say about the next zip."""
 
 import datetime
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
 from scipy import stats
 
-from base.command import run, split_operands, stage_parser
+from base.command import add_json, run, split_operands, stage_parser, write_figures
 from base.errors import UserError, listed
 from base.files import hash_file, whole_file
 from config import Experiment, load_experiment
@@ -104,6 +105,10 @@ class Line:
     honest_spread: float
     """Root of the summed squared deviations of the honest scores."""
 
+    def figures(self) -> dict[str, Any]:
+        """For JSON, which knows no NaN."""
+        return {key: None if value != value else value for key, value in asdict(self).items()}
+
     def predict(self, honest: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The expected board score and the half width of its 95 % interval for ONE new zip, not for the line."""
         spread = 1 + 1 / self.rows + ((honest - self.honest_mean) / self.honest_spread) ** 2
@@ -116,8 +121,11 @@ def fit_line(board: str, honest: np.ndarray, score: np.ndarray) -> Line | None:
     if len(honest) < ENOUGH or np.ptp(honest) == 0:
         return None
     fit = stats.linregress(honest, score)
-    half = stats.t.ppf(0.975, len(honest) - 2) * fit.stderr
     residual = score - fit.intercept - fit.slope * honest
+    residual_std = np.sqrt((residual**2).sum() / (len(honest) - 2))
+    honest_spread = np.sqrt(((honest - honest.mean()) ** 2).sum())
+    # Not fit.stderr, which is NaN where all scores are equal.
+    half = stats.t.ppf(0.975, len(honest) - 2) * residual_std / honest_spread
     rank = stats.spearmanr(honest, score).statistic if np.ptp(score) else float("nan")
     return Line(
         board=board,
@@ -126,9 +134,9 @@ def fit_line(board: str, honest: np.ndarray, score: np.ndarray) -> Line | None:
         slope=float(fit.slope),
         slope_interval=(float(fit.slope - half), float(fit.slope + half)),
         intercept=float(fit.intercept),
-        residual_std=float(np.sqrt((residual**2).sum() / (len(honest) - 2))),
+        residual_std=float(residual_std),
         honest_mean=float(honest.mean()),
-        honest_spread=float(np.sqrt(((honest - honest.mean()) ** 2).sum())),
+        honest_spread=float(honest_spread),
     )
 
 
@@ -169,12 +177,14 @@ def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("submissions.ledger", f"{__doc__}\n\n{ACTIONS}", "show", operands="ACTION [ZIP [SCORE]]")
     parser.add_argument("--board", default="A", help="score: which board (default: %(default)s)")
     parser.add_argument("--date", type=_date, default=str(datetime.date.today()), help="score: YYYY-MM-DD (today)")
+    add_json(parser)
     args = parser.parse_intermixed_args(argv)
     words, overrides = split_operands(args.overrides, 0, 1, 2, 3)
     action, *operands = words or ["show"]
     path = ledger_path(load_experiment(args.config, overrides))
     if action == "show" and not operands:
-        show(path)
+        lines = show(path)
+        write_figures(args.json, {line.board: line.figures() for line in lines})
     elif action == "add" and len(operands) == 1:
         add_to_ledger(path, receipt_path(Path(operands[0])))
         print(f"{path}: holds {operands[0]}")

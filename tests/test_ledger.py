@@ -12,6 +12,7 @@ from matplotlib.text import Text
 from PIL import Image
 
 from base.errors import UserError
+from base.files import read_json
 from submissions.ledger import add_score, add_to_ledger, fit_line, ledger_path, main, read_ledger, show
 from submissions.plot import name_points
 from submissions.receipt import write_receipt
@@ -131,6 +132,16 @@ def test_names_of_zips_with_nearly_equal_scores_can_be_read():
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to the points
     assert len(boxes) == 6
     assert not any(a.overlaps(b) for a, b in combinations([b.shrunk(1, 0.9) for b in boxes], 2))
+
+
+def test_the_line_is_written_as_json_also_where_ranks_have_no_meaning(tmp_path):
+    config = write_config(tmp_path / "c.yaml", tiny_values(tmp_path / "data", tmp_path))
+    for i, name in enumerate("abcd"):
+        path = enter(tmp_path, f"{name}.zip", name * 64, honest=0.30 + 0.03 * i)
+        add_score(path, f"{name}.zip", 0.25, "A", "2021-01-02")
+    main(["show", "--json", str(tmp_path / "line.json"), "--config", str(config)])
+    line = read_json(tmp_path / "line.json")["A"]
+    assert (line["rows"], line["slope"], line["slope_interval"], line["rank_correlation"]) == (4, 0, [0, 0], None)
 
 
 def test_the_command_scores_and_shows(tmp_path, capsys):
