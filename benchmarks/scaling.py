@@ -2,11 +2,12 @@
 
 python -m benchmarks.scaling [--json FILE] [--only PART,...]
 
-Every measurement is a process of its own. Time is the work alone, the median of as many rounds as fit in ROUNDS_S;
-memory is the peak during the work above what the input took. The exponent is the slope of log time against log tiles
-by least squares (and, printed beside it, between the two largest sizes, where fixed costs weigh least); growth of
-memory is KiB a tile by least squares. Synthetic tiles of 64 x 64, a few of them standing for all: see
-benchmarks/scaling_parts.py for what each part does.
+Every measurement is a process of its own, the median of as many rounds as fit in ROUNDS_S. Time is the processor time
+of the work alone, which others on the machine do not lengthen; wall time stands beside it. Memory is the peak during
+the work above what the input took. The exponent is the slope of log time against log tiles by least squares (and,
+beside it, between the two largest sizes, where fixed costs weigh least); growth of memory is KiB a tile by least
+squares. Synthetic tiles of 64 x 64, a few of them standing for all: see benchmarks/scaling_parts.py for what each part
+does. The searches compare every tile with every other; they end at 16,000 tiles.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,23 +29,26 @@ from benchmarks.measure import peak_mib, seconds
 from benchmarks.scaling_parts import PARTS
 
 SIZES = (1_000, 4_000, 16_000, 64_000)
+SEARCHED = SIZES[:-1]  # by parts that compare every tile with every other: 64,000 would take 16 times as long
 ROUNDS, ROUNDS_S = 3, 8.0
 
 
 def measure(part: str, tiles: int) -> dict[str, float]:
-    """Seconds of the work, and MiB that it needed above its input. In this process, which should be a fresh one."""
+    """Processor seconds (s) and seconds by the clock (wall_s) of the work, and MiB that it needed above its input. In
+    this process, which should be a fresh one."""
     with tempfile.TemporaryDirectory() as folder:
         work = PARTS[part](tiles, Path(folder))
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew: see proc_pid_clear_refs(5)
-        before = peak_mib()
-        return {"s": seconds(work), "mib": peak_mib() - before}
+        before, used = peak_mib(), time.process_time()
+        wall = seconds(work)
+        return {"s": time.process_time() - used, "wall_s": wall, "mib": peak_mib() - before}
 
 
 def measure_apart(part: str, tiles: int) -> dict[str, float]:
     """`measure` in fresh processes: the median of the rounds that fit in ROUNDS_S, one at least."""
     command = [sys.executable, "-m", "benchmarks.scaling", "--measure", part, str(tiles)]
     rounds: list[dict[str, float]] = []
-    while len(rounds) < ROUNDS and sum(each["s"] for each in rounds) < ROUNDS_S:
+    while len(rounds) < ROUNDS and sum(each["wall_s"] for each in rounds) < ROUNDS_S:
         said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         rounds.append(json.loads(said.splitlines()[-1]))
     return {key: float(np.median([each[key] for each in rounds])) for key in rounds[0]}
@@ -68,23 +73,23 @@ def main(argv: list[str] | None = None) -> None:
     parts = args.only.split(",") if args.only else list(PARTS)
     refuse_all("--only", [f"{part}: no such part{nearest(part, list(PARTS))}" for part in parts if part not in PARTS])
 
-    table = Table(title="seconds, and MiB above the input")
+    table = Table(title="processor seconds (by the clock), MiB above the input")
     for column in ("part", *(f"{size:,}" for size in SIZES), "exponent", "at the end", "KiB a tile"):
         table.add_column(column, justify="left" if column == "part" else "right")
     figures: dict[str, float] = {}
     for part in parts:
-        found = [measure_apart(part, size) for size in SIZES]
-        times, mib = ([each[key] for each in found] for key in ("s", "mib"))
-        slope, last = exponent(SIZES, times), exponent(SIZES[-2:], times[-2:])
-        kib_a_tile = float(np.polyfit(SIZES, mib, 1)[0]) * 1024
-        cells = [f"{s:.2f} s  {m:.0f} MiB" for s, m in zip(times, mib, strict=True)]
-        print(f"{part}: {', '.join(cells)}; exponent {slope:.2f}, {last:.2f} at the end; {kib_a_tile:.2f} KiB a tile",
-              flush=True)  # fmt: skip
-        table.add_row(part, *cells, f"{slope:.2f}", f"{last:.2f}", f"{kib_a_tile:.2f}")
-        figures |= {f"{part}_exponent": slope, f"{part}_last_exponent": last, f"{part}_kib_a_tile": kib_a_tile}
-        figures |= {f"{part}_{size}_s": s for size, s in zip(SIZES, times, strict=True)}
-        figures |= {f"{part}_{size}_mib": m for size, m in zip(SIZES, mib, strict=True)}
-    Console(width=130).print(table)
+        sizes = SEARCHED if part in ("mosaic", "duplicates") else SIZES
+        found = {size: measure_apart(part, size) for size in sizes}
+        times, mib = ([each[key] for each in found.values()] for key in ("s", "mib"))
+        slopes = exponent(sizes, times), exponent(sizes[-2:], times[-2:])
+        kib_a_tile = float(np.polyfit(sizes, mib, 1)[0]) * 1024
+        cells = [f"{each['s']:.2f} ({each['wall_s']:.2f}) s  {each['mib']:.0f} MiB" for each in found.values()]
+        told = [f"{slopes[0]:.2f}", f"{slopes[1]:.2f}", f"{kib_a_tile:.2f}"]
+        print(f"{part}: {', '.join(cells)}; exponent {told[0]}, {told[1]} at the end; {told[2]} KiB a tile", flush=True)
+        table.add_row(part, *cells, *[""] * (len(SIZES) - len(sizes)), *told)
+        figures |= {f"{part}_exponent": slopes[0], f"{part}_last_exponent": slopes[1], f"{part}_kib_a_tile": kib_a_tile}
+        figures |= {f"{part}_{size}_{key}": value for size, each in found.items() for key, value in each.items()}
+    Console(width=150).print(table)
     write_figures(args.json, {name: round(value, 4) for name, value in figures.items()})
 
 

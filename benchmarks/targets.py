@@ -170,9 +170,9 @@ TABLE_KIB = 2.0  # memory that a tile may cost: its row in the tables
 
 def grows(part: str, what: str, exponent: float | None = STEEPEST, kib: float | None = TABLE_KIB) -> tuple[Target, ...]:
     return (
-        Target(10, "scaling", f"{part}_exponent", f"{what}: exponent of time, 1,000 to 64,000 tiles", most=exponent),
+        Target(10, "scaling", f"{part}_exponent", f"{what}: exponent of time", most=exponent),
         Target(
-            10, "scaling", f"{part}_last_exponent", f"{what}: exponent of time, 16,000 to 64,000 tiles", most=exponent
+            10, "scaling", f"{part}_last_exponent", f"{what}: exponent of time between the two largest", most=exponent
         ),
         Target(10, "scaling", f"{part}_kib_a_tile", f"{what}: memory that grows", most=kib, unit="KiB a tile"),
     )

@@ -15,7 +15,7 @@ from base.progress import track
 from folds.scan import Scan
 
 COARSE_CELLS = 8
-BLOCK = 1024
+BLOCK, WIDTH = 1024, 4096  # tiles compared at once with others: 16 MiB of products
 MIN_CORRELATION = 0.9  # of the coarse cells: cheap, and lets every near copy through
 MAX_DIFFERENCE = 0.25  # of the fine cells, in units of the step; see docs/folds.md for what lies on both sides
 TINY = np.float32(1e-12)
@@ -56,8 +56,7 @@ def find_duplicates(scan: Scan) -> Duplicates:
     # Copies are linked to the first of their kind only: a hundred equal tiles are 99 pairs, not 4,950.
     originals = np.array(sorted(first_of.values()), np.int64)
     square = bool((scan.size_N2[:, 0] == scan.size_N2[:, 1]).all())
-    near = _near(np.asarray(scan.thumb_NEEB[originals]), tuple(SYMMETRIES) if square else UPRIGHT)
-    near = [(int(originals[a]), int(originals[b]), symmetry, False, value) for a, b, symmetry, value in near]
+    near = _near(scan.thumb_NEEB, originals, tuple(SYMMETRIES) if square else UPRIGHT)
     columns = ["a", "b", "symmetry", "exact", "difference"]
     pairs = pd.DataFrame(sorted(exact + near), columns=columns)
     copy_N = np.zeros(len(textured_N), bool)
@@ -65,21 +64,32 @@ def find_duplicates(scan: Scan) -> Duplicates:
     return Duplicates(pairs, copy_N)
 
 
-def _near(thumb_NEEB: np.ndarray, symmetries: tuple[str, ...]) -> list[tuple[int, int, str, float]]:
-    """(a, b, symmetry, difference) of all near copies, each pair with its best symmetry."""
-    coarse = _coarse(thumb_NEEB)
+def _near(
+    thumb_NEEB: np.ndarray, originals: np.ndarray, symmetries: tuple[str, ...]
+) -> list[tuple[int, int, str, bool, float]]:
+    """(a, b, symmetry, not exact, difference) of all near copies among `originals`, each with its best symmetry.
+
+    Thumbnails are mapped and read in blocks, and so are the products: what is held of a tile is its coarse cells.
+    """
+    count = len(originals)
+    if not count:
+        return []
+    blocks = [originals[start : start + BLOCK] for start in range(0, count, BLOCK)]
+    coarse = np.concatenate([_coarse(thumb_NEEB[block]) for block in blocks])
     row_ND = _unit(coarse)
     best: dict[tuple[int, int], tuple[float, str]] = {}
     for symmetry in track(symmetries, "compare tiles"):
         turned_ND = _unit(SYMMETRIES[symmetry](coarse))
-        for start in range(0, len(row_ND), BLOCK):
-            alike_RM = row_ND[start : start + BLOCK] @ turned_ND[start:].T
-            a_P, b_P = start + np.array(np.nonzero(np.triu(alike_RM >= MIN_CORRELATION, 1)))
-            value_P = _differences(thumb_NEEB, a_P, b_P, symmetry)
-            for a, b, value in zip(a_P.tolist(), b_P.tolist(), value_P.tolist(), strict=True):
-                if value <= MAX_DIFFERENCE and value < best.get((a, b), (np.inf,))[0]:
-                    best[a, b] = (value, symmetry)
-    return [(a, b, symmetry, value) for (a, b), (value, symmetry) in best.items()]
+        for row in range(0, count, BLOCK):
+            for column in range(row, count, WIDTH):
+                alike_RM = row_ND[row : row + BLOCK] @ turned_ND[column : column + WIDTH].T
+                a_P, b_P = np.nonzero(np.triu(alike_RM >= MIN_CORRELATION, row - column + 1))  # b stands after a
+                a_P, b_P = originals[row + a_P], originals[column + b_P]
+                value_P = _differences(thumb_NEEB, a_P, b_P, symmetry)
+                for a, b, value in zip(a_P.tolist(), b_P.tolist(), value_P.tolist(), strict=True):
+                    if value <= MAX_DIFFERENCE and value < best.get((a, b), (np.inf,))[0]:
+                        best[a, b] = (value, symmetry)
+    return [(a, b, symmetry, False, value) for (a, b), (value, symmetry) in best.items()]
 
 
 def _differences(thumb_NEEB: np.ndarray, a_P: np.ndarray, b_P: np.ndarray, symmetry: str) -> np.ndarray:

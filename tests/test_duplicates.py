@@ -81,6 +81,7 @@ def test_flat_tiles_are_no_copies_of_each_other():
     water = [rng.normal(80, 2, (PX, PX, 4)).astype(np.uint8) for _ in range(40)]
     constant = [np.full((PX, PX, 4), value, np.uint8) for value in (0, 0, 0, 255, 255)]
     assert pairs_of([*water, *constant]) == {}
+    assert pairs_of(constant) == {}  # nothing is left to compare
 
 
 def test_equal_pixels_in_another_shape_are_no_copy():
@@ -103,10 +104,12 @@ def test_the_same_fields_under_another_texture_are_no_copy():
     assert pairs_of(images) == {}
 
 
-def test_blocks_change_nothing(monkeypatch):
+@pytest.mark.parametrize(("block", "width"), [(3, 4096), (3, 5), (1024, 7)])
+def test_blocks_change_nothing(monkeypatch, block, width):
     images = textures(20)
     images += [turned(images[n], symmetry) for n, symmetry in enumerate(SYMMETRIES)]
     whole = pairs_of(images)
     assert len(whole) == 8
-    monkeypatch.setattr("folds.duplicates.BLOCK", 3)
+    monkeypatch.setattr("folds.duplicates.BLOCK", block)
+    monkeypatch.setattr("folds.duplicates.WIDTH", width)
     assert pairs_of(images) == whole
