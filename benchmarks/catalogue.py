@@ -19,7 +19,9 @@ class Benchmark:
 BENCHMARKS = {
     "main": Benchmark("run_cv.sh and run_tests.sh as a person runs them", "main_job", {"--naip": "--naip"}),
     "folds": Benchmark("folds shared out evenly, neighbours and copies found", "folds", {"--naip": "--naip"}),
-    "training": Benchmark("the training loop against the bare network, and resume", "training"),
+    "training": Benchmark(
+        "the training loop against the bare network, and resume", "training", {"--device": "--device"}
+    ),
     "ingredients": Benchmark(
         "what each ingredient of training changes in OOF mIoU, on naip",
         "ingredients",
@@ -29,12 +31,13 @@ BENCHMARKS = {
     "prediction": Benchmark(
         "prediction against the bare network, and provenance",
         "prediction",
-        {"--naip": "--data", "--runs": "--runs"},
+        {"--naip": "--data", "--runs": "--runs", "--device": "--device"},
     ),
     "store": Benchmark("ways to keep probabilities on disk", "store_formats"),
     "ensemble": Benchmark("the blend: its gain, its honesty, its speed", "ensemble", {"--demo": "--demo"}),
     "submissions": Benchmark("zips: faults caught, seconds to write and verify", "submissions"),
     "jobs": Benchmark("the grid of jobs: idle time, and faults survived", "jobs"),
+    "report": Benchmark("the report of 16,017 tiles: seconds, size, memory", "report_scale", {"--runs": "--run"}),
     "scaling": Benchmark("how time and memory grow from 1,000 to 64,000 tiles", "scaling"),
     "peers": Benchmark("metric and mean beside torchmetrics, scikit-learn and MONAI", "peers"),
     "limits": Benchmark("store and blend beside the bandwidth of memory and disk", "limits"),

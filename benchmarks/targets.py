@@ -76,12 +76,21 @@ FOLDS = (
 
 TRAINING = (
     Target(4, "training", "efficiency", "a training epoch over the bare network, Unet/resnet18", least=0.95, unit="x"),
+    Target(4, "training", "efficiency_ce", "the same over a bare loop with cross-entropy alone", unit="x"),
     Target(4, "training", "vs_reference_loop", "against the reference's loop", least=2, unit="x"),
     Target(4, "training", "resume_identical", "killed runs that end with the same weights and log", least=1, unit="%",
            per="resume_tries"),
     Target(4, "training", "resume_tries", "runs killed", least=20),
+    Target(4, "training", "memory_growth_kib_epoch", "memory that an epoch adds", most=16, unit="KiB"),
     Target(4, "training", "open_16k_s", "16,017 packed tiles opened", most=1, unit="s"),
     Target(4, "training", "open_16k_mib", "16,017 packed tiles: memory beyond the page cache", most=200, unit="MiB"),
+    Target(4, "training", "efficiency_unet_r18", "GPU: a training epoch over the bare network, Unet/resnet18",
+           least=0.9, unit="x", device="cuda"),
+    Target(4, "training", "efficiency_upp_b4", "GPU: the same, UNet++/efficientnet-b4", least=0.95, unit="x",
+           device="cuda"),
+    Target(10, "training", "efficiency_segformer_b5", "GPU: the same, Segformer/mit_b5 (85 M parameters)", unit="x",
+           device="cuda"),
+    Target(4, "training", "vs_reference_loop", "GPU: against the reference's loop", least=3, unit="x", device="cuda"),
 )  # fmt: skip
 
 PREDICTION = (
@@ -99,6 +108,12 @@ PREDICTION = (
            per="provenance_tried"),
     Target(5, "prediction", "provenance_tried", "runs spoiled", least=12),
     Target(5, "prediction", "false_alarms", "clean runs that are refused", most=0),
+    Target(5, "prediction", "kills_identical", "killed predictions that end with the same store", least=1, unit="%",
+           per="kills"),
+    Target(5, "prediction", "efficiency", "GPU: prediction over the bare network, no views", least=0.95, unit="x",
+           device="cuda"),
+    Target(5, "prediction", "efficiency_d4", "GPU: prediction, eight views, over an eighth of that", least=0.95,
+           unit="x", device="cuda"),
 )  # fmt: skip
 
 ENSEMBLE = (
@@ -135,6 +150,12 @@ JOBS = (
            per="faults_tried"),
     Target(8, "jobs", "orphans", "processes left behind", most=0),
 )  # fmt: skip
+
+REPORT = (
+    Target(9, "report", "report_16k_s", "report of 16,017 tiles, nothing in the page cache", most=60, unit="s"),
+    Target(9, "report", "report_16k_mib", "report of 16,017 tiles: its size", most=25 * 1e6 / 2**20, unit="MiB"),
+    Target(9, "report", "report_16k_peak_mib", "report of 16,017 tiles: peak memory", unit="MiB"),
+)
 
 PEERS = (
     Target(10, "peers", "confusion_vs_torchmetrics", "confusion matrix against torchmetrics", unit="x"),
@@ -189,7 +210,7 @@ SCALING = (
     *grows("zip", "zip written and verified"),
 )
 
-TARGETS = (*MAIN, *FOLDS, *TRAINING, *PREDICTION, *ENSEMBLE, *SUBMISSIONS, *JOBS, *SCALING, *PEERS, *LIMITS)
+TARGETS = (*MAIN, *FOLDS, *TRAINING, *PREDICTION, *ENSEMBLE, *SUBMISSIONS, *JOBS, *REPORT, *SCALING, *PEERS, *LIMITS)
 
 
 @dataclass(frozen=True)
@@ -203,11 +224,12 @@ class Untold:
 
 
 UNTOLD = (
-    Untold(5, "prediction killed 10 times and run again: the same store",
-           "printed by `python -m benchmarks.prediction`"),
+    Untold(4, "what each ingredient of training changes in OOF mIoU on naip",
+           "a table: `python -m benchmarks.run ingredients --naip DIR --runs RUNS`, docs/results.md"),
     Untold(7, "the same sha256 of a zip on any machine, in any order, with any workers",
            "a law in `tests/test_submissions_write.py`; one machine"),
-    Untold(9, "report.html of 16,017 tiles: at most 25 MB and 60 s", "nothing"),
     Untold(9, "planted label flips: precision at least .5 at the top of suspects.csv",
            "a law in `tests/test_reports.py`"),
+    Untold(10, "GPU: load, transfer, forward, backward, step of a training step",
+           "printed by `python -m benchmarks.training --device cuda`"),
 )  # fmt: skip

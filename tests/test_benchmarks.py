@@ -1,0 +1,178 @@
+"""What is promised is told by a benchmark, what is told is on the page, and a run is recorded whole or not at all."""
+
+import ast
+import json
+import re
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from base.errors import UserError
+from benchmarks import records, run, table
+from benchmarks.catalogue import BENCHMARKS, METAVARS
+from benchmarks.machine import describe_machine
+from benchmarks.records import keep, measured, read_results
+from benchmarks.scaling import exponent
+from benchmarks.targets import TARGETS, Target
+
+MACHINE = {"cpu": "one", "cores": 2, "memory_gib": 4, "gpus": []}
+TARGET = Target(3, "folds", "speed", "how fast", least=0.5)
+
+
+def source_of(benchmark: str) -> str:
+    """The source of a benchmark and of what it takes from its own package."""
+    seen, waiting = {}, [BENCHMARKS[benchmark].module]
+    while waiting:
+        module = waiting.pop()
+        path = records.ROOT / "benchmarks" / f"{module}.py"
+        if module in seen or not path.exists():
+            continue
+        seen[module] = path.read_text(encoding="utf-8")
+        waiting += re.findall(r"from benchmarks\.(\w+) import", seen[module])
+    return "\n".join(seen.values())
+
+
+@cache
+def names_in(benchmark: str) -> tuple[set[str], list[str]]:
+    """The strings of a benchmark's source, and its f-strings as patterns: f"{part}_exponent" is `\\w*_exponent`."""
+    nodes = list(ast.walk(ast.parse(source_of(benchmark))))
+    strings = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    patterns = [
+        "".join(re.escape(part.value) if isinstance(part, ast.Constant) else r"\w*" for part in node.values)
+        for node in nodes
+        if isinstance(node, ast.JoinedStr)
+    ]
+    return strings, [pattern for pattern in patterns if re.search("[a-z]{3}", pattern)]
+
+
+def tells(benchmark: str, figure: str) -> bool:
+    """Whether the figure is in the benchmark's results or its source, whole or put together."""
+    strings, patterns = names_in(benchmark)
+    told = {name for each in read_results() if each["benchmark"] == benchmark for name in each["figures"]}
+    head, _, tail = figure.partition("_")
+    return figure in told | strings or {head, tail} <= strings or any(re.fullmatch(each, figure) for each in patterns)
+
+
+def record(figures: dict, machine: str = "one", **more) -> dict:
+    return {
+        "benchmark": "folds", "command": "python -m benchmarks.folds", "device": "cpu", "figures": figures,
+        "machine": MACHINE | {"cpu": machine}, "versions": {"python": "3"}, "commit": "c0ffee", "dirty": False,
+        "date": "2020-01-01", "seconds": 1.0,
+    } | more  # fmt: skip
+
+
+def test_every_benchmark_is_there_and_knows_the_options_it_is_given():
+    for name, benchmark in BENCHMARKS.items():
+        assert find_spec(f"benchmarks.{benchmark.module}"), name
+        words = Path(find_spec(f"benchmarks.{benchmark.module}").origin).read_text(encoding="utf-8")
+        assert "add_json(parser)" in words, name
+        assert set(benchmark.needs) <= set(benchmark.options) <= set(METAVARS), name
+        assert all(f'"{word}"' in words for word in benchmark.options.values()), name
+
+
+@pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"{target.benchmark}-{target.figure}-{target.per}")
+def test_the_figure_of_every_target_is_one_that_its_benchmark_tells(target):
+    assert [figure for figure in (target.figure, target.per) if figure and not tells(target.benchmark, figure)] == []
+
+
+def test_a_figure_that_nobody_tells_is_seen():
+    assert tells("scaling", "folds_exponent")
+    assert not tells("scaling", "folds_exponents")
+    assert not tells("submissions", "verify_9000_s")
+
+
+def test_the_page_is_what_the_results_say():
+    assert table.PAGE.read_text(encoding="utf-8") == table.render(read_results())
+
+
+def test_results_name_no_folder_of_the_machine():
+    for each in read_results():
+        words = json.dumps(each).replace("\\", "")
+        assert not re.search(r"(?<![\w.<])/(?:\w+/)", words), each["command"]
+
+
+@pytest.mark.parametrize(("names", "said"), [(["foldz"], "did you mean folds"), (["ingredients"], "--naip DIR")])
+def test_a_name_that_cannot_be_run_is_refused_before_anything_runs(names, said):
+    with pytest.raises(UserError, match=said):
+        run.wanted(["folds", *names], {})
+
+
+def test_all_leaves_out_what_lacks_an_option(capsys):
+    assert run.wanted([], {}) == [name for name, benchmark in BENCHMARKS.items() if not benchmark.needs]
+    assert "left out: ingredients needs --naip DIR" in capsys.readouterr().out
+    assert run.wanted([], {"--naip": "x", "--runs": "y"}) == list(BENCHMARKS)
+
+
+@pytest.fixture
+def played(tmp_path, monkeypatch):
+    """An interpreter that plays every benchmark: `jobs` fails, `store` tells nothing, the others tell their words."""
+    python = tmp_path / "python"
+    python.write_text(
+        "#!/bin/bash\n"
+        "[[ $2 == benchmarks.jobs ]] && exit 1\n"
+        "[[ $2 == benchmarks.store_formats ]] && exit 0\n"
+        'printf \'{"words": "%s"}\' "$(echo "${@:3:$#-4}" | wc -w)" > "${@: -1}"\n'
+    )
+    python.chmod(0o755)
+    monkeypatch.setattr(run.sys, "executable", str(python))
+    monkeypatch.setattr(run, "keep", lambda each: keep(each, tmp_path / "results"))
+    return tmp_path / "results"
+
+
+def test_what_fails_is_named_at_the_end_and_the_others_go_on(played, capfd):
+    assert run.main(["jobs", "store", "folds", "--naip", "/secret/place"]) == 3
+    (line,) = read_results(played)
+    assert line["benchmark"] == "folds"
+    assert line["command"] == "python -m benchmarks.folds --naip DIR"
+    assert line["figures"] == {"words": "2"}
+    assert line["machine"] == describe_machine()
+    assert "failed: jobs, store" in capfd.readouterr().err
+    assert "secret" not in (played / "folds.jsonl").read_text()
+
+
+def test_a_run_that_ends_well_leaves_a_line_each_time(played):
+    assert run.main(["submissions"]) == run.main(["submissions", "--device", "cuda"]) == 0
+    lines = read_results(played)
+    assert len(lines) == 2
+    assert {line["device"] for line in lines} == {"cpu"}  # it takes no device
+
+
+def test_the_latest_value_of_each_machine_counts_and_null_is_none():
+    found = measured(TARGET, [record({"speed": 0.1}), record({"speed": 0.7}), record({"speed": None}),
+                              record({"speed": 0.2}, machine="two"), record({"speed": 9}, device="cuda"),
+                              record({"speed": 9}, benchmark="jobs")])  # fmt: skip
+    assert [(each.value, each.verdict) for each in found] == [(0.7, "holds"), (0.2, "falls short")]
+    (absent,) = measured(TARGET, [record({"speed": None})])
+    assert absent.verdict == "not measured"
+
+
+def test_a_bound_holds_at_its_edge_and_not_beyond():
+    assert TARGET.meets(0.5)
+    assert not TARGET.meets(0.499)
+    most = Target(3, "folds", "time", "how long", most=2.0)
+    assert most.meets(2.0)
+    assert not most.meets(2.001)
+    share = Target(3, "folds", "hits", "found", least=1, per="tries")
+    assert [each.value for each in measured(share, [record({"hits": 3, "tries": 4})])] == [0.75]
+    assert measured(share, [record({"hits": 0, "tries": 0})])[0].value is None
+
+
+def test_what_falls_short_or_is_not_measured_stands_first():
+    targets = [Target(3, "folds", "fine", "a fine figure", least=0), TARGET, Target(8, "jobs", "gone", "an absent one")]
+    page = table.render([record({"fine": 1, "speed": 0.2})], targets)
+    first, _, rest = page.partition("\n## folds:")
+    assert "| 3 | how fast | at least 0.5 | 0.2 | falls short | A | `python -m benchmarks.folds` |" in first
+    assert "| 8 | an absent one | for comparison | `python -m benchmarks.run jobs` |" in first
+    assert "a fine figure" not in first
+    assert "| a fine figure | at least 0 | 1 | holds | A |" in rest
+    assert "commit c0ffee" in rest
+
+
+@pytest.mark.parametrize("power", [0.0, 1.0, 1.15, 2.0])
+def test_the_exponent_of_a_power_is_that_power(power):
+    sizes = [1_000, 4_000, 16_000, 64_000]
+    assert exponent(sizes, [3e-5 * size**power for size in sizes]) == pytest.approx(power)
+    assert exponent(sizes, 3e-5 * np.array(sizes) ** power + 1) <= power + 1e-9
