@@ -1,0 +1,213 @@
+"""What a member's training is made of: its folds alone, the precision that was asked for, weights of every kind."""
+
+import copy
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from base.errors import UserError
+from base.files import hash_file
+from config import Member, Run, load_experiment, open_run
+from config.losses import LogInverse
+from folds.assign import make_folds, read_folds
+from folds.classes import ClassTable
+from folds.tiles import hist_of, read_tiles
+from models.averaging import update_batch_statistics
+from models.class_weights import training_weights
+from models.zoo import build_model
+from pipeline import loop, train
+from pipeline.setup import Setup, set_up
+from pipeline.stopping import Stopped, StopRequest
+from pipeline.train import plain_batches, train_member
+from tests.tiny import tiny_values, write_config, write_tiny
+
+CPU = torch.device("cpu")
+
+
+def run_of(tmp_path: Path, name: str = "tiny", **changes) -> Run:
+    if not (tmp_path / "data").exists():
+        write_tiny(tmp_path / "data")
+    values = tiny_values(tmp_path / "data", tmp_path) | {"name": name}
+    values["train"] |= {"precision": "fp32", "epochs": 1, "batch": 2, **changes}
+    run = open_run(load_experiment(write_config(tmp_path / f"{name}.yaml", values)))
+    make_folds(run)
+    return run
+
+
+def member_of(run: Run, fold: int = 0) -> Member:
+    return Member(run.experiment.models[0], fold, 0)
+
+
+def trained(run: Run, stop: StopRequest | None = None) -> Path:
+    return train_member(run, member_of(run), CPU, stop or StopRequest())
+
+
+class StopAtOnce(StopRequest):
+    def __bool__(self) -> bool:
+        return True
+
+
+def steps_of(setup: Setup, count: int) -> None:
+    """Optimizer steps on the member's own batches."""
+    setup.batches.set_epoch(0, setup.plan.order_of_epoch(0))
+    setup.state.network.train()
+    for batch in list(setup.loader)[:count]:
+        state = setup.state
+        loop.optimizer_step(setup.plan, state, state.network, [batch], setup.preparation, setup.loss_fn, 1e-3)
+
+
+@pytest.mark.parametrize("fold", [0, 2])
+def test_class_weights_and_tiles_come_from_the_training_folds_alone(tmp_path, fold):
+    run = run_of(tmp_path, class_weights={"name": "log_inverse"})
+    setup = set_up(run, member_of(run, fold), CPU)
+    folds, classes = read_folds(run.folds_csv), ClassTable.of(run.experiment.data)
+    seen = (folds.fold != fold).to_numpy()
+    count_C = hist_of(read_tiles(run.tiles_csv), classes)[seen].sum(0)
+    expected = training_weights(LogInverse(), count_C, classes.names)
+    torch.testing.assert_close(setup.loss_fn.weight_C, torch.tensor(expected, dtype=torch.float32))
+    for epoch in range(3):
+        assert set(setup.plan.order_of_epoch(epoch)) == set(np.flatnonzero(seen))
+    assert set(setup.loader.dataset.tile_N) == set(np.flatnonzero(seen))
+
+
+def test_a_specialists_class_is_weighed_against_all_others(tmp_path):
+    values = tiny_values(write_tiny(tmp_path / "data"), tmp_path)
+    values["models"][0]["target"] = "bare"
+    values["train"]["class_weights"] = {"name": "log_inverse"}
+    run = open_run(load_experiment(write_config(tmp_path / "bare.yaml", values)))
+    make_folds(run)
+    setup = set_up(run, member_of(run), CPU)
+    count_C = hist_of(read_tiles(run.tiles_csv), ClassTable.of(run.experiment.data))[setup.train_N].sum(0)
+    bare = count_C[setup.class_index]
+    expected = training_weights(LogInverse(), np.array([count_C.sum() - bare, bare]), ["other", "bare"])
+    torch.testing.assert_close(setup.loss_fn.weight_C, torch.tensor(expected, dtype=torch.float32))
+
+
+class Touch:
+    """What an evil checkpoint holds: unpickling it calls a function."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path):
+    run = run_of(tmp_path)
+    with pytest.raises(Stopped):
+        trained(run, StopAtOnce())
+    path = run.member_dir(member_of(run)) / "last.pt"
+    saved = torch.load(path, weights_only=True)
+    torch.save(saved | {"log": [Touch(tmp_path / "was here")]}, path)
+    with pytest.raises(UserError, match="not a checkpoint of ours"):
+        trained(run)
+    assert not (tmp_path / "was here").exists()
+    with open(tmp_path / "plain.pickle", "wb") as file:  # that it would have been called
+        pickle.dump(Touch(tmp_path / "was here"), file)
+    pickle.loads((tmp_path / "plain.pickle").read_bytes())
+    assert (tmp_path / "was here").exists()
+
+
+def test_fp16_scales_the_loss_unscales_before_clipping_and_resumes(tmp_path):
+    gradients = {}
+    for precision in ("fp32", "fp16"):
+        run = run_of(tmp_path, precision, precision=precision, clip_grad_norm=0.1)
+        setup = set_up(run, member_of(run), CPU)
+        assert setup.state.scaler.is_enabled() == (setup.plan.dtype == torch.float16) == (precision == "fp16")
+        steps_of(setup, 1)
+        weights = [weight for weight in setup.state.network.parameters() if weight.grad is not None]
+        gradients[precision] = torch.cat([weight.grad.ravel() for weight in weights])
+        assert gradients[precision].norm() == pytest.approx(0.1, rel=1e-3)  # clipped
+    assert torch.nn.functional.cosine_similarity(gradients["fp32"], gradients["fp16"], dim=0) > 0.99
+
+    whole = run_of(tmp_path, "whole", precision="fp16", epochs=2)
+    setup = set_up(whole, member_of(whole), CPU)
+    expected = {path.name: hash_file(path) for path in (trained(whole) / "weights").iterdir()}
+    stopped = run_of(tmp_path, "stopped", precision="fp16", epochs=2)
+    with pytest.raises(Stopped):
+        trained(stopped, StopAtOnce())
+    path = stopped.member_dir(member_of(stopped)) / "last.pt"
+    saved = torch.load(path, weights_only=True)
+    torch.save(saved | {"scaler": saved["scaler"] | {"scale": 4096.0}}, tmp_path / "other.pt")
+    setup.state.load(tmp_path / "other.pt", saved["identity"], CPU)
+    assert setup.state.scaler.get_scale() == 4096
+    assert {path.name: hash_file(path) for path in (trained(stopped) / "weights").iterdir()} == expected
+
+
+def test_a_step_that_overflows_in_fp16_is_left_out_and_the_scale_halved(tmp_path):
+    run = run_of(tmp_path, precision="fp16", loss=[{"name": "ce"}])
+    setup = set_up(run, member_of(run), CPU)
+    setup.state.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = copy.deepcopy(setup.state.network.state_dict())
+    steps_of(setup, 1)
+    for name, value in setup.state.network.named_parameters():
+        assert torch.equal(value, before[name]), name
+    assert setup.state.scaler.get_scale() == 2.0**39
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_alone(tmp_path, monkeypatch):
+    run = run_of(tmp_path)
+    setup = set_up(run, member_of(run), CPU)
+    before = copy.deepcopy(dict(setup.state.network.named_parameters()))
+    monkeypatch.setattr(loop, "loss_of", lambda *arguments: arguments[1].sum() * torch.inf)
+    with pytest.raises(UserError, match="no step was taken with it"):
+        steps_of(setup, 1)
+    for name, value in setup.state.network.named_parameters():
+        assert torch.equal(value, before[name]), name
+
+
+def test_bf16_and_fp32_are_what_they_say(tmp_path):
+    dtypes = {}
+    for precision in ("bf16", "fp32"):
+        run = run_of(tmp_path, precision, precision=precision)
+        setup = set_up(run, member_of(run), CPU)
+        seen = []
+        first = next(m for m in setup.state.network.modules() if isinstance(m, torch.nn.Conv2d))
+        first.register_forward_hook(lambda module, inputs, output, seen=seen: seen.append(output.dtype))
+        steps_of(setup, 1)
+        dtypes[precision] = seen
+        assert {weight.dtype for weight in setup.state.network.parameters()} == {torch.float32}
+        assert first.weight.is_contiguous(memory_format=torch.channels_last)
+        assert not setup.state.scaler.is_enabled()
+    assert dtypes == {"bf16": [torch.bfloat16], "fp32": [torch.float32]}
+
+
+def test_a_compiled_network_is_trained_and_its_weights_have_the_same_names(tmp_path, monkeypatch):
+    asked = []
+    compiler = torch.compile
+
+    def compiled(network):
+        asked.append(network)
+        return compiler(network, backend="eager")  # traced, but not handed to a C++ compiler, which takes minutes
+
+    monkeypatch.setattr(train.torch, "compile", compiled)
+    plain = load_file(trained(run_of(tmp_path, "plain")) / "weights" / "last.safetensors")
+    assert not asked
+    ours = load_file(trained(run_of(tmp_path, "compiled", compile=True)) / "weights" / "last.safetensors")
+    assert len(asked) == 1
+    assert ours.keys() == plain.keys()
+    for name, value in plain.items():
+        torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
+
+
+def test_averaged_weights_have_the_statistics_of_the_training_tiles_as_they_are(tmp_path):
+    run = run_of(tmp_path, ema={"decay": 0.5}, augment=[{"name": "band_gain", "p": 1.0, "params": {"gain": 0.5}}])
+    member = member_of(run)
+    written = load_file(trained(run) / "weights" / "ema.safetensors")
+    setup = set_up(run, member, CPU)
+    network = build_model(member.model, setup.preparation.channels, len(setup.record.classes))
+    network.load_state_dict(written)
+    tiles = setup.pack.train_image_NHWB[setup.train_N]
+    batches = [setup.preparation(torch.from_numpy(tiles[first : first + 2])) for first in range(0, len(tiles), 2)]
+    ours = list(plain_batches(setup.pack, setup.train_N, 2, setup.preparation, CPU))
+    assert len(ours) == len(batches) == 3
+    for batch, expected in zip(ours, batches, strict=True):
+        assert torch.equal(batch, expected)
+    update_batch_statistics(network, batches)
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, written[name], rtol=1e-4, atol=1e-5, msg=name)
