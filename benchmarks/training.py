@@ -1,0 +1,268 @@
+"""The training loop against the bare network and against the reference's loop; resume, memory and opening.
+
+python -m benchmarks.training [--device cuda] [--json FILE]
+
+Tiles are drawn: 256 px, 4 bands, 10 classes. A member's epoch is the real one: packed tiles -> augmentation -> loader
+-> transfer -> preparation -> forward, loss, backward, clipped step -> log. The bare loop has the same network, loss,
+optimizer, precision and layout on one batch that lies on the device. Both take turns in one process.
+"""
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from base.command import add_json, run, write_figures
+from base.errors import UserError
+from benchmarks.measure import ratios, seconds, told
+from benchmarks.training_laws import in_own_process, memory_growth, opening, resume
+from config import Member, Run, load_experiment, open_run
+from folds.assign import make_folds
+from folds.landscape import make_landscape
+from models.zoo import build_model, padded_logits
+from pipeline.data import Batch
+from pipeline.device import autocast, make_deterministic, set_up_cpu
+from pipeline.loop import fit, loss_of
+from pipeline.progress import TrainProgress
+from pipeline.setup import Setup, set_up
+from pipeline.stopping import StopRequest
+
+UNET = "{name: unet_r18, arch: Unet, encoder: resnet18}"
+MODELS = {
+    "cpu": {"": UNET},
+    "cuda": {
+        "_unet_r18": UNET,
+        "_upp_b4": "{name: upp_b4, arch: UnetPlusPlus, encoder: efficientnet-b4}",
+        "_segformer_b5": "{name: segformer_b5, arch: Segformer, encoder: mit_b5}",  # 85 M parameters
+    },
+}
+"""Device -> what is added to a figure's name, and the network; the first one is set against the reference's loop."""
+BATCH = {"cpu": 8, "cuda": 32}
+STEPS = {"cpu": 10, "cuda": 40}  # of an epoch
+PHASES = ("load", "transfer", "forward", "backward", "step")
+
+
+@dataclass(frozen=True)
+class Bench:
+    """A member that is ready to train, and the batch that the bare loop has."""
+
+    setup: Setup
+    resident: Batch
+    image_NCHW: torch.Tensor
+    target_NHW: torch.Tensor
+
+    @property
+    def device(self) -> torch.device:
+        return self.setup.plan.device
+
+
+def drawn_run(folder: Path, device: str, model: str) -> Run:
+    """The demo competition with three scenes of 256 px tiles, two of them in training folds."""
+    overrides = [
+        f"name=training-{device}", f"runs_dir={folder}", f"data.root={folder / 'data'}", f"models=[{model}]",
+        "data.generate.tile_px=256", "data.generate.train_scenes=3", "data.generate.test_scenes=1",
+        "train.schedule.warmup_epochs=0.5", "folds.allow=[class_in_few_groups]",
+        "train.epochs=1", f"train.batch={BATCH[device]}", f"jobs.devices={device}", "redo=stale",
+    ]  # fmt: skip
+    experiment = load_experiment("configs/demo.yaml", overrides)
+    make_landscape(experiment.data)
+    experiment_run = open_run(experiment)
+    make_folds(experiment_run)
+    return experiment_run
+
+
+def make_bench(experiment_run: Run, device: torch.device) -> Bench:
+    setup = set_up(experiment_run, Member(experiment_run.experiment.models[0], 0, 0), device)
+    needed = STEPS[device.type] * setup.plan.train.batch
+    order = np.resize(setup.train_N, needed)  # tiles come again where there are fewer
+    setup = replace(setup, plan=replace(setup.plan, order_of_epoch=lambda epoch: order))
+    setup.batches.set_epoch(0, order)
+    batch = next(iter(setup.loader))
+    image_NCHW = setup.preparation(batch.pixels_NHWB.to(device))
+    return Bench(setup, batch, image_NCHW, batch.target_NHW.to(device, torch.int64))
+
+
+def epoch(bench: Bench) -> None:
+    """One epoch of the member, as `pipeline.train` trains it; without the checkpoint, which comes once a minute."""
+    setup = bench.setup
+    setup.state.epoch, setup.state.micro_step = 0, 0
+    with TrainProgress("benchmark", 1, 0) as progress:
+        fit(setup.plan, setup.state, setup.state.network, setup.loader, setup.batches, setup.preparation, setup.loss_fn,
+            None, lambda state: None, lambda state: None, StopRequest(), progress)  # fmt: skip
+    synchronise(bench.device)
+
+
+def bare(bench: Bench, loss_fn: nn.Module) -> None:
+    """As many steps on one batch that lies on the device."""
+    setup, network, optimizer = bench.setup, bench.setup.state.network.train(), bench.setup.state.optimizer
+    for _ in range(STEPS[bench.device.type]):
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(bench.device, setup.plan.dtype):
+            logits_NCHW = network(bench.image_NCHW)
+        loss_fn(logits_NCHW.float(), bench.target_NHW).backward()
+        optimizer.step()
+    synchronise(bench.device)
+
+
+def efficiency(bench: Bench, suffix: str) -> dict[str, float]:
+    """Images a second of the member's epoch as a share of the bare loop's: with its loss, and with cross-entropy."""
+    steps, batch = STEPS[bench.device.type], bench.setup.plan.train.batch
+    ours, theirs = partial(epoch, bench), partial(bare, bench, bench.setup.loss_fn)
+    ours(), theirs()
+    rate = steps * batch / min(seconds(theirs) for _ in range(2))
+    parameters = sum(weight.numel() for weight in bench.setup.state.network.parameters()) / 1e6
+    model = bench.setup.record.model
+    print(f"{model}, {parameters:.0f} M parameters, batch {batch}, {bench.setup.plan.dtype}: bare {rate:.1f} img/s")
+    figures = {f"efficiency{suffix}": ratios(f"efficiency of {model}", ours, theirs)}
+    plain = partial(bare, bench, nn.CrossEntropyLoss())
+    return figures | {f"efficiency_ce{suffix}": ratios("  over a bare loop with cross-entropy alone", ours, plain)}
+
+
+def breakdown(bench: Bench) -> None:
+    """Print the milliseconds of a step by phase, with the device waited for after each: a sum above the real step's."""
+    setup, device = bench.setup, bench.device
+    setup.batches.set_epoch(0, setup.plan.order_of_epoch(0))
+    spent: dict[str, list[float]] = {phase: [] for phase in PHASES}
+    batches = iter(setup.loader)
+    for _ in range(STEPS[device.type]):
+        clock = Clock(device, spent)
+        batch = next(batches)
+        clock.ends("load")
+        image_NCHW = setup.preparation(batch.pixels_NHWB.to(device, non_blocking=True))
+        clock.ends("transfer")
+        with autocast(device, setup.plan.dtype):
+            logits_NCHW = padded_logits(setup.state.network, image_NCHW)
+        loss = loss_of(setup.loss_fn, logits_NCHW.float(), batch, device)
+        clock.ends("forward")
+        loss.backward()
+        clock.ends("backward")
+        nn.utils.clip_grad_norm_(setup.state.network.parameters(), setup.plan.train.clip_grad_norm)
+        setup.state.optimizer.step()
+        setup.state.optimizer.zero_grad(set_to_none=True)
+        clock.ends("step")
+    shown = {phase: told([1000 * s for s in times], 1) for phase, times in spent.items()}
+    print("  ms a step: " + ", ".join(f"{phase} {ms}" for phase, ms in shown.items()), flush=True)
+
+
+class Clock:
+    """Adds the seconds since its last question to the phase that has ended."""
+
+    def __init__(self, device: torch.device, spent: dict[str, list[float]]) -> None:
+        self.device, self.spent, self.since = device, spent, time.perf_counter()
+
+    def ends(self, phase: str) -> None:
+        synchronise(self.device)
+        now = time.perf_counter()
+        self.spent[phase].append(now - self.since)
+        self.since = now
+
+
+class PlainTiles(Dataset):
+    """The reference's data set: a tile is decoded each time it is seen, flipped, and made a float tensor."""
+
+    def __init__(self, root: Path, tiles: pd.DataFrame, mean_B: np.ndarray, std_B: np.ndarray) -> None:
+        self.root, self.images, self.masks = root, tiles.image.tolist(), tiles["mask"].tolist()
+        self.mean_B, self.std_B = mean_B.astype(np.float32), std_B.astype(np.float32)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, torch.Tensor]:
+        import cv2
+
+        image_HWB = cv2.imread(str(self.root / self.images[i]), cv2.IMREAD_UNCHANGED)
+        mask_HW = cv2.imread(str(self.root / self.masks[i]), cv2.IMREAD_UNCHANGED)
+        for axis in (0, 1):
+            if torch.rand(()) < 0.5:
+                image_HWB, mask_HW = np.flip(image_HWB, axis), np.flip(mask_HW, axis)
+        image_HWB = (image_HWB.astype(np.float32) / 255 - self.mean_B) / self.std_B
+        return torch.from_numpy(image_HWB.transpose(2, 0, 1).copy()), torch.from_numpy(mask_HW.astype(np.int64) - 1)
+
+
+def against_reference(experiment_run: Run, bench: Bench) -> float:
+    """The reference's loop written plainly: float32, contiguous, OpenCV, one worker, smp's dice and torch's ce."""
+    import segmentation_models_pytorch as smp
+
+    device, setup = bench.device, bench.setup
+    tiles = pd.read_csv(experiment_run.tiles_csv, dtype={"name": str}).query("split == 'train'")
+    order = setup.plan.order_of_epoch(0)
+    data = PlainTiles(Path(experiment_run.experiment.data.root), tiles.iloc[order], setup.pack.mean_B, setup.pack.std_B)
+    loader = DataLoader(data, setup.plan.train.batch, shuffle=True, num_workers=1, pin_memory=device.type == "cuda")
+    model, classes = experiment_run.experiment.models[0], len(setup.record.classes)
+    network = build_model(model, setup.preparation.channels, classes).to(device)
+    optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
+    cross_entropy, dice = nn.CrossEntropyLoss(), smp.losses.DiceLoss("multiclass")
+
+    def reference() -> None:
+        network.train()
+        total = 0.0
+        for image_NCHW, target_NHW in loader:
+            logits_NCHW = network(image_NCHW.to(device))
+            target_NHW = target_NHW.to(device)
+            loss = cross_entropy(logits_NCHW, target_NHW) + dice(logits_NCHW, target_NHW)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.item()
+
+    return ratios("against the reference's loop", partial(epoch, bench), reference)
+
+
+def speeds(folder: Path, name: str) -> dict[str, float]:
+    """All ratios of one device; in a process of its own, whose threads and memory are those of a member's."""
+    device = torch.device(name)
+    figures: dict[str, float] = {}
+    for suffix, model in MODELS[name].items():
+        experiment_run = drawn_run(folder, name, model)
+        if device.type == "cpu":
+            threads = experiment_run.experiment.jobs.model_copy(update={"threads": torch.get_num_threads()})
+            set_up_cpu(experiment_run.experiment.model_copy(update={"jobs": threads}))
+        make_deterministic()
+        bench = make_bench(experiment_run, device)
+        figures |= efficiency(bench, suffix)
+        breakdown(bench)
+        if "vs_reference_loop" not in figures:
+            figures["vs_reference_loop"] = against_reference(experiment_run, bench)
+    return figures
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def parts(device: str, folder: Path) -> Iterator[Callable[[], dict[str, float]]]:
+    """What is measured, each in a folder and in processes of its own."""
+    yield partial(in_own_process, speeds, folder / "speeds", device)
+    if device == "cpu":
+        yield partial(in_own_process, resume, folder / "resume")
+        yield partial(memory_growth, folder / "memory")
+        yield partial(opening, folder / "opening")
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
+    add_json(parser)
+    args = parser.parse_args(argv)
+    if args.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("--device cuda: torch finds no GPU here; leave it out to measure on the CPU")
+    figures: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for part in parts(args.device, Path(name)):
+            figures |= part()
+    print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
+    write_figures(args.json, figures)
+
+
+if __name__ == "__main__":
+    run(main)
