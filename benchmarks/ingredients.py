@@ -98,11 +98,11 @@ def halve(source: Path, target: Path) -> None:
         with rasterio.open(target / "train" / path.name, "w", **profile) as file:
             file.write(np.rint(mean_BHW).astype(image_BHW.dtype))
         mask = path.with_suffix(".png")
-        Image.fromarray(_majority(np.array(Image.open(mask)))).save(target / "train" / mask.name)
+        Image.fromarray(majority(np.array(Image.open(mask)))).save(target / "train" / mask.name)
     shutil.copy(source / "tiles.csv", target)  # last: it says that the copy is whole
 
 
-def _majority(label_HW: np.ndarray) -> np.ndarray:
+def majority(label_HW: np.ndarray) -> np.ndarray:
     """(H, W) uint8 -> (H / 2, W / 2)."""
     four = np.stack([label_HW[row::2, column::2] for row in (0, 1) for column in (0, 1)])
     votes = (four[:, None] == four).sum(1)  # how many of the four say the same
