@@ -1,6 +1,7 @@
-"""The table of ingredients: one thing changed at a time, half-resolution tiles that are still those tiles, honest noise."""
+"""The table of ingredients: one thing changed at a time, tiles that are still the same tiles, honest noise."""
 
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -13,6 +14,11 @@ from benchmarks.ingredients import BASE, BY_NAME, COMMON, CONFIG, VARIANTS, comp
 from config import load_experiment
 from config.experiment import flat
 from tests.tiny import write_tiny
+
+
+def read(path: Path) -> np.ndarray:
+    with rasterio.open(path) as file:
+        return file.read().astype(float)
 
 
 def keys_of(variant) -> dict:
@@ -50,17 +56,13 @@ def test_half_resolution_is_the_mean_of_images_with_their_masks_beside_them(tmp_
     halve(source, tmp_path / "half")
     names = sorted(path.name for path in (source / "train").iterdir())
     assert sorted(path.name for path in (tmp_path / "half" / "train").iterdir()) == names
-    with (
-        rasterio.open(source / "train" / "000001.tif") as whole,
-        rasterio.open(tmp_path / "half/train/000001.tif") as half,
-    ):
-        image_BHW, halved_BHW = whole.read().astype(float), half.read()
+    image_BHW, halved_BHW = (read(root / "train" / "000001.tif") for root in (source, tmp_path / "half"))
     assert halved_BHW.shape == (4, 16, 16)
     expected = (image_BHW[:, 4, 6] + image_BHW[:, 5, 6] + image_BHW[:, 4, 7] + image_BHW[:, 5, 7]) / 4
     assert np.abs(halved_BHW[:, 2, 3] - expected).max() <= 0.5
     mask_HW = np.array(Image.open(source / "train" / "000001.png"))
     assert (np.array(Image.open(tmp_path / "half/train/000001.png")) == majority(mask_HW)).all()
-    with pytest.raises(UserError, match="no tiles.csv"):
+    with pytest.raises(UserError, match=r"no tiles\.csv"):
         halve(tmp_path, tmp_path / "nothing")
 
 
