@@ -156,7 +156,7 @@ def loss_of(loss_fn: nn.Module, logits_NCHW: torch.Tensor, batch: Batch, device:
     if not batch.is_mixed:
         return loss_fn(logits_NCHW, target_NHW)
     second_NHW = batch.second_NHW.to(device, torch.int64, non_blocking=True)
-    return loss_fn(logits_NCHW, target_NHW, second_NHW, batch.share_N.to(device))
+    return loss_fn(logits_NCHW, target_NHW, second_NHW, batch.share_N.to(device, non_blocking=True))
 
 
 def valid_in(batch: Batch) -> float:

@@ -1,6 +1,7 @@
 """Pixels -> what a network sees. The only preprocessing, for training, OOF, test and foreign images alike."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -39,8 +40,7 @@ class Preparation:
             std = image_NHWB.std((1, 2), keepdim=True, correction=0)
             std = torch.where(std > NDVI_FLOOR, std, 1.0)
         else:
-            mean = torch.tensor(self.mean, dtype=torch.float32, device=image_NHWB.device)
-            std = torch.tensor(self.std, dtype=torch.float32, device=image_NHWB.device)
+            mean, std = (_on(image_NHWB.device, tuple(values)) for values in (self.mean, self.std))
         image_NHWC = torch.cat([(image_NHWB - mean) / std, *derived], dim=-1)
         return image_NHWC.permute(0, 3, 1, 2)
 
@@ -48,3 +48,10 @@ class Preparation:
         """(nir - red) / (nir + red), in [-1, 1]; in float: on uint8 the difference would wrap around."""
         red, nir = (image_NHWB[..., self.bands.index(band)] for band in ("red", "nir"))
         return ((nir - red) / (nir + red).clamp_min(NDVI_FLOOR))[..., None]
+
+
+@lru_cache
+def _on(device: torch.device, values: tuple[float, ...]) -> torch.Tensor:
+    """Numbers on a device, copied there once: a copy from pageable memory waits for all that the device has to do."""
+    with torch.inference_mode(False):  # or training could not use what a prediction left here
+        return torch.tensor(values, dtype=torch.float32, device=device)
