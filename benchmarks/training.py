@@ -230,6 +230,8 @@ def speeds(folder: Path, name: str) -> dict[str, float]:
         bench = make_bench(experiment_run, device)
         figures |= efficiency(bench, suffix)
         breakdown(bench)
+        save_s = seconds(lambda bench=bench: bench.setup.state.save(folder / "last.pt", {}))
+        print(f"  a checkpoint, once in {bench.setup.plan.checkpoint_s:.0f} s: {save_s:.2f} s", flush=True)
         if "vs_reference_loop" not in figures:
             figures["vs_reference_loop"] = against_reference(experiment_run, bench)
     return figures
