@@ -138,4 +138,7 @@ def train_loader(tiles: TrainTiles, batches: EpochBatches, workers: int, device:
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         pin_memory=device.type == "cuda",
+        # Of its own: a number is drawn where an epoch begins, and again where a run goes on within it. Of the global
+        # one it would be dropout's next.
+        generator=torch.Generator(),
     )

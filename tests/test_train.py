@@ -116,6 +116,31 @@ def test_a_stopped_run_ends_with_the_bits_of_an_undisturbed_one(undisturbed, sto
     assert bits(run, member_of(run)) == expected
 
 
+def test_dropout_the_plateau_and_the_best_epoch_survive_a_stop(tmp_path, monkeypatch):
+    def trained(name: str, stops: list[int]) -> tuple[dict[str, str], list[float]]:
+        write_tiny(tmp_path / "data")
+        values = tiny_values(tmp_path / "data", tmp_path) | {"name": name}
+        small = {"decoder_pyramid_channels": 16, "decoder_segmentation_channels": 32, "decoder_dropout": 0.5}
+        values["models"] = [{"name": "fpn", "arch": "FPN", "encoder": "resnet18", "params": small}]
+        values["train"] = {"epochs": 4, "batch": 2, "precision": "fp32", "validate_every": 1, "clip_grad_norm": None,
+                           "schedule": {"name": "plateau", "patience": 1, "factor": 0.1}}  # fmt: skip
+        run = open_run(load_experiment(write_config(tmp_path / f"{name}.yaml", values)))
+        make_folds(run)
+        scores = iter([0.9, 0.5, 0.4, 0.3])  # the first epoch is the best, and the rate falls after the third
+        monkeypatch.setattr("pipeline.train.mean_iou", lambda conf_CC: next(scores))
+        for steps in stops:
+            with pytest.raises(Stopped):
+                train_member(run, member_of(run), CPU, StopAfter(steps))
+            torch.rand(7)
+        train_member(run, member_of(run), CPU, StopRequest())
+        return bits(run, member_of(run)), pd.read_csv(run.member_dir(member_of(run)) / "log.csv").lr.tolist()
+
+    undisturbed, rates = trained("undisturbed", [])
+    assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
+    assert undisturbed["best.safetensors"] != undisturbed["last.safetensors"]
+    assert trained("stopped", [4, 3])[0] == undisturbed
+
+
 def test_loader_workers_change_no_bit(undisturbed):
     tmp_path, expected = undisturbed
     run = run_of(tmp_path, "workers", **EVERYTHING)
