@@ -5,6 +5,7 @@ import io
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import torch
@@ -13,10 +14,10 @@ from torch import nn
 
 from base.command import run as run_command
 from base.command import stage_parser
-from base.files import whole_file, write_text
+from base.files import clear_aside, whole_file, write_text
 from base.locks import held
 from config import Member, Run, load_experiment, open_run
-from config.ensemble import Predict
+from config.ensemble import Predict, WeightsKind
 from folds.metrics import confusion, mean_iou
 from models.averaging import update_batch_statistics
 from pipeline.checkpoint import TrainState
@@ -41,7 +42,9 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
         Stopped: `stop` was asked for; `last.pt` holds everything that is done.
     """
     folder = run.member_dir(member)
+    clear_killed(folder)
     if member_is_finished(run, member):
+        (folder / "last.pt").unlink(missing_ok=True)  # killed between its last two lines
         return folder
     make_deterministic()
     setup = set_up(run, member, device)
@@ -85,6 +88,12 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     run.finish(folder, run.member_keys(member.model), run.member_inputs(), outputs)
     (folder / "last.pt").unlink()  # three times the weights' size, and nothing will go on from it
     return folder
+
+
+def clear_killed(folder: Path) -> None:
+    """Remove what a killed run was just writing, as large as its weights. Whoever trains holds the member's lock."""
+    for path in (folder / "last.pt", *(weights_path(folder, kind) for kind in get_args(WeightsKind))):
+        clear_aside(path)
 
 
 def confusion_of_batches(batches: Iterable[np.ndarray], truth_NHW: np.ndarray, num_classes: int) -> np.ndarray:

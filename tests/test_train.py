@@ -166,6 +166,20 @@ def test_a_killed_process_ends_with_the_bits_of_an_undisturbed_one(undisturbed):
     assert bits(run, member_of(run)) == expected
 
 
+def test_what_a_killed_run_was_writing_is_removed(tmp_path):
+    run = run_of(tmp_path, epochs=1, schedule={"warmup_epochs": 0.5})
+    folder = run.member_dir(member_of(run))
+    left = [folder / ".last.pt.12-0a1b2c3d.part", folder / "weights" / ".ema.safetensors.12-0a1b2c3d.part"]
+    for path in left:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"half of it")
+    train_member(run, member_of(run), CPU, StopRequest())
+    assert not any(path.exists() for path in left)
+    (folder / "last.pt").write_bytes(b"of a run that was killed after its end")
+    train_member(run, member_of(run), CPU, StopRequest())
+    assert {path.name for path in folder.iterdir()} == {"weights", "log.csv", "member.json", "stamp.json"}
+
+
 def test_a_finished_member_is_left_alone(undisturbed):
     tmp_path, _ = undisturbed
     run = run_of(tmp_path, "undisturbed", **EVERYTHING)
