@@ -91,7 +91,7 @@ def resume(folder: Path) -> dict[str, int]:
     print(f"killed once in its {whole_s:.1f} s and run again: {same} of {tries} end with the same bits of "
           f"{', '.join(sorted(wanted))}", flush=True)  # fmt: skip
     config, run = tiny_run(folder, "killed-often")
-    hits = sum(trained(config, rng.uniform(0.2, 0.6) * whole_s) for _ in range(KILLS))
+    hits = sum(trained(config, rng.uniform(0.05, 0.3) * whole_s) for _ in range(KILLS))
     trained(config)
     print(f"one run killed {hits} times, then run to its end: {'the same' if bits(run) == wanted else 'OTHER'} bits")
     return {"resume_identical": same + (bits(run) == wanted), "resume_tries": tries + 1}
