@@ -13,6 +13,7 @@ from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, hash_value, whole_file
 from base.progress import track
 from config import Experiment, Run, load_experiment, open_run
+from config.ensemble import Blend
 from ensemble.apply import apply_blend
 from ensemble.build import RunBlend, build_blend
 from ensemble.fitted import FittedBlend
@@ -60,7 +61,7 @@ def make_submission(run: Run, built: RunBlend) -> Path | None:
 
 def made_from(run: Run, blend: FittedBlend, source: TestStores) -> dict[str, Any]:
     """What the labels depend on: with the same, the same bytes come out again."""
-    experiment = run.experiment.dump()
+    experiment = {key: value for key, value in run.experiment.dump().items() if key not in MACHINE}
     del experiment["data"]["root"]
     return {
         "run": run.experiment.name,
@@ -73,7 +74,8 @@ def made_from(run: Run, blend: FittedBlend, source: TestStores) -> dict[str, Any
         "stores_sha256": _store_hashes(run, source),
         "tiles_sha256": hash_file(run.tiles_csv),
         "folds_sha256": hash_file(run.folds_csv),
-        "experiment_sha256": hash_value({key: value for key, value in experiment.items() if key not in MACHINE}),
+        "experiment_sha256": hash_value(experiment),
+        "experiment": experiment,
     }
 
 
@@ -89,24 +91,32 @@ def scores_of(built: RunBlend, classes: ClassTable) -> dict[str, Any]:
     }
 
 
+def run_of_receipt(experiment: Experiment, receipt: dict[str, Any]) -> Run:
+    """The experiment's run with the blend of a receipt, so that nobody has to say its keys again."""
+    if "experiment" not in receipt:
+        return Run(experiment)
+    return Run(experiment.model_copy(update={"blend": Blend.model_validate(receipt["experiment"]["blend"])}))
+
+
 def make_again(experiment: Experiment, receipt_file: Path) -> Path:
-    """The zip of a receipt, byte for byte, at its old place.
+    """The zip of a receipt, byte for byte, at its old place. Keys of the blend are the receipt's, not `experiment`'s.
 
     Raises:
         UserError: stores, tiles, folds or experiment are not what they were, or the bytes came out different; says
             what has changed.
     """
     receipt = read_receipt(receipt_file)
-    if "fitted" not in receipt:
-        raise UserError(f"{receipt_file}: no blend in this receipt; its labels came from elsewhere")
-    settings = experiment.blend.model_copy(update={"name": receipt["blend"]})
-    run = Run(experiment.model_copy(update={"blend": settings}))
+    if "fitted" not in receipt or "experiment" not in receipt:
+        raise UserError(f"{receipt_file}: no blend in this receipt; its labels came from elsewhere, or from older code")
+    run = run_of_receipt(experiment, receipt)
     source = test_stores(run)
     blend = FittedBlend.of_json(receipt["fitted"])
     now = made_from(run, blend, source)
     code = [change for change in differences(receipt, now) if change.startswith("code_version ")]
     changed = differences({key: receipt[key] for key in ("code_version", *now) if key in receipt}, now)
-    refuse_all(f"{receipt_file}: what it was made from has changed", [c for c in changed if c not in code])
+    # The hash says no more than the keys, which are named.
+    said = [c for c in changed if c not in code and not c.startswith("experiment_sha256 ")]
+    refuse_all(f"{receipt_file}: what it was made from has changed", said)
     path = receipt_file.parent / receipt["zip"]
     with whole_file(path) as aside:
         write_zip(Layout.of(run.experiment, read_tiles(run.tiles_csv)), labels_of(blend, source), aside)

@@ -12,7 +12,7 @@ from base.command import add_json, split_operands, stage_parser, write_figures
 from base.command import run as run_command
 from base.errors import UserError
 from config import Run, load_experiment
-from ensemble.blend import labels_of, made_from
+from ensemble.blend import labels_of, made_from, run_of_receipt
 from ensemble.fitted import FittedBlend
 from ensemble.oof import oof_table
 from ensemble.source import Source
@@ -162,8 +162,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     (zip_path,), overrides = split_operands(args.overrides, 1)
     path = Path(zip_path)
-    blend = read_receipt(path).get("blend")  # `ensemble.blend --name` gave it its own
-    run = Run(load_experiment(args.config, overrides + ([f"blend.name={blend}"] if blend else [])))
+    run = run_of_receipt(load_experiment(args.config, overrides), read_receipt(path))
     outcome = diagnose(run, path, predictions_of(run, path))
     for title, findings in outcome.items():
         print(f"{'?  ' if findings is None else 'NO ' if findings else 'yes'}  {title}")

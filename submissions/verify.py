@@ -101,6 +101,9 @@ def main(argv: list[str] | None = None) -> None:
     if receipt and receipt["sha256"] != hash_file(path):
         changed = Problem("archive", "not the zip that its receipt was written for: other bytes", severity=WARNING)
         verdict.problems.append(changed)
+    if receipt and receipt["format"] != experiment.submission.format:
+        said = f"its receipt says another format; judge it as that with submission.format={receipt['format']}"
+        verdict.problems.append(Problem("archive", said, severity=WARNING))
     print(f"{path}: {verdict.tiles} tiles are right in form")
     print("  ".join(f"{name} {share:.2%}" for name, share in verdict.class_shares.items()))
     lines = describe(verdict.problems)

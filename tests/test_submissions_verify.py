@@ -10,10 +10,12 @@ import pytest
 from PIL import Image
 
 from base.errors import UserError
+from base.files import hash_file
 from config import Run, load_experiment
 from folds.tiles import make_tiles
 from submissions.layout import Layout
 from submissions.problems import CONTENT, KINDS, WARNING
+from submissions.receipt import ADDED, write_receipt
 from submissions.verify import main, verify_submission
 from tests.corruptions import CORRUPTIONS, Zip, draw_labels, write_competition, write_spoiled
 from tests.tiny import tiny_values, write_config
@@ -132,6 +134,18 @@ def test_the_command_lists_all_and_fails_with_code_2(competition, tmp_path, caps
     with pytest.raises(UserError, match="2 errors \\(zero_based\\); do not hand it in"):
         main([str(tmp_path / "bad.zip"), "--config", str(config)])
     assert "results/000000.png, results/000001.png" in capsys.readouterr().out
+
+
+def test_a_zip_of_another_format_than_the_experiments_is_told_by_its_receipt(competition, tmp_path, capsys):
+    config, _ = competition
+    path = tmp_path / "runs.zip"
+    good_zip(competition, "rle").write(path)
+    write_receipt(path, {}, dict.fromkeys(ADDED, "") | {"format": "rle", "sha256": hash_file(path)})
+    with pytest.raises(UserError, match="do not hand it in"):
+        main([str(path), "--config", str(config)])
+    assert "judge it as that with submission.format=rle" in capsys.readouterr().out
+    main([str(path), "--config", str(config), "submission.format=rle"])
+    assert "nothing is wrong with it" in capsys.readouterr().out
 
 
 def test_a_zip_that_is_not_there_is_no_traceback(competition, tmp_path):
