@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from base.command import run
 from base.files import write_text
-from benchmarks.catalogue import BENCHMARKS
+from benchmarks.catalogue import BENCHMARKS, METAVARS
 from benchmarks.machine import ROOT
 from benchmarks.records import Measured, Record, machine_name, measured, read_results
 from benchmarks.targets import TARGETS, UNTOLD, Target, told
@@ -69,8 +69,11 @@ def _absent(rows: Sequence[Measured]) -> str:
     head = "| issue | figure | bound | would be told by |\n|---|---|---|---|"
     lines = []
     for target in (row.target for row in rows):
-        command = f"python -m benchmarks.run {target.benchmark}"
-        command += "" if target.device == "cpu" else f" --device {target.device}"
+        words = [f"python -m benchmarks.run {target.benchmark}"]
+        data = [option for option in ("--naip", "--demo") if option in BENCHMARKS[target.benchmark].options]
+        words += [f"[{option} {METAVARS[option]}]" for option in data]
+        words += [] if target.device == "cpu" else [f"--device {target.device}"]
+        command = " ".join(words)
         lines.append(f"| {target.issue} | {target.what} | {target.bound} | `{command}` |")
     return "\n".join(["Not measured:\n", head, *lines, ""])
 
