@@ -74,6 +74,19 @@ def test_class_weights_and_tiles_come_from_the_training_folds_alone(tmp_path, fo
     assert set(setup.loader.dataset.tile_N) == set(np.flatnonzero(seen))
 
 
+def test_a_tile_looks_new_in_each_epoch_and_each_time_it_comes_within_one(tmp_path):
+    run = run_of(tmp_path, augment=[{"name": "band_gain", "p": 1.0}])
+    setup = set_up(run, member_of(run), CPU)
+    tile, tiles = int(setup.train_N[0]), setup.loader.dataset
+    keys = [(0, tile, 0), (0, tile, 1), (1, tile, 0)]
+    seen = [tiles[key][1].image for key in keys]
+    assert not any((seen[a] == seen[b]).all() for a, b in ((0, 1), (0, 2), (1, 2)))
+    for key, image in zip(reversed(keys), reversed(seen), strict=True):
+        assert (tiles[key][1].image == image).all()
+    setup.batches.set_epoch(4, np.array([tile, 7, tile, tile]))
+    assert [key for batch in setup.batches for key in batch] == [(4, tile, 0), (4, 7, 0), (4, tile, 1), (4, tile, 2)]
+
+
 def test_a_specialists_class_is_weighed_against_all_others(tmp_path):
     values = tiny_values(write_tiny(tmp_path / "data"), tmp_path)
     values["models"][0]["target"] = "bare"
