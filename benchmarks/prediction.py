@@ -1,9 +1,14 @@
 """Prediction against the bare network, and against the ways of peers, all side by side in one run.
 
-python -m benchmarks.prediction [--data DIR] [--runs DIR] [--json FILE]
+python -m benchmarks.prediction [--data DIR] [--runs DIR] [--device cpu|cuda] [--json FILE]
 
 Trains three members of one fold (naip with --data DIR, else the generated demo competition), then measures. Throughput
 is of the whole path: packed pixels -> preparation -> views -> mean -> rounding -> compressed store on disk.
+
+ttach_max_diff is of the same images a pass in float32 and in the device's own precision, whichever differs more, where
+ttach is given float32 logits as we take them; ttach_max_diff_half where it is not: on CPUs autocast leaves its softmax
+and its sum in bf16. pipeline_max_diff and pipeline_max_diff_own are of prediction as it runs, which puts other images
+into a pass, in float32 and in the device's own precision.
 """
 
 import argparse
@@ -11,7 +16,6 @@ import os
 import subprocess
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
@@ -21,33 +25,29 @@ import ttach
 from torch import nn
 
 from base.command import add_json, run, write_figures
-from base.errors import UserError
 from benchmarks.measure import peak_mib, ratios, seconds
+from benchmarks.prediction_faults import kill_and_go_on, provenance
 from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds
 from folds.landscape import make_landscape
 from folds.metrics import confusion, mean_iou
 from folds.tiles import read_tiles
 from models.zoo import build_model
-from pipeline.check import check_stores
-from pipeline.device import autocast, autocast_dtype, pick_device
+from pipeline.device import autocast, autocast_dtype, keep_freed_memory, pick_device
 from pipeline.forward import forward_probs, member_probs
 from pipeline.members import LoadedMember, load_member
 from pipeline.pack import Pack, open_pack
 from pipeline.predict import predict_oof
 from pipeline.prepare import Preparation
 from pipeline.stopping import StopRequest
-from pipeline.store import INDEX, MANIFEST, PROBS, Store, open_store, write_store
+from pipeline.store import Store, open_store, write_store
 from pipeline.train import train_member
 from pipeline.tta import build_views, predict_probs
-from tests.spoiled import SPOILED, write_clean
 from tests.tiny import SMALL_UNET
 
 EPOCHS = 8  # enough for members that are as sure of themselves as any
-BATCHES = 4  # of `predict.batch` tiles, in each round
+BATCHES, BATCHES_D4 = 4, 2  # of `predict.batch` tiles, in each round
 REFERENCE_TILES = 24
-KILLS = 10
-CLEAN_RUNS = 12
 FEW, MANY = 200, 4000  # tiles whose peak memories are compared
 
 
@@ -56,7 +56,7 @@ def trained(args: argparse.Namespace, folder: Path) -> tuple[Run, list[Member]]:
     config = "configs/naip.yaml" if args.data else "configs/demo.yaml"
     overrides = ["seeds=[0, 1, 2]", "name=benchmark", f"runs_dir={folder}", f"zips_dir={folder}", "predict.tta=none"]
     overrides += [f"train.epochs={EPOCHS}"]
-    overrides += [f"data.root={args.data or folder / 'data'}"]
+    overrides += [f"data.root={args.data or folder / 'data'}", f"jobs.devices={args.device}"]
     experiment = load_experiment(config, overrides)
     make_landscape(experiment.data)
     run = open_run(experiment)
@@ -82,21 +82,25 @@ def throughput(run: Run, loaded: LoadedMember, pack: Pack, folder: Path) -> dict
     """Tiles a second of the whole path as a share of those of the network alone on a batch that lies in memory."""
     device, batch = pick_device(run.experiment.jobs), run.experiment.predict.batch
     dtype = autocast_dtype(run.experiment.train_of(loaded.member.model).precision, device)
-    rows = np.arange(batch * BATCHES) % len(pack.train_names)
-    image_NCHW = loaded.preparation(torch.from_numpy(pack.train_image_NHWB[rows[:batch]]).to(device))
+    row_N = np.arange(batch * BATCHES) % len(pack.train_names)
+    image_NCHW = loaded.preparation(torch.from_numpy(pack.train_image_NHWB[row_N[:batch]]).to(device))
 
-    def bare() -> None:
+    def bare(batches: int) -> None:
         with torch.inference_mode(), autocast(device, dtype):
-            for _ in range(BATCHES):
+            for _ in range(batches):
                 loaded.networks[0](image_NCHW)
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    print(f"the network alone: {len(rows) / min(seconds(bare) for _ in range(3)):.1f} tiles/s, batch {batch}, {dtype}")
-    store = folder / "throughput"
+    tiles_s = batch * BATCHES / min(seconds(partial(bare, BATCHES)) for _ in range(3))
+    print(f"the network alone: {tiles_s:.1f} tiles/s, batch {batch}, {dtype}")
+
+    def whole(tta: str, batches: int) -> None:
+        write_tiles(folder / "throughput", loaded, pack, row_N[: batch * batches], run, tta)
+
     return {
-        "efficiency": ratios("efficiency", partial(write_tiles, store, loaded, pack, rows, run, "none"), bare),
-        "efficiency_d4": ratios("efficiency, D4", partial(write_tiles, store, loaded, pack, rows, run, "d4"), bare, 8),
+        "efficiency": ratios("efficiency", partial(whole, "none", BATCHES), partial(bare, BATCHES)),
+        "efficiency_d4": ratios("efficiency, D4", partial(whole, "d4", BATCHES_D4), partial(bare, BATCHES_D4), 8),
     }
 
 
@@ -108,6 +112,8 @@ def against_reference(run: Run, loaded: LoadedMember, pack: Pack, folder: Path) 
     paths = [str(Path(run.experiment.data.root) / image) for image in tiles.image[:REFERENCE_TILES]]
     network = build_model(loaded.member.model, loaded.preparation.channels, len(loaded.record.classes)).eval()
     network.load_state_dict(loaded.networks[0].state_dict())
+    device = pick_device(run.experiment.jobs)
+    network = network.to(device)
     mean, std = (np.array(values, np.float32) for values in (loaded.preparation.mean, loaded.preparation.std))
 
     @torch.no_grad()
@@ -115,11 +121,16 @@ def against_reference(run: Run, loaded: LoadedMember, pack: Pack, folder: Path) 
         for path in paths:
             image_HWB = (cv2.imread(path, cv2.IMREAD_UNCHANGED).astype(np.float32) / 255 - mean) / std
             image = torch.from_numpy(image_HWB.transpose(2, 0, 1)[None].copy())
-            network(image).softmax(1).argmax(1).numpy()
+            network(image.to(device)).softmax(1).argmax(1).cpu().numpy()
 
     rows = np.arange(len(paths))
     ours = partial(write_tiles, folder / "reference", loaded, pack, rows, run, "none")
     return ratios("against the reference's loop", ours, reference)
+
+
+class Float(nn.Module):
+    def forward(self, logits_NCHW: torch.Tensor) -> torch.Tensor:
+        return logits_NCHW.float()
 
 
 def against_ttach(run: Run, loaded: LoadedMember, pack: Pack) -> dict[str, float]:
@@ -127,7 +138,9 @@ def against_ttach(run: Run, loaded: LoadedMember, pack: Pack) -> dict[str, float
     device, batch = pick_device(run.experiment.jobs), run.experiment.predict.batch
     dtype = autocast_dtype(run.experiment.train_of(loaded.member.model).precision, device)
     network = loaded.networks[0]
-    wrapper = ttach.SegmentationTTAWrapper(nn.Sequential(network, nn.Softmax(1)), ttach.aliases.d4_transform())
+    d4 = ttach.aliases.d4_transform()
+    wrapper = ttach.SegmentationTTAWrapper(nn.Sequential(network, Float(), nn.Softmax(1)), d4)
+    as_it_comes = ttach.SegmentationTTAWrapper(nn.Sequential(network, nn.Softmax(1)), d4)
     views = build_views(run.experiment.predict.model_copy(update={"tta": "d4"}))
     image_NCHW = loaded.preparation(torch.from_numpy(pack.train_image_NHWB[:batch]).to(device))
 
@@ -137,14 +150,31 @@ def against_ttach(run: Run, loaded: LoadedMember, pack: Pack) -> dict[str, float
             return predict_probs(network, [image_NCHW], views, "mean", batch)
 
     @torch.inference_mode()
-    def theirs(precision: torch.dtype | None = dtype) -> torch.Tensor:
+    def theirs(precision: torch.dtype | None = dtype, wrapper: nn.Module = wrapper) -> torch.Tensor:
         with autocast(device, precision):
             return wrapper(image_NCHW)
 
-    halves = float((ours() - theirs().float()).abs().max())
-    difference = float((ours(None) - theirs(None)).abs().max())
-    print(f"largest difference from ttach: {difference:.1e} in float32; {halves:.1e} in {dtype}")
-    return {"vs_ttach": ratios("against ttach's wrapper", ours, theirs), "ttach_max_diff": max(difference, halves)}
+    def pipeline(precision: str) -> torch.Tensor:
+        settings = run.experiment.predict.model_copy(update={"tta": "d4"})
+        args = network, loaded.preparation, pack.train_image_NHWB, np.arange(batch), settings, precision, device
+        return torch.from_numpy(np.concatenate(list(forward_probs(*args)))).to(device)
+
+    def largest(probs: torch.Tensor, of_ttach: torch.Tensor) -> float:
+        return float((probs - of_ttach.float()).abs().max())
+
+    plain, own, half = theirs(None), theirs(), largest(ours(), theirs(wrapper=as_it_comes))
+    differ = {"float32": largest(ours(None), plain), str(dtype): largest(ours(), own)}
+    as_run = {"float32": largest(pipeline("fp32"), plain), str(dtype): largest(pipeline("auto"), own)}
+    print(f"largest difference from ttach: {differ}; as prediction stacks its passes: {as_run}")
+    print(f"with probabilities in half precision, as ttach adds them up on a CPU: {half:.1e}")
+    print(f"ttach in {dtype} from ttach in float32: {largest(own, plain):.1e}")
+    return {
+        "vs_ttach": ratios("against ttach's wrapper", lambda: ours().cpu(), lambda: theirs().cpu()),
+        "ttach_max_diff": max(differ.values()),
+        "ttach_max_diff_half": half,
+        "pipeline_max_diff": as_run["float32"],
+        "pipeline_max_diff_own": as_run[str(dtype)],
+    }
 
 
 def stored(run: Run, members: list[Member], pack: Pack, folder: Path) -> dict[str, float]:
@@ -222,55 +252,15 @@ def predict_tiles(count: int, folder: Path) -> None:
     print(peak_mib())
 
 
-def provenance(folder: Path) -> dict[str, int]:
-    """Every way of spoiling a run once, and CLEAN_RUNS clean ones."""
-    caught, false_alarms = 0, 0
-    for i, spoil in enumerate([*SPOILED, *[None] * CLEAN_RUNS]):
-        run = Run(load_experiment(write_clean(folder / f"run{i}", seed=i)))
-        if spoil:
-            spoil(run)
-        try:
-            check_stores(run, content=True)
-            print(f"missed: {spoil.__name__}" if spoil else "", end="\n" if spoil else "")
-        except UserError as error:
-            caught += spoil is not None and SPOILED[spoil] in str(error)
-            false_alarms += spoil is None
-    return {"provenance_caught": caught, "provenance_tried": len(SPOILED), "false_alarms": false_alarms}
-
-
-def kill_and_go_on(run: Run, member: Member, args: argparse.Namespace) -> None:
-    """Predict in a process that is killed at a random moment, again and again; the store must come out the same."""
-    path = run.oof_store(member)
-    wanted = [(path / name).read_bytes() for name in (MANIFEST, INDEX, PROBS)]
-    command = [sys.executable, "-m", "pipeline.predict", "--config", str(run.dir / "experiment.yaml"),
-               "--model", member.model.name, "--fold", str(member.fold), "--seed", str(member.seed)]  # fmt: skip
-    rng, same, cut = np.random.default_rng(0), 0, 0
-    discard(path)
-    whole_s = seconds(lambda: subprocess.run(command, check=True, capture_output=True))
-    for _ in range(KILLS):
-        discard(path)
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.3, 1.0) * whole_s)
-        process.kill()
-        cut += process.wait() != 0
-        subprocess.run(command, check=True, capture_output=True)
-        same += [(path / name).read_bytes() for name in (MANIFEST, INDEX, PROBS)] == wanted
-    print(f"killed {cut} of {KILLS} times before its end and run again: {same} stores the same to the byte")
-
-
-def discard(path: Path) -> None:
-    for file in path.iterdir():
-        file.unlink()
-    path.rmdir()
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=__doc__)
     parser.add_argument("--data", metavar="DIR", help="the naip data set; default: the generated demo competition")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="keep the trained members here for the next time")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
     parser.add_argument("--predict-tiles", type=int, help=argparse.SUPPRESS)
     add_json(parser)
     args = parser.parse_args(argv)
+    keep_freed_memory()  # as the commands do
     if args.predict_tiles:
         return predict_tiles(args.predict_tiles, args.runs)
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -285,7 +275,7 @@ def main(argv: list[str] | None = None) -> None:
         figures |= stored(run, members, pack, folder)
         figures["memory_ratio"] = memory(folder)
         figures |= provenance(folder)
-        kill_and_go_on(run, members[0], args)
+        figures |= kill_and_go_on(run, members[0], args.device)
     print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
     write_figures(args.json, figures)
     return None
