@@ -67,7 +67,7 @@ def _steps(built: RunBlend) -> Table:
         caption="kind: what ships, and how many of the fits without a fold came to the same. gain: over the step "
         "before. in-sample: on the tiles it was fitted on. ECE: calibration error. Intervals resample "
         f"{built.groups} groups.", caption_justify="left",
-        box=box.SIMPLE_HEAD, pad_edge=False,
+        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
     )  # fmt: skip
     for column in ("step", "kind", "mIoU", "95 %", "gain", "95 %", "in-sample", "ECE"):
         shown.add_column(column, justify="left" if column in ("step", "kind") else "right", no_wrap=True)

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from rich.console import Console
 
 from base.errors import UserError
 from base.files import hash_file, read_json, write_json
@@ -21,6 +24,7 @@ from ensemble.blend import labels_of, make_again
 from ensemble.build import build_blend, read_blend
 from ensemble.compare import compare
 from ensemble.oof import oof_table
+from ensemble.show import show_blend
 from ensemble.stores import oof_stores, test_stores
 from folds.metrics import confusion, iou_per_class, mean_iou
 from tests.played_run import play, played_config
@@ -272,3 +276,12 @@ def test_tables_fit_the_screen(played, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[:-1])) <= 100
     assert not [line for line in lines if "…" in line]
+
+
+def test_the_longest_kinds_leave_room_for_every_figure(played):
+    built = read_blend(run_of(played))
+    steps = built.steps.assign(kind="temperature", gain=-0.0123, gain_low=-0.1, gain_high=0.1)
+    without = dict.fromkeys(range(10), built.fits.whole)  # "10/10"
+    console = Console(width=100, record=True, file=StringIO())
+    show_blend(replace(built, steps=steps.assign(agree=10), fits=replace(built.fits, without=without)), console)
+    assert "…" not in console.export_text()

@@ -49,6 +49,7 @@ def reduced(path: Path, tmp_path: Path) -> Experiment:
         train["swa"]["start_epoch"] = 0
     train |= {"epochs": 1, "batch": 2}
     for model in values["models"]:
+        model["train"].pop("epochs", None)
         model |= {"encoder": "resnet18", "encoder_weights": None, "params": SMALL.get(model["arch"], {})}
     return Experiment.model_validate(values)
 
