@@ -8,9 +8,11 @@ optimizer, precision and layout on one batch that lies on the device. Both take 
 """
 
 import argparse
+import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -95,7 +97,7 @@ def epoch(bench: Bench) -> None:
     """One epoch of the member, as `pipeline.train` trains it; without the checkpoint, which comes once a minute."""
     setup = bench.setup
     setup.state.epoch, setup.state.micro_step = 0, 0
-    with TrainProgress("benchmark", 1, 0) as progress:
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), TrainProgress("", 1, 0) as progress:
         fit(setup.plan, setup.state, setup.state.network, setup.loader, setup.batches, setup.preparation, setup.loss_fn,
             None, lambda state: None, lambda state: None, StopRequest(), progress)  # fmt: skip
     synchronise(bench.device)
