@@ -41,13 +41,25 @@ class Preparation:
             std = torch.where(std > NDVI_FLOOR, std, 1.0)
         else:
             mean, std = (_on(image_NHWB.device, tuple(values)) for values in (self.mean, self.std))
-        image_NHWC = torch.cat([(image_NHWB - mean) / std, *derived], dim=-1)
+        image_NHWC = _shifted_and_scaled(image_NHWB, mean, std)
+        if derived:
+            image_NHWC = torch.cat([image_NHWC, *derived], dim=-1)
         return image_NHWC.permute(0, 3, 1, 2)
 
     def _ndvi(self, image_NHWB: torch.Tensor) -> torch.Tensor:
         """(nir - red) / (nir + red), in [-1, 1]; in float: on uint8 the difference would wrap around."""
         red, nir = (image_NHWB[..., self.bands.index(band)] for band in ("red", "nir"))
         return ((nir - red) / (nir + red).clamp_min(NDVI_FLOOR))[..., None]
+
+
+def _shifted_and_scaled(image_NHWB: torch.Tensor, mean: torch.Tensor, std: torch.Tensor) -> torch.Tensor:
+    """(image - mean) / std, in the image's own memory; mean and std (B,), or (N, 1, 1, B).
+
+    By rows of W x B numbers: over a few bands alone a CPU loops too shortly for its vectors, and five times as long.
+    """
+    width, bands = image_NHWB.shape[2:]
+    by_row = [values.expand(-1 if values.ndim > 1 else 1, 1, width, bands).flatten(2) for values in (mean, std)]
+    return image_NHWB.flatten(2).sub_(by_row[0]).div_(by_row[1]).view(image_NHWB.shape)
 
 
 @lru_cache

@@ -73,10 +73,12 @@ def predict_probs(
     for stack in _stacks(images, views, max(1, batch // tiles)):
         seen = [view.look(image) for view, image in stack]
         logits = forward(torch.cat(seen) if len(seen) > 1 else seen[0])
-        if total_NCHW is None:
-            total_NCHW = logits.new_zeros((tiles, logits.shape[1], *size), dtype=torch.float32)
+        is_first = total_NCHW is None
+        if is_first:
+            total_NCHW = logits.new_empty((tiles, logits.shape[1], *size), dtype=torch.float32)
         for (view, _), logits_NCHW in zip(stack, logits.split(tiles), strict=True):
-            _add(total_NCHW, logits_NCHW, view, merge)
+            _add(total_NCHW, logits_NCHW, view, merge, is_first)
+            is_first = False
     total_NCHW /= len(views) * len(images)
     return _activate(total_NCHW) if merge == "gmean" else total_NCHW
 
@@ -97,14 +99,16 @@ def _stacks(
             yield stack
 
 
-def _add(total_NCHW: torch.Tensor, logits_NCHW: torch.Tensor, view: View, merge: str) -> None:
-    """Add what one view saw, turned back, to the total."""
+def _add(total_NCHW: torch.Tensor, logits_NCHW: torch.Tensor, view: View, merge: str, is_first: bool) -> None:
+    """Add what one view saw, turned back, to the total; the first view is put there."""
     # On a CPU tile by tile: a tile's numbers stay in the cache from here to the sum, several times as fast as a batch.
     rows = 1 if total_NCHW.device.type == "cpu" else len(total_NCHW)
     for total, logits in zip(total_NCHW.split(rows), logits_NCHW.split(rows), strict=True):
-        logits = logits.to(torch.float32, memory_format=torch.contiguous_format)
-        logits = logits.clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
-        total += view.back(logits if merge == "gmean" else _activate(logits), total.shape[2:])
+        values = logits.to(torch.float32, memory_format=torch.contiguous_format)
+        clamp = values.clamp if values is logits else values.clamp_  # in place only what is our own
+        values = clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+        seen = view.back(values if merge == "gmean" else _activate(values), total.shape[2:])
+        (total.copy_ if is_first else total.add_)(seen)
 
 
 def _activate(logits_NCHW: torch.Tensor) -> torch.Tensor:
