@@ -14,7 +14,7 @@ from pipeline.jobs import run_jobs
 from pipeline.supervise import JobState
 from tests.fake_grid import diary, fake_job, finish, has_started, processes_of, result_of, start_grid, wait_for
 
-pytest.importorskip("distributed")
+distributed = pytest.importorskip("distributed")
 ROOT = Path(__file__).parents[1]
 
 
@@ -29,11 +29,16 @@ def cluster(tmp_path, monkeypatch):
     processes = [subprocess.Popen([*dask, "scheduler", *options], **quiet)]
     options = ["--scheduler-file", str(file), "--nthreads", "1", "--no-nanny", "--no-dashboard"]
     processes += [subprocess.Popen([*dask, "worker", *options], **quiet) for _ in range(2)]
-    wait_for(file.exists)
-    yield read_json(file)["address"], processes[1:]
-    for process in processes:
-        process.kill()
-        process.wait()
+    try:
+        wait_for(file.exists)
+        address = read_json(file)["address"]
+        with distributed.Client(address, set_as_default=False, timeout=60) as client:
+            client.wait_for_workers(2, timeout=60)  # a busy machine starts them slowly
+        yield address, processes[1:]
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
 
 
 def test_killed_clients_and_workers_cost_time_and_nothing_else(tmp_path, cluster):
