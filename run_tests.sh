@@ -2,7 +2,7 @@
 # What a person and CI run before a change lands: lint, format, all tests. Extra arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source scripts/environment.sh requirements.txt requirements-dev.txt
+source scripts/environment.sh requirements.txt requirements-dev.txt requirements-browse.txt
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .

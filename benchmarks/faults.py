@@ -241,7 +241,8 @@ def count_faults(folder: Path) -> dict[str, int]:
             same = "the same zip" if found == undisturbed else f"ANOTHER zip, {found[:12]}"
             seconds = time.perf_counter() - start
             print(
-                f"{scenario.__doc__.splitlines()[0]} {seconds:.0f} s, {same}, {world.orphans} orphans so far", flush=True
+                f"{scenario.__doc__.splitlines()[0]} {seconds:.0f} s, {same}, {world.orphans} orphans so far",
+                flush=True,
             )
             tried += faults_of_it
             identical += faults_of_it * (found == undisturbed)

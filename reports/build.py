@@ -15,6 +15,7 @@ from reports import data, folds, oof, submission, tiles, training
 from reports.material import Material
 from reports.page import Facts, Section
 from reports.render import built, render, write_page, write_pngs
+from reports.suspects import SUSPECTS
 from submissions.ledger import ledger_path
 from submissions.receipt import receipt_path
 
@@ -66,13 +67,14 @@ def make_report(run: Run) -> bool:
         footer += f" · {len(stale)} members were trained on other keys or files than those of now"
     write_pngs(run.dir / "report", sections)
     write_page(path, render(sections, run.experiment.name, summary(material), footer))
-    run.finish(path, report_keys(run), inputs, [path], is_folder=False)
+    run.finish(path, report_keys(run), inputs | hash_files([run.dir / SUSPECTS]), [path], is_folder=False)
     return True
 
 
 def holds(run: Run) -> bool:
     """Whether the report is there and would come out the same now."""
-    return run.is_fresh(run.dir / "report.html", report_keys(run), report_inputs(run), is_folder=False)
+    inputs = report_inputs(run) | hash_files([run.dir / SUSPECTS])  # the report writes it, or shows a wider search's
+    return run.is_fresh(run.dir / "report.html", report_keys(run), inputs, is_folder=False)
 
 
 def report_keys(run: Run) -> dict[str, Any]:

@@ -99,6 +99,14 @@ def unit(color: tuple[int, int, int]) -> tuple[float, ...]:
     return tuple(value / 255 for value in color)
 
 
+def text_on(color: tuple[float, ...]) -> str:
+    """Black or white, whichever stands out more from a colour (red, green, blue in 0..1): at least 4.58 to 1."""
+    channels = np.array(color[:3])
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ (0.2126, 0.7152, 0.0722)  # WCAG 2.2
+    return "#000000" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "#ffffff"
+
+
 def name_axis(axes: Axes, names: tuple[str, ...] | list[str]) -> None:
     """Names down the y axis, the first on top, no grid along it."""
     axes.set_yticks(np.arange(len(names)), names)

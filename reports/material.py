@@ -7,6 +7,8 @@ import numpy as np
 import pandas as pd
 
 from base.errors import UserError
+from base.files import hash_file
+from base.stamps import hash_files
 from config import Run
 from ensemble.build import BLEND, RunBlend, read_blend
 from ensemble.fitted import FittedBlend, uniform_blend
@@ -14,6 +16,7 @@ from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
 from folds.classes import ClassTable
 from folds.tiles import hist_of, read_tiles
 from pipeline.pack import Pack, open_pack
+from pipeline.store import MANIFEST
 from reports.figures import css
 from reports.look import OofLook, look_at_oof
 from reports.pictures import Stretch
@@ -78,6 +81,11 @@ class Material:
     def oof(self) -> OofStores:
         """The OOF predictions of all blended models."""
         return oof_stores(self.run)
+
+    def oof_inputs(self) -> dict[str, str]:
+        """Hashes of what blended OOF predictions are made from: tiles, folds, stores by their manifests, the blend."""
+        manifests = {str(member): hash_file(store.path / MANIFEST) for member, store in self.oof.stores.items()}
+        return self.run.member_inputs() | manifests | hash_files([self.run.blend_dir / BLEND])
 
     @cached_property
     def test_probs(self) -> TestStores:

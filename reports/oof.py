@@ -6,17 +6,15 @@ import numpy as np
 import pandas as pd
 
 from base.command import run as run_command
-from ensemble.evidence import Estimate, Tally, score
+from ensemble.evidence import CONFIDENCE, DRAWS, Estimate, Tally, score
 from ensemble.oof import oof_table
 from folds.metrics import iou_of_counts
 from reports.alone import section_command
-from reports.figures import ACCENT, ACCENT2, GRID, HEAT, MUTED, SERIES, WIDTH, canvas, finish, look, name_axis
+from reports.figures import ACCENT, ACCENT2, GRID, HEAT, MUTED, SERIES, WIDTH, canvas, finish, look, name_axis, text_on
 from reports.look import OofLook, expected_calibration_error, tally_by_group
 from reports.material import Material
 from reports.page import Facts, Figure, Note, Part, Section, TableView
-
-DRAWS = 1000
-CONFIDENCE = 0.95
+from reports.steps import blend_steps, model_worth, specialists_part
 
 
 def section(material: Material) -> Section:
@@ -42,8 +40,7 @@ def section(material: Material) -> Section:
         f"so groups are what there are many independent ones of: here {len(np.unique(group_n))}."
     ))  # fmt: skip
     parts += [_table(table, names), *_confusion(material), draw_reliability(seen, material.blend.kinds)]
-    parts += _steps(material)
-    parts += _worth(material)
+    parts += [*blend_steps(material), *model_worth(material), specialists_part(material, table)]
     lead = (
         "Every train tile as predicted by the members that saw neither it nor its group. This is the only score of "
         "the run that is not flattered by training."
@@ -142,7 +139,7 @@ def draw_confusion(conf_CC: np.ndarray, names: tuple[str, ...], scope: str) -> F
         for row, column in zip(*np.nonzero(share_CC >= 0.005), strict=True):
             share = share_CC[row, column]
             axes.text(column + 0.5, row + 0.5, f"{100 * share:.0f}", ha="center", va="center", fontsize=8,
-                      color="#ffffff" if share > 0.5 else "#1e2a36")  # fmt: skip
+                      color=text_on(HEAT(share)))  # fmt: skip
         ticks = np.arange(len(names)) + 0.5
         axes.set_xticks(ticks, names, rotation=45, ha="left", rotation_mode="anchor")
         axes.set_yticks(ticks, names)
@@ -222,107 +219,6 @@ def _confusion(material: Material) -> list[Part]:
         True,
     )
     return [draw_confusion(conf_CC, names, scope), numbers]
-
-
-def _steps(material: Material) -> list[Part]:
-    """What each step of the blend brought, and what else was tried."""
-    if material.fitted is None:
-        return [Note("No fitted blend yet: what is seen here is the plain mean of the models. "
-                     "Run: python -m ensemble.blend --config FILE", "missing")]  # fmt: skip
-    steps, candidates = material.fitted.steps, material.fitted.candidates
-    names = material.classes.names
-    shown = steps.assign(kind=steps.kind.fillna(""), ships=steps.ships.map({True: "ships", False: ""}))
-    shown = shown.rename(columns={"miou": "mIoU", "miou_low": "from", "miou_high": "to", "miou_in_sample": "in-sample"})
-    formats = dict.fromkeys(["mIoU", "from", "to", "in-sample", "ece", *names], "{:.4f}")
-    formats |= dict.fromkeys(["gain", "gain_low", "gain_high"], "{:+.4f}")
-    caption = (
-        "Each step fitted without the fold that it is scored on. Gains are over the step before; ece is the expected "
-        "calibration error."
-    )
-    parts: list[Part] = [
-        draw_steps(steps),
-        TableView("steps", "The steps in numbers", shown, formats, caption, folded=True),
-    ]
-    if len(candidates):
-        tried = candidates.assign(ships=candidates.ships.map({True: "ships", False: ""}))
-        formats = dict.fromkeys(["gain", "low", "high"], "{:+.4f}")
-        caption = "Gain over leaving the step out, on folds not fitted on; the interval is wider the more was tried."
-        parts.append(TableView("candidates", "What was tried", tried, formats, caption, folded=True))
-    return parts
-
-
-def draw_steps(steps: pd.DataFrame) -> Figure:
-    """Honest mIoU after each step with its interval, the in-sample one beside it."""
-    rows = np.arange(len(steps))
-    labels = [
-        f"{row.step}: {row.kind}" if isinstance(row.kind, str) and row.kind else row.step for row in steps.itertuples()
-    ]
-    with look():
-        drawn = canvas(WIDTH, 1.1 + 0.36 * len(steps))
-        axes = drawn.add_subplot()
-        axes.hlines(rows, steps.miou_low, steps.miou_high, color=ACCENT, linewidth=7, alpha=0.22)
-        axes.plot(steps.miou_in_sample, rows, "|", color=ACCENT2, markersize=13, markeredgewidth=2, label="in-sample")
-        axes.plot(steps.miou, rows, "o", color=ACCENT, markersize=7, label="honest")
-        name_axis(axes, labels)
-        for tick, ships in zip(axes.get_yticklabels(), steps.ships, strict=True):
-            tick.set_fontweight("bold" if ships else "normal")
-        axes.set_xlabel("mIoU")
-        drawn.legend(loc="outside upper right", ncols=2)
-        ships = steps[steps.ships].iloc[0]
-        alt = (
-            f"Honest mIoU after each step of the blend, from {steps.miou.iloc[0]:.4f} for the plain mean to "
-            f"{ships.miou:.4f} for what ships, {ships.step}."
-        )
-        caption = (
-            "Honest: by fits that never saw the scored fold. The gap to in-sample is what fitting flatters itself by."
-        )
-        return finish(drawn, "oof-steps", "What each step of the blend brought", alt, caption)
-
-
-def _worth(material: Material) -> list[Part]:
-    """What each model adds to the blend, against what it costs."""
-    if material.fitted is None:
-        return []
-    table = material.fitted.models.sort_values("worth", ascending=False, ignore_index=True)
-    if table.worth.isna().all():
-        return [Note("One model only: there is no marginal value to compare.", "missing")]
-    caption = (
-        f"Worth: what the blend's honest mIoU loses without the model, all else fitted anew, with its {CONFIDENCE:.0%} "
-        "interval. Seconds: of all its members for 1,000 test tiles on this machine."
-    )
-    formats = {"weight": "{:.3f}", "s_per_1000_tiles": "{:,.1f}"}
-    formats |= dict.fromkeys(["worth", "worth_low", "worth_high"], "{:+.4f}")
-    parts: list[Part] = [draw_worth(table)]
-    parts.append(TableView("worth", "What each model is worth, in numbers", table, formats, caption, folded=True))
-    errors = material.fitted.errors
-    if len(errors) > 1:
-        errors = errors.reset_index(names="model")
-        caption = "Correlation of being wrong, pixel by pixel: models that err together add little to each other."
-        formats = dict.fromkeys(errors.columns[1:], "{:.2f}")
-        parts.append(TableView("errors", "How errors go together", errors, formats, caption, folded=True))
-    return parts
-
-
-def draw_worth(table: pd.DataFrame) -> Figure:
-    """A row per model: its worth with the interval; weight and seconds beside its name."""
-    rows = np.arange(len(table))
-    with look():
-        drawn = canvas(WIDTH, 1.0 + 0.36 * len(table))
-        axes = drawn.add_subplot()
-        axes.axvline(0, color=MUTED, linewidth=1)
-        axes.hlines(rows, table.worth_low, table.worth_high, color=ACCENT, linewidth=7, alpha=0.22)
-        axes.plot(table.worth, rows, "o", color=ACCENT, markersize=7)
-        name_axis(axes, [_named(row) for row in table.itertuples()])
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:+.3g}" if value else "0")
-        axes.set_xlabel("honest mIoU of the blend less that without the model")
-        said = ", ".join(f"{row.model} {row.worth:+.4f}" for row in table.dropna(subset="worth").itertuples())
-        alt = f"What each model is worth to the blend in mIoU: {said}."
-        return finish(drawn, "oof-worth", "What each model adds, and what it costs", alt)
-
-
-def _named(row) -> str:
-    cost = f", {row.s_per_1000_tiles:,.0f} s per 1,000 tiles" if row.s_per_1000_tiles == row.s_per_1000_tiles else ""
-    return f"{row.model} · weight {row.weight:.2f}{cost}"
 
 
 if __name__ == "__main__":

@@ -81,12 +81,12 @@ def photo(rgb_HW3: np.ndarray, alt: str, label: str, side_px: int = SIDE_PX) -> 
     return _thumb(rgb_HW3, cv2.INTER_AREA, "WEBP", alt, label, side_px)
 
 
-def drawing(rgb_HW3: np.ndarray, alt: str, label: str) -> Thumb:
+def drawing(rgb_HW3: np.ndarray, alt: str, label: str, side_px: int = SIDE_PX) -> Thumb:
     """A picture with few, exact colours: PNG, and no mixing of neighbours."""
-    return _thumb(rgb_HW3, cv2.INTER_NEAREST, "PNG", alt, label)
+    return _thumb(rgb_HW3, cv2.INTER_NEAREST, "PNG", alt, label, side_px)
 
 
-def _thumb(rgb_HW3: np.ndarray, how: int, kind: str, alt: str, label: str, side_px: int = SIDE_PX) -> Thumb:
+def _thumb(rgb_HW3: np.ndarray, how: int, kind: str, alt: str, label: str, side_px: int) -> Thumb:
     height, width = rgb_HW3.shape[:2]
     scale = side_px / max(height, width)
     if scale != 1:

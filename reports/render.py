@@ -28,6 +28,12 @@ def built(name: str, title: str, build: Callable[[Material], Section], material:
 
 def render(sections: Sequence[Section], title: str, summary: Facts, footer: str) -> str:
     """The page."""
+    inlined = {"style": Markup(stylesheet("style.css")), "script": Markup(text_of("sort.js"))}
+    page = templates().get_template("report.html.j2")
+    return page.render(sections=sections, title=title, summary=summary, footer=footer, **inlined)
+
+
+def templates() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -35,12 +41,21 @@ def render(sections: Sequence[Section], title: str, summary: Facts, footer: str)
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.globals |= {"kind_of": lambda part: KINDS[type(part)], "light": LIGHT, "dark": DARK}
-    environment.filters |= {"uri": _uri, "svg_uri": lambda svg: _uri(svg.encode(), "image/svg+xml")}
-    files = {"style": "style.css", "script": "sort.js"}
-    inlined = {key: Markup((TEMPLATES / name).read_text(encoding="utf-8")) for key, name in files.items()}
-    page = environment.get_template("report.html.j2")
-    return page.render(sections=sections, title=title, summary=summary, footer=footer, **inlined)
+    environment.globals |= {"kind_of": lambda part: KINDS[type(part)]}
+    environment.filters |= {"uri": data_uri, "svg_uri": lambda svg: data_uri(svg.encode(), "image/svg+xml")}
+    return environment
+
+
+def text_of(name: str) -> str:
+    """A file of the templates as it is."""
+    return (TEMPLATES / name).read_text(encoding="utf-8")
+
+
+def stylesheet(*names: str) -> str:
+    """Style files, after the colours of both themes as variables."""
+    light, dark = ("".join(f"--{role}: {color}; " for role, color in theme.items()) for theme in (LIGHT, DARK))
+    themes = f":root {{ {light}}}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}\n"
+    return themes + "".join(text_of(name) for name in names)
 
 
 def write_page(path: Path, html: str) -> None:
@@ -64,5 +79,5 @@ def _write(path: Path, data: bytes) -> Path:
     return path
 
 
-def _uri(data: bytes, mime: str) -> str:
+def data_uri(data: bytes, mime: str) -> str:
     return f"data:{mime};base64,{base64.b64encode(data).decode()}"

@@ -15,13 +15,13 @@ import pandas as pd
 
 from base.command import run as run_command
 from base.command import stage_parser
-from base.files import hash_file, whole_file
+from base.files import whole_file
 from config import Run, load_experiment
-from pipeline.store import MANIFEST
 from reports.look import OofLook, look_at_oof
 from reports.material import Material
 from reports.patches import FLOOR, HABIT_STEP, Habits, Patch, probability_bin
 
+SUSPECTS = "suspects.csv"
 COLUMNS = [
     "name",
     "fold",
@@ -78,8 +78,8 @@ def make_suspects(material: Material, everything: bool = False) -> tuple[pd.Data
         The table, and how many tiles were searched.
     """
     run, source = material.run, material.oof
-    path = run.dir / "suspects.csv"
-    inputs = {str(member): hash_file(store.path / MANIFEST) for member, store in source.stores.items()}
+    path = run.dir / SUSPECTS
+    inputs = material.oof_inputs()
     all_keys = run.blend_keys | {"suspects.tiles": len(source.names)}
     if run.is_fresh(path, all_keys, inputs, is_folder=False):
         return pd.read_csv(path, dtype={"name": str}), len(source.names)
@@ -107,7 +107,7 @@ def main(argv: list[str] | None = None) -> None:
     table, tiles = make_suspects(material, everything=True)
     if len(table):
         print(table.head(SHOWN).to_string(index=False, float_format="{:.3f}".format))
-    print(f"{material.run.dir / 'suspects.csv'}: {len(table)} patches in {tiles} tiles, the most suspicious first")
+    print(f"{material.run.dir / SUSPECTS}: {len(table)} patches in {tiles} tiles, the most suspicious first")
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The landscape is the generated competition. A member errs as networks do: it blu
 whole objects for a class that it confuses them with, and is less sure there, but not always.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -68,11 +69,18 @@ def member_probs(rng: np.random.Generator, truth_HW: np.ndarray, num_classes: in
     return (probs_CHW / probs_CHW.sum(0)).astype(np.float32)
 
 
-def play(config: Path, to_the_end: bool = True) -> Run:
+def play(
+    config: Path,
+    to_the_end: bool = True,
+    opinion: Callable[..., np.ndarray] = member_probs,
+    weight_bytes: int = 100,
+) -> Run:
     """Tiles, folds, jobs, and members with logs and OOF stores of an experiment.
 
     Args:
         to_the_end: also the test stores, the blend with its table, and the zip.
+        opinion: what a member makes of a mask, with the arguments of `member_probs`.
+        weight_bytes: of each member's weights, which are noise.
     """
     run = Run(load_experiment(config))
     make_landscape(run.experiment.data)
@@ -84,14 +92,14 @@ def play(config: Path, to_the_end: bool = True) -> Run:
     jobs = []
     for number, member in enumerate(run.members()):
         held_out = folds.name[folds.fold == member.fold].tolist()
-        _leave_member(run, member, folds)
+        _leave_member(run, member, folds, weight_bytes)
         rng = np.random.default_rng([number, 7])
         manifest = _manifest(run, member)
         channels = _channels(member.model, classes)
         with write_store(run.oof_store(member), held_out, channels, *pack.size_px, manifest) as writer:
             for name in held_out:
                 truth_HW = pack.train_mask_NHW[row_of[name]]
-                probs_CHW = member_probs(rng, truth_HW, len(classes), 6.0 - number % 2)
+                probs_CHW = opinion(rng, truth_HW, len(classes), 6.0 - number % 2)
                 writer.append(probs_CHW[None, [classes.names.index(name) for name in channels]])
         jobs.append(
             {"job": str(member), "attempt": 1, "host": "here", "device": "cpu", "started": "2026-01-01 00:00:00",
@@ -100,7 +108,7 @@ def play(config: Path, to_the_end: bool = True) -> Run:
     pd.DataFrame(jobs).to_csv(run.dir / "jobs.csv", index=False)
     if to_the_end:
         for number, model in enumerate(run.experiment.models):
-            _play_test(run, model, tiles, np.random.default_rng([number, 9]))
+            _play_test(run, model, tiles, np.random.default_rng([number, 9]), opinion)
         make_table(run)
         _hand_in(run, tiles)
     return run
@@ -117,13 +125,13 @@ def _hand_in(run: Run, tiles: pd.DataFrame) -> None:
     write_submission(run, tiles, labels, {"run": run.experiment.name, "oof_miou": 0.5})
 
 
-def _leave_member(run: Run, member: Member, folds: pd.DataFrame) -> None:
+def _leave_member(run: Run, member: Member, folds: pd.DataFrame, weight_bytes: int) -> None:
     """What training leaves, with noise for weights."""
     folder = run.member_dir(member)
     (folder / "weights").mkdir(parents=True)
     rng = np.random.default_rng([member.fold, len(member.model.name)])
     weights = folder / "weights" / "last.safetensors"
-    weights.write_bytes(rng.bytes(100))
+    weights.write_bytes(rng.bytes(weight_bytes))
     facts = {"model": member.model.name, "fold": member.fold, "seed": member.seed, "target": member.model.target}
     inside = folds.fold == member.fold
     tiles = {"train_tiles": folds.name[~inside].tolist(), "held_out": folds.name[inside].tolist()}
@@ -148,7 +156,9 @@ def _manifest(run: Run, member: Member) -> dict:
     }
 
 
-def _play_test(run: Run, model: Model, tiles: pd.DataFrame, rng: np.random.Generator) -> None:
+def _play_test(
+    run: Run, model: Model, tiles: pd.DataFrame, rng: np.random.Generator, opinion: Callable[..., np.ndarray]
+) -> None:
     data = run.experiment.data
     classes = ClassTable.of(data)
     test = tiles[tiles.split == "test"]
@@ -160,7 +170,7 @@ def _play_test(run: Run, model: Model, tiles: pd.DataFrame, rng: np.random.Gener
         for name in test.name:
             mask = data.test_masks.format(name=name)
             truth_HW = classes.to_index(read_mask(Path(data.root) / mask), where=mask)
-            probs_CHW = member_probs(rng, truth_HW, len(classes))
+            probs_CHW = opinion(rng, truth_HW, len(classes), 6.0)
             writer.append(probs_CHW[None, [classes.names.index(name) for name in channels]])
 
 

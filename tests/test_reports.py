@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from matplotlib.colors import to_hex
 
 from config import Run, load_experiment
 from ensemble.apply import apply_blend
 from folds.landscape import make_landscape
-from reports import build
+from reports import build, oof
 from reports.data import class_shares
-from reports.figures import DARK, LIGHT
+from reports.figures import DARK, HEAT, LIGHT, text_on
 from reports.folds import draw_deviation
 from reports.look import BINS, draw_tiles, expected_calibration_error, reliability_bins, tally_by_group
 from reports.material import Material
@@ -27,9 +28,9 @@ from reports.patches import Habits, Patch, find_patches, habits_of, probability_
 from reports.render import built
 from reports.suspects import make_suspects, suspects_table, suspicion
 from reports.tiles import around, ranked_tiles
+from tests.chromium import contrast, open_browser, open_tab, text_colors
+from tests.planted import plant_flips, planted_share
 from tests.played_run import play, played_config
-
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_a_report_that_holds_is_left_alone_and_one_that_does_not_is_made_again(p
     assert not build.make_report(played)
     assert path.stat().st_mtime_ns == before
     assert build.holds(played)
-    for name in ("jobs.csv", "oof.csv", "tiles.csv"):
+    for name in ("jobs.csv", "oof.csv", "tiles.csv", "suspects.csv"):
         text = (played.dir / name).read_text()
         (played.dir / name).write_text(f"{text}\n")
         assert not build.holds(played)
@@ -234,18 +235,33 @@ def test_an_alt_text_names_the_worst_fold():
     assert "bare in fold 1, -30.0%" in figure.alt
 
 
-def luminance(color: str) -> float:
-    """Relative luminance (WCAG 2.2)."""
-    channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-    return float(linear @ (0.2126, 0.7152, 0.0722))
-
-
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
 @pytest.mark.parametrize("role", sorted(LIGHT.keys() - {"surface", "grid"}))
 def test_colours_stand_out_from_the_surface(theme, role):
-    low, high = sorted([luminance(theme[role]), luminance(theme["surface"])])
-    assert (high + 0.05) / (low + 0.05) >= 4.5
+    assert contrast(theme[role], theme["surface"]) >= 4.5
+
+
+@pytest.mark.parametrize("share", np.linspace(0, 1, 21))
+def test_numbers_in_the_confusion_matrix_stand_out_from_their_cell(share):
+    cell = HEAT(share)
+    assert contrast(text_on(cell), to_hex(cell)) >= 4.5
+
+
+def test_specialists_are_shown_with_their_part_and_their_absence_is_said(played, tmp_path):
+    said = " ".join(part.text for part in oof.section(Material(played)).parts if isinstance(part, Note))
+    assert "No specialists" in said
+    config = played_config(tmp_path)
+    values = yaml.safe_load(config.read_text())
+    values["models"].append({"name": "water_only", "arch": "Unet", "encoder": "resnet18", "target": "water"})
+    config.write_text(yaml.safe_dump(values))
+    run = play(config)
+    parts = oof.section(Material(run)).parts
+    assert "No specialists" not in " ".join(part.text for part in parts if isinstance(part, Note))
+    (table,) = [part.frame for part in parts if isinstance(part, TableView) and part.name == "specialists"]
+    oof_csv = pd.read_csv(run.oof_csv)
+    assert table[["specialist", "class"]].to_numpy().tolist() == [["water_only", "water"]]
+    assert table["own IoU"].item() == oof_csv.query("kind == 'specialist'").water.item()
+    assert table["blend IoU"].item() == oof_csv.query("kind == 'blend'").water.iloc[-1]
 
 
 # Likely label errors
@@ -296,26 +312,6 @@ def test_suspicion_grows_with_the_margin_and_shrinks_with_habit():
     assert table.name.tolist() == ["b", "a"]
 
 
-def plant_flips(truth_NHW: np.ndarray, num_classes: int, share: float, seed: int) -> list[tuple[int, np.ndarray]]:
-    """Give `share` of all objects another label, in place; (tile, where) of each."""
-    rng = np.random.default_rng(seed)
-    objects = []
-    for i, truth_HW in enumerate(truth_NHW):
-        for c in range(num_classes):
-            region_HW, stats = cv2.connectedComponentsWithStats((truth_HW == c).astype(np.uint8), connectivity=4)[1:3]
-            for region in range(1, len(stats)):
-                where_HW = region_HW == region
-                width_px = 2 * cv2.distanceTransform(np.pad(where_HW, 1).astype(np.uint8), cv2.DIST_L2, 3).max()
-                if where_HW.sum() >= 16 and width_px >= 4:
-                    objects.append((i, c, where_HW))
-    planted = []
-    for pick in rng.choice(len(objects), round(share * len(objects)), replace=False):
-        i, c, where_HW = objects[pick]
-        truth_NHW[i][where_HW] = (c + rng.integers(1, num_classes)) % num_classes
-        planted.append((i, where_HW))
-    return planted
-
-
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_planted_flips_lead_the_suspects(played, seed):
     """5 % of the objects are given another label: at least half of as many first suspects are these."""
@@ -331,13 +327,7 @@ def test_planted_flips_lead_the_suspects(played, seed):
         found += [(name, int(source.fold_N[i]), patch) for patch in find_patches(probs_CHW, pred_HW, truth_NHW[i])]
     table = suspects_table(found, summed(habits), source.classes)
     assert len(planted) >= 10
-
-    def is_planted(row) -> bool:
-        box = np.s_[row.top : row.top + row.height, row.left : row.left + row.width]
-        tile = source.names.index(row.name)
-        return any(i == tile and where_HW[box].sum() >= row.px / 2 for i, where_HW in planted)
-
-    precision = np.mean([is_planted(row) for row in table.head(len(planted)).itertuples()])
+    precision = planted_share(table.head(len(planted)), planted, source.names)
     assert precision >= 0.5
 
 
@@ -358,33 +348,21 @@ def test_suspects_are_written_and_a_wider_search_is_kept(played, page):
 
 @pytest.fixture(scope="module")
 def browser():
-    if not CHROMIUM.exists():
-        pytest.skip(f"no browser at {CHROMIUM}: apt-get install chromium")
-    playwright = pytest.importorskip("playwright.sync_api", reason="pip install -r requirements-dev.txt")
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=str(CHROMIUM), args=["--no-sandbox"])
+    with open_browser() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture
 def opened(browser, played, page):
     """(page in a browser of a given width and theme, what it complained of)."""
-    contexts = []
 
     def of(width: int, theme: str = "light"):
-        context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=theme, offline=True)
-        contexts.append(context)
-        tab = context.new_page()
-        tab.set_default_timeout(180_000)  # a busy machine is no fault of the page's
-        complaints: list[str] = []
-        tab.on("console", lambda message: complaints.append(message.text))
-        tab.on("pageerror", lambda error: complaints.append(str(error)))
+        tab, complaints = open_tab(browser, width, theme, offline=True)
         tab.goto((played.dir / "report.html").as_uri())
         return tab, complaints
 
     yield of
-    for context in contexts:
+    for context in browser.contexts:
         context.close()
 
 
@@ -449,28 +427,11 @@ def test_text_stands_out_from_what_is_behind_it(opened, theme):
     """Computed colours of every text against the page's background: 4.5 to 1 (WCAG 2.2, AA)."""
     tab, _ = opened(1400, theme)
     tab.evaluate("document.querySelectorAll('details').forEach(each => { each.open = true; })")
-    colors, behind = tab.evaluate(
-        """() => {
-            const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
-            const colors = new Set();
-            while (texts.nextNode()) {
-                const parent = texts.currentNode.parentElement;
-                if (texts.currentNode.data.trim() && !parent.closest('script, style')) {
-                    colors.add(getComputedStyle(parent).color);
-                }
-            }
-            return [[...colors], getComputedStyle(document.body).backgroundColor];
-        }"""
-    )
+    colors, behind = text_colors(tab)
     assert len(colors) >= 3
-
-    def hexed(color: str) -> str:
-        return "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", color)[:3])
-
     for color in colors:
-        low, high = sorted([luminance(hexed(color)), luminance(hexed(behind))])
-        assert (high + 0.05) / (low + 0.05) >= 4.5, color
-    assert hexed(behind) == {"light": LIGHT, "dark": DARK}[theme]["surface"]
+        assert contrast(color, behind) >= 4.5, color
+    assert behind == {"light": LIGHT, "dark": DARK}[theme]["surface"]
 
 
 def test_paper_gets_everything_unfolded(opened):

@@ -1,0 +1,54 @@
+"""The out-of-fold IoU of every single train tile -> `runs/<name>/tile_scores.csv`. Reads all predictions, once."""
+
+import numpy as np
+import pandas as pd
+
+from base.files import whole_file
+from base.progress import track
+from folds.metrics import confusion, iou_per_class, mean_over_classes
+from reports.material import Material
+from reports.tiles import labelled
+from submissions.threads import in_threads
+
+
+def make_tile_scores(material: Material) -> pd.DataFrame:
+    """Write `tile_scores.csv` unless it holds already; return it.
+
+    Returns:
+        A row per train tile with a prediction: name, fold, group, miou, and a column per class. They are of the blend
+        that was fitted without the tile's fold. NaN: a class that neither mask nor prediction of the tile holds; miou
+        is the mean over the others.
+
+    Raises:
+        UserError: there are no out-of-fold predictions.
+    """
+    run, source = material.run, material.oof
+    path = run.dir / "tile_scores.csv"
+    keys, inputs = run.blend_keys, material.oof_inputs()
+    if not run.is_fresh(path, keys, inputs, is_folder=False):
+        table = tile_scores(material)
+        with whole_file(path) as aside:
+            table.to_csv(aside, index=False, float_format="%.4f")
+        run.finish(path, keys, inputs, [path], is_folder=False)
+    texts = {"name": str, "group": str}
+    return pd.read_csv(
+        path, dtype=texts, keep_default_na=False, na_values={column: [""] for column in ("miou", *source.classes)}
+    )
+
+
+def tile_scores(material: Material) -> pd.DataFrame:
+    source, num_classes = material.oof, len(material.classes)
+
+    def iou(i: int) -> np.ndarray:
+        _, index_HW = labelled(material, source, i, int(source.fold_N[i]))
+        return iou_per_class(confusion(index_HW, source.truth(i), num_classes))
+
+    count = len(source.names)
+    iou_NC = np.stack(list(track(in_threads(iou, range(count)), "score tiles", total=count)))
+    table = pd.DataFrame({
+        "name": source.names,
+        "fold": source.fold_N,
+        "group": material.train.group.to_numpy()[source.row_N],
+        "miou": mean_over_classes(iou_NC),
+    })  # fmt: skip
+    return pd.concat([table, pd.DataFrame(iou_NC, columns=list(source.classes))], axis=1)
