@@ -57,8 +57,8 @@ class Variant:
 
 DICE, D4 = "{name: dice}", "{name: d4, p: 1.0}"
 VARIANTS = (
-    Variant(BASE, "ce + dice, no weights, uniform, d4, AdamW 1e-3, warm-up cosine", seeds=(0, 1, 2, 3)),
-    Variant("ema", "weights: EMA .98 of the base's", ("predict.weights=ema",), (0, 1, 2, 3), BASE),
+    Variant(BASE, "ce + dice, no weights, uniform, d4, AdamW 1e-3, warm-up cosine"),
+    Variant("ema", "weights: EMA .98 of the base's", ("predict.weights=ema",), members_of=BASE),
     Variant("swa", "weights: SWA of the last 4 epochs at lr 5e-4",
             ("train.swa={start_epoch: 8, lr: 5.0e-4}", "predict.weights=swa")),
     Variant("ce", "loss: ce", ("train.loss=[{name: ce}]",)),
