@@ -79,17 +79,6 @@ def test_oof_and_test_stores_hold_the_networks_probabilities_and_are_proven(conf
     assert len(check_stores(run, content=True)) == 2
 
 
-def test_a_store_says_how_long_it_took_and_that_is_in_no_hash(config):
-    run = trained(config)
-    path = predict_oof(run, member(run), CPU, GO_ON)
-    took = read_json(path / SECONDS)
-    assert took["tiles"] == len(open_store(path).names)
-    assert 0 < took["seconds"] < 600
-    (path / SECONDS).write_text('{"tiles": 1, "seconds": 3600}')
-    assert check_stores(run, content=True) == [path]
-    assert seconds_per_1000_tiles(run)[member(run).model.name] == pytest.approx(3 * 3_600_000)  # three folds
-
-
 def test_several_weights_are_the_mean_of_their_probabilities(config):
     both = run_of(config, "predict.weights=[last, ema]")
     probs = {}
