@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, ClassVar
@@ -76,7 +77,7 @@ class RepeatedStores:
 
     specialists: ClassVar[dict[str, int]] = {}
 
-    @property
+    @cached_property
     def names(self) -> list[str]:
         return [f"{i:06d}" for i in range(self.count)]
 

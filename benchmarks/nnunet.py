@@ -17,6 +17,7 @@ import numpy as np
 from benchmarks import environment
 
 VERSION = "2.8.1"
+TOOK = "took "  # before the seconds, on a line of their own: nnunetv2 prints to stdout, too
 ROOT = Path(__file__).parents[1]
 
 
@@ -60,7 +61,10 @@ class Peer:
         """Seconds for all cases."""
         self._process.stdin.write("go\n")
         self._process.stdin.flush()
-        return float(self._process.stdout.readline())
+        for line in self._process.stdout:
+            if line.startswith(TOOK):
+                return float(line.removeprefix(TOOK))
+        raise RuntimeError(f"nnunetv2 {VERSION} ended with exit code {self._process.wait()}")
 
     def labels(self) -> list[np.ndarray]:
         """What it wrote."""
@@ -97,7 +101,7 @@ def main() -> None:
         for _ in sys.stdin:
             begin = time.perf_counter()
             pool.starmap(merge_files, jobs)
-            print(time.perf_counter() - begin, flush=True)
+            print(f"{TOOK}{time.perf_counter() - begin}", flush=True)
 
 
 if __name__ == "__main__":

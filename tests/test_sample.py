@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ensemble import sample as sample_module
 from ensemble.apply import apply_sample
 from ensemble.fitted import uniform_blend
 from ensemble.sample import class_rates, draw_sample
@@ -92,6 +93,22 @@ def test_a_tile_draws_the_same_pixels_whatever_tiles_stand_beside_it():
         here, there = sample.tile_P == tile, turned.tile_P == 23 - tile
         assert (sample.probs_MCP[:, :, here] == turned.probs_MCP[:, :, there]).all()
         assert (sample.weight_P[here] == turned.weight_P[there]).all()
+
+
+@pytest.mark.parametrize("pixels", [2_000, 10**9])
+def test_how_many_tiles_are_put_together_at_once_changes_nothing(monkeypatch, pixels):
+    """Also not where rates have to be halved on the way, which meets tiles put together and others."""
+    source = random_source(6, tiles=40, shares=SHARES)
+    probs_NMCHW = source.probs_NMCHW.copy()
+    probs_NMCHW[10:, :, 3] = 255  # the rare class everywhere
+    source = replace(source, probs_NMCHW=probs_NMCHW)
+    samples = []
+    for merged in (1, 7, 10**6):
+        monkeypatch.setattr(sample_module, "MERGED", merged)
+        samples.append(draw_sample(source, pixels))
+    for other in samples[1:]:
+        for name in ("probs_MCP", "evidence_SP", "truth_P", "weight_P", "fold_P", "group_P", "tile_P"):
+            np.testing.assert_array_equal(getattr(other, name), getattr(samples[0], name))
 
 
 def test_without_and_only_are_a_partition():
