@@ -143,7 +143,9 @@ def _bands(material: Material) -> list[Part]:
     if len(material.test):
         pixels["test"] = _some_pixels(material.pack.test_image_NHWB)
     table = band_table(pixels, bands)
-    parts: list[Part] = [draw_bands(pixels, bands)]
+    dtype = material.pack.train_image_NHWB.dtype
+    level = 1 / full_scale(dtype) if np.issubdtype(dtype, np.integer) else 0.0
+    parts: list[Part] = [draw_bands(pixels, bands, level)]
     if "test" not in pixels:
         parts.append(Note("No test tiles (data.test_images is null), so there is nothing to compare with.", "missing"))
     else:
@@ -177,7 +179,23 @@ def band_table(pixels: dict[str, np.ndarray], bands: list[str]) -> pd.DataFrame:
     return table
 
 
-def draw_bands(pixels: dict[str, np.ndarray], bands: list[str]) -> Figure:
+def bin_edges(values: np.ndarray, level: float) -> np.ndarray:
+    """Edges of some BINS bins over nearly all values; each holds equally many of the levels that there can be.
+
+    Bins of 2.3 levels would hold 2 here and 3 there, and the histogram would be a comb.
+
+    Args:
+        level: distance of two neighbouring values; 0: any value can be.
+    """
+    low, high = np.percentile(values, (0.2, 99.8))
+    width = max(high - low, 1e-6) / BINS
+    if level:
+        low, width = (np.round(low / level) - 0.5) * level, max(np.round(width / level), 1) * level
+    return low + width * np.arange(int(np.ceil((high - low) / width)) + 1)
+
+
+def draw_bands(pixels: dict[str, np.ndarray], bands: list[str], level: float = 0.0) -> Figure:
+    """Args: pixels: (P, B) of each split; level: distance of two neighbouring values, 0 for floats."""
     columns = min(len(bands), 4)
     rows = -(-len(bands) // columns)
     with look():
@@ -186,9 +204,7 @@ def draw_bands(pixels: dict[str, np.ndarray], bands: list[str]) -> Figure:
         for axes in grid[len(bands) :]:
             axes.set_visible(False)
         for b, (axes, band) in enumerate(zip(grid, bands, strict=False)):
-            both = np.concatenate([values[:, b] for values in pixels.values()])
-            low, high = np.percentile(both, (0.2, 99.8))
-            edges = np.linspace(low, max(high, low + 1e-6), BINS + 1)
+            edges = bin_edges(np.concatenate([values[:, b] for values in pixels.values()]), level)
             middle = (edges[1:] + edges[:-1]) / 2
             density = {split: _density(values[:, b], edges) for split, values in pixels.items()}
             axes.fill_between(middle, density["train"], color=ACCENT, alpha=0.22, linewidth=0)

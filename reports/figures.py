@@ -122,6 +122,6 @@ def _themed(svg: str) -> str:
         svg = svg.replace(color, f"var(--{role})")
     svg = svg.replace("'DejaVu Sans'", FONT)
     light, dark = ("".join(f"--{role}:{color};" for role, color in theme.items()) for theme in (LIGHT, DARK))
-    style = f"<style>svg{{{light}}}@media(prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
+    style = f"<style>svg{{{light}}}@media screen and (prefers-color-scheme:dark){{svg{{{dark}}}}}</style>"
     head, tail = svg[svg.index("<svg") :].split(">", 1)
     return f"{head}>{style}{tail}"

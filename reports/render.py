@@ -52,9 +52,9 @@ def text_of(name: str) -> str:
 
 
 def stylesheet(*names: str) -> str:
-    """Style files, after the colours of both themes as variables."""
+    """Style files, after the colours of both themes as variables; paper is always light."""
     light, dark = ("".join(f"--{role}: {color}; " for role, color in theme.items()) for theme in (LIGHT, DARK))
-    themes = f":root {{ {light}}}\n@media (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}\n"
+    themes = f":root {{ {light}}}\n@media screen and (prefers-color-scheme: dark) {{ :root {{ {dark}}} }}\n"
     return themes + "".join(text_of(name) for name in names)
 
 

@@ -17,7 +17,7 @@ from config import Run, load_experiment
 from ensemble.apply import apply_blend
 from folds.landscape import make_landscape
 from reports import build, oof
-from reports.data import class_shares
+from reports.data import bin_edges, class_shares
 from reports.figures import DARK, HEAT, LIGHT, text_on
 from reports.folds import draw_deviation
 from reports.look import BINS, draw_tiles, expected_calibration_error, reliability_bins, tally_by_group
@@ -168,6 +168,16 @@ def test_class_shares_add_up(played):
     assert shares["pixel share"].sum() == pytest.approx(1)
     assert shares.pixels.sum() == len(material.train) * 64 * 64
     assert (shares.groups <= shares.tiles).all()
+
+
+@pytest.mark.parametrize("levels", [(3, 180), (0, 255), (40, 60), (100, 40_000)])
+def test_every_bin_of_a_histogram_holds_equally_many_levels(levels):
+    level = 1 / 65_535 if levels[1] > 255 else 1 / 255
+    values = np.arange(*levels) * level
+    count = np.histogram(values, bin_edges(values, level))[0]
+    assert len(set(count[1:-1])) == 1
+    assert count.sum() >= 0.99 * len(values)
+    assert len(count) <= 1.5 * 64
 
 
 def test_the_sample_is_all_tiles_or_a_random_part_with_holders_of_rare_classes():
@@ -439,3 +449,12 @@ def test_paper_gets_everything_unfolded(opened):
     assert tab.locator("details:not([open])").count()
     tab.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert not tab.locator("details:not([open])").count()
+
+
+def test_paper_is_light_whatever_the_screen(opened):
+    tab, _ = opened(1400, "dark")
+    tab.emulate_media(media="print", color_scheme="dark")
+    colors, behind = text_colors(tab)
+    assert behind == LIGHT["surface"]
+    for color in colors:
+        assert contrast(color, behind) >= 4.5, color
