@@ -1,11 +1,11 @@
-"""How long the report of 16,017 tiles takes, how large it is, and how much memory it needs.
+"""How long the report of 16,017 tiles takes, how large it is, and how much memory it needs; how soon tiles can be browsed.
 
 python -m benchmarks.report_scale [--json FILE] [--run FOLDER]
 
 A finished run of the competition's size is played: its tiles of 256 x 256 are hard links to a hundred drawn ones,
 packed, predicted (three models, five folds), blended and handed in by the project's own stages; only the networks are
 played (tests/played_run.py). The report is then made in a process of its own, first with nothing of the run in the
-page cache, then once more. `--run` keeps the run, some 20 GB, for the next time.
+page cache, then once more. `--run` keeps the run, 30 GB, for the next time.
 """
 
 import argparse
@@ -28,11 +28,14 @@ from benchmarks.measure import peak_mib, seconds
 from config import Run, load_experiment
 from folds.landscape import make_landscape
 from reports import build
+from reports.material import Material
+from reports.tile_view import TileView
 from tests.played_run import member_probs, play, played_config
 
 TRAIN, TEST = 16_017, 3_000  # round 1 of the competition, test A
 SCENES = 400
 LANDSCAPE = {"train_scenes": 6, "test_scenes": 1, "scene_tiles": 4, "tile_px": 256}
+BROWSED = 50  # tiles looked at
 WEIGHTS_MIB = 50  # of a network: its hash is part of the proof that a report begins with
 MODELS = [
     {"name": f"model{m}", "arch": arch, "encoder": "resnet18"} for m, arch in enumerate(["Unet", "FPN", "UnetPlusPlus"])
@@ -102,6 +105,19 @@ def report_once(config: Path) -> dict[str, float]:
     return spent | {"mib": (run.dir / "report.html").stat().st_size / 2**20, "peak_mib": peak_mib()}
 
 
+def browse_once(config: Path) -> dict[str, float]:
+    """Seconds until the table of tiles is there, at first and ever after; of the list; of one tile, on average."""
+    path = Run(load_experiment(config)).dir / "tile_scores.csv"
+    path.unlink(missing_ok=True)
+    first, again = (TileView(Material(Run(load_experiment(config)))) for _ in range(2))
+    spent = {"first": seconds(lambda: first.table), "start": seconds(lambda: again.table)}
+    again.tile(0)
+    spent["list"] = seconds(lambda: again.select("water", None, 0, 1, "worst"))
+    shown = np.linspace(1, TRAIN - 1, BROWSED).astype(int)
+    spent["tile"] = seconds(lambda: [again.tile(int(n)) for n in shown]) / BROWSED
+    return spent | {"peak_mib": peak_mib()}
+
+
 def measured(folder: Path, state: str) -> dict[str, float]:
     """`report_once` in a process of its own, so that its peak memory is the report's; printed."""
     with get_context("spawn").Pool(1) as pool:
@@ -137,11 +153,18 @@ def main(argv: list[str] | None = None) -> None:
             print(f"run: {TRAIN} + {TEST} tiles, {len(MODELS)} models, made in {spent:.0f} s", flush=True)
         forget(folder)
         cold, warm = measured(folder, "cold"), measured(folder, "warm")
+        with get_context("spawn").Pool(1) as pool:
+            browsed = pool.apply(browse_once, (folder / "large.yaml",))
+        print("browse: " + ", ".join(f"{name} {value:.3g}" for name, value in browsed.items()), flush=True)
     write_figures(args.json, {
         "report_16k_s": cold["report"],
         "report_16k_warm_s": warm["report"],
         "report_16k_mib": cold["mib"],
         "report_16k_peak_mib": max(cold["peak_mib"], warm["peak_mib"]),
+        "browse_16k_first_s": browsed["first"],
+        "browse_16k_start_s": browsed["start"],
+        "browse_16k_list_s": browsed["list"],
+        "browse_16k_tile_s": browsed["tile"],
     })  # fmt: skip
 
 

@@ -451,9 +451,18 @@ def test_paper_gets_everything_unfolded(opened):
     assert not tab.locator("details:not([open])").count()
 
 
+def test_nothing_is_cut_off_on_paper(opened):
+    """A4 with margins of 1 cm is 718 px wide."""
+    tab, _ = opened(718)
+    tab.emulate_media(media="print")
+    tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert tab.evaluate("document.documentElement.scrollWidth") <= 718
+
+
 def test_paper_is_light_whatever_the_screen(opened):
     tab, _ = opened(1400, "dark")
     tab.emulate_media(media="print", color_scheme="dark")
+    assert tab.evaluate("getComputedStyle(document.documentElement).colorScheme") == "light"  # what drawings go by
     colors, behind = text_colors(tab)
     assert behind == LIGHT["surface"]
     for color in colors:
