@@ -1,4 +1,4 @@
-"""How long the report of 16,017 tiles takes, how large it is, and how much memory it needs; how soon tiles can be browsed.
+"""How long the report of 16,017 tiles takes, how large it is, what memory it needs; how soon its tiles can be browsed.
 
 python -m benchmarks.report_scale [--json FILE] [--run FOLDER]
 
