@@ -16,9 +16,18 @@ from config.ensemble import Predict
 Forward = Callable[[torch.Tensor], torch.Tensor]
 """(N, B, H, W) images -> (N, C, H, W) logits, for any H and W."""
 
-_FLIP_THEN_ROTATE = ttach.Compose([ttach.HorizontalFlip(), ttach.Rotate90([0, 90, 180, 270])])
-_NAMES = ["identity", "rot90", "rot180", "rot270", "hflip", "transpose", "vflip", "antitranspose"]  # in ttach's order
-SYMMETRIES = dict(zip(_NAMES, _FLIP_THEN_ROTATE, strict=True))
+# Whether to flip, then how often to turn by 90 degrees counter-clockwise. By ttach's functions, not its transforms:
+# those copy the tile for a turn by 0 too.
+SYMMETRIES = {
+    "identity": (False, 0),
+    "rot90": (False, 1),
+    "rot180": (False, 2),
+    "rot270": (False, 3),
+    "hflip": (True, 0),
+    "transpose": (True, 1),
+    "vflip": (True, 2),
+    "antitranspose": (True, 3),
+}
 
 # Logits beyond are cut: +inf (float16 overflows) would become NaN in the softmax, and sums of views must stay finite.
 # Differences of this size are already 0 or 1 as probabilities.
@@ -37,12 +46,17 @@ class View:
         return max(1, round(height * self.scale)), max(1, round(width * self.scale))
 
     def look(self, image_NCHW: torch.Tensor) -> torch.Tensor:
-        size = self.size_px(*image_NCHW.shape[2:])
-        return SYMMETRIES[self.symmetry].augment_image(_resized(image_NCHW, size))
+        flipped, turns = SYMMETRIES[self.symmetry]
+        image_NCHW = _resized(image_NCHW, self.size_px(*image_NCHW.shape[2:]))
+        image_NCHW = ttach.functional.hflip(image_NCHW) if flipped else image_NCHW
+        return ttach.functional.rot90(image_NCHW, turns) if turns else image_NCHW
 
     def back(self, seen_NCHW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         """What was seen, turned and resized to the tile of `size`."""
-        return _resized(SYMMETRIES[self.symmetry].deaugment_mask(seen_NCHW), size)
+        flipped, turns = SYMMETRIES[self.symmetry]
+        seen_NCHW = ttach.functional.rot90(seen_NCHW, -turns) if turns else seen_NCHW
+        seen_NCHW = ttach.functional.hflip(seen_NCHW) if flipped else seen_NCHW
+        return _resized(seen_NCHW, size)
 
 
 def build_views(settings: Predict) -> list[View]:
