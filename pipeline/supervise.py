@@ -36,6 +36,8 @@ Status = Literal["waiting", "running", "done", "failed", "stopped", "skipped"]
 
 _in_hand: set[str] = set()
 """Jobs that this process supervises now."""
+_parent: int | None = None
+"""The main process, where this one is its child and works for it alone."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,10 @@ def supervise(job: Job, rules: Rules) -> JobState:
         _refuse_idle_threads(len(place.slots))
     _in_hand.add(job.name)
     try:
-        return _run_to_its_end(job, rules, place)
+        _leave_if_left_behind()
+        state = _run_to_its_end(job, rules, place)
+        _leave_if_left_behind()
+        return state
     finally:
         _in_hand.discard(job.name)
 
@@ -145,16 +150,24 @@ def supervise(job: Job, rules: Rules) -> JobState:
 def obey(main_pid: int) -> None:
     """Begin a worker that is a child of the main process: it ends after it, once the job in hand has stopped.
 
-    It would otherwise wait for more work, loky's for minutes, from a process that is no more.
+    It would otherwise begin the next job, which it may have got already, or wait for one, loky's workers for minutes.
     """
+    global _parent
+    _parent = main_pid
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's processes; the main one decides
 
     def watch() -> None:
-        while os.getppid() == main_pid or _in_hand:
+        while True:
+            if not _in_hand:
+                _leave_if_left_behind()
             time.sleep(POLL_S)
-        os._exit(1)  # nobody will ever ask for results
 
     threading.Thread(target=watch, daemon=True).start()
+
+
+def _leave_if_left_behind() -> None:
+    if _parent is not None and os.getppid() != _parent:
+        os._exit(1)  # nobody will ever ask for the result
 
 
 def _run_to_its_end(job: Job, rules: Rules, place: Place) -> JobState:

@@ -170,8 +170,9 @@ def test_a_second_signal_kills(tmp_path):
     assert processes_of(tmp_path) == []
 
 
-def test_a_killed_main_process_leaves_no_orphan_and_its_locks_are_free(tmp_path):
-    grid = start_grid(tmp_path, jobs=2, steps=100, step_s=0.1, **CPU | {"parallel": 3})  # one worker is idle
+@pytest.mark.parametrize(("jobs", "parallel"), [(2, 3), (6, 2)])  # a worker is idle, or has its next job already
+def test_a_killed_main_process_leaves_no_orphan_and_its_locks_are_free(tmp_path, jobs, parallel):
+    grid = start_grid(tmp_path, jobs=jobs, steps=100, step_s=0.1, **CPU | {"parallel": parallel})
     wait_for(lambda: has_started(tmp_path, "job0", "job1"))
     assert not is_free(tmp_path / "run.lock")
     with (
@@ -185,6 +186,7 @@ def test_a_killed_main_process_leaves_no_orphan_and_its_locks_are_free(tmp_path)
     grid.communicate()
     assert is_free(tmp_path / "run.lock")
     assert diary(tmp_path, "job0")[-1][0].startswith("stop at")  # its checkpoint is written
+    assert len(list((tmp_path / "out").glob("*.diary"))) == 2  # and no other was begun
     grid = start_grid(tmp_path, jobs=2, steps=1, step_s=0.1, **CPU)
     assert finish(grid) == 0
 
