@@ -38,8 +38,8 @@ def set_up_cpu(experiment: Experiment) -> None:
 def keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next step instead of handing every large block back to the kernel.
 
-    A step allocates the same activations and gradients again and again; fresh pages for them took a tenth of it
-    (docs/results.md). Where the C library is another one, nothing happens.
+    A step allocates the same activations and gradients again and again; fresh pages for them took about a tenth of it
+    at 8 tiles of 256 px (docs/results.md, Training). Where the C library is another one, nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
