@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
 from base.command import add_json, run, write_figures
+from base.errors import UserError
 from benchmarks.measure import peak_mib, told
 from benchmarks.synthetic import TILES, draw_groups, draw_hists, draw_scan
 from config import load_experiment
@@ -49,7 +49,18 @@ def folds_of(splits: Any) -> np.ndarray:
 
 
 def balance() -> dict[str, float]:
-    """Worst relative deviation of any class, or of tiles, in any of K folds: ours and the peers', round by round."""
+    """Worst relative deviation of any class, or of tiles, in any of K folds: ours and the peers', round by round.
+
+    Raises:
+        UserError: a peer is not installed.
+    """
+    try:
+        from iterstrat.ml_stratifiers import MultilabelStratifiedKFold
+    except ModuleNotFoundError:
+        raise UserError(
+            "iterative-stratification is not installed; it is measured here only. "
+            "Run: pip install -r requirements-bench.txt"
+        ) from None
     single_N = np.arange(TILES)
     group_N = draw_groups(GROUPS, np.random.default_rng(0))
     hist_NC, grouped_NC = (draw_hists(np.random.default_rng(1), each) for each in (single_N, group_N))

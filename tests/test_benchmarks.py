@@ -3,7 +3,9 @@
 import ast
 import json
 import re
+import sys
 from functools import cache
+from importlib.metadata import packages_distributions
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -76,6 +78,25 @@ def test_every_benchmark_is_there_and_knows_the_options_it_is_given():
 @pytest.mark.parametrize("target", TARGETS, ids=lambda target: f"{target.benchmark}-{target.figure}-{target.per}")
 def test_the_figure_of_every_target_is_one_that_its_benchmark_tells(target):
     assert [figure for figure in (target.figure, target.per) if figure and not tells(target.benchmark, figure)] == []
+
+
+def required(name: str) -> set[str]:
+    """The names under which what a requirements file asks for is imported."""
+    lines = (records.ROOT / name).read_text(encoding="utf-8").splitlines()
+    asked = {re.split(r"[=\s]", line)[0].lower() for line in lines if re.match(r"\w", line)}
+    return {package for package, held_by in packages_distributions().items() if asked & {d.lower() for d in held_by}}
+
+
+@pytest.mark.parametrize("path", sorted((records.ROOT / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_can_be_asked_for_help_where_no_peer_is_installed(path):
+    """A peer is imported by the part that measures it, so that `--help`, and all else, works without it."""
+    tops = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+            tops |= {name.partition(".")[0] for name in names}
+    ours = {folder.parent.name for folder in records.ROOT.glob("*/__init__.py")} | {"tests"}
+    assert tops - required("requirements.txt") - ours - sys.stdlib_module_names == set()
 
 
 def test_a_figure_that_nobody_tells_is_seen():
