@@ -33,6 +33,8 @@ from pipeline.store import MANIFEST
 BLEND, STEPS, CANDIDATES, MODELS, ERRORS, GROUPS = (
     "blend.json", "steps.csv", "candidates.csv", "models.csv", "errors.csv", "groups.npz",
 )  # fmt: skip
+FORMAT = 2
+"""Of these files: a blend that a version with another one left is fitted again."""
 STEP_SETTINGS = ("combination", "weights", "calibration", "specialists", "decision", "postprocess")
 
 
@@ -82,6 +84,7 @@ def build_blend(run: Run) -> RunBlend:
     blend = fits.whole.stages[stage]
     with whole_folder(run.blend_dir) as folder:
         write_json(folder / BLEND, {
+            "format": FORMAT,
             "stage": stage,
             "whole": _fit_to_json(fits.whole),
             "without": {str(fold): _fit_to_json(fit) for fold, fit in fits.without.items()},
@@ -101,12 +104,14 @@ def read_blend(run: Run) -> RunBlend:
     """The run's blend as it was last fitted, whatever has changed since.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or one of another version's form.
     """
     folder = run.blend_dir
     if not (folder / BLEND).exists():
         raise UserError(f"{folder}: no blend yet. Run: python -m ensemble.blend --config FILE")
     values = read_json(folder / BLEND)
+    if values.get("format") != FORMAT:
+        raise UserError(f"{folder}: made by another version. Run: python -m ensemble.blend --config FILE")
     return RunBlend(
         fits=HonestFit(
             _fit_of_json(values["whole"]), {int(fold): _fit_of_json(fit) for fold, fit in values["without"].items()}
@@ -185,6 +190,7 @@ def _made_from(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     """Keys and inputs on which the fit depends: all but the blend's name and the zip's form."""
     keys = {key: value for key, value in run.blend_keys.items() if not key.startswith("submission.")}
     del keys["blend.name"]
+    keys["format"] = FORMAT
     members = [member for model in blended_models(run) for member in run.members(model) if member.fold is not None]
     manifests = {str(member): run.oof_store(member) / MANIFEST for member in members}
     inputs = {name: hash_file(path) for name, path in manifests.items() if path.exists()}

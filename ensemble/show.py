@@ -105,15 +105,18 @@ def _candidates(candidates: pd.DataFrame) -> Table:
 def _models(models: pd.DataFrame) -> Table:
     shown = Table(
         title="Models", title_justify="left",
-        caption="worth: honest mIoU that the blend loses without it. A specialist's weight is its share a.",
+        caption="worth: honest mIoU that the blend loses without it. A specialist's weight is its share a."
+        + (" all: members trained on every tile, which have no OOF score." if models.on_all_tiles.any() else ""),
         caption_justify="left",
     )  # fmt: skip
-    for column in ("model", "weight", "worth", "95 %", "s per 1,000 tiles"):
+    for column in ("model", "members", "weight", "worth", "95 %", "s per 1,000 tiles"):
         shown.add_column(column, justify="left" if column == "model" else "right")
     for row in models.to_dict("records"):
         known = not pd.isna(row["worth"])
+        on_all = row["on_all_tiles"]
         shown.add_row(
             row["model"],
+            f"{row['members'] - on_all}" + (f" + {on_all} all" if on_all else ""),
             f"{row['weight']:.3f}",
             f"{row['worth']:+.4f}" if known else "-",
             f"{row['worth_low']:+.4f} {row['worth_high']:+.4f}" if known else "",

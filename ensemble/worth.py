@@ -45,15 +45,22 @@ def model_worth(run: Run, sample: Sample, blend: FittedBlend, settings: Blend) -
         name: gain(everything, honest_tally(sample.without_models([name]), fixed))
         for name in track(asked, "worth of models")
     }
-    seconds = seconds_per_1000_tiles(run)
+    seconds, counts = seconds_per_1000_tiles(run), member_counts(run)
     rows = []
     for name in names:
         found = worth.get(name, Estimate(np.nan, np.nan, np.nan))
         rows.append(
-            {"model": name, "weight": float(with_it.get(name, share.get(name, 0.0))), "worth": found.value,
-             "worth_low": found.low, "worth_high": found.high, "s_per_1000_tiles": seconds.get(name, np.nan)}
+            {"model": name, **counts[name], "weight": float(with_it.get(name, share.get(name, 0.0))),
+             "worth": found.value, "worth_low": found.low, "worth_high": found.high,
+             "s_per_1000_tiles": seconds[name]}
         )  # fmt: skip
     return pd.DataFrame(rows)
+
+
+def member_counts(run: Run) -> dict[str, dict[str, int]]:
+    """Model -> members: how many make its test predictions; on_all_tiles: of these, how many have no held-out fold."""
+    folds = {model.name: [member.fold for member in run.members(model)] for model in run.experiment.models}
+    return {name: {"members": len(each), "on_all_tiles": each.count(None)} for name, each in folds.items()}
 
 
 def same_kinds(blend: FittedBlend, settings: Blend) -> Blend:

@@ -170,6 +170,19 @@ def test_a_blend_fitted_again_is_the_same_to_the_byte(played):
     assert hash_file(run.blend_dir / "blend.json") == before
 
 
+def test_a_blend_of_another_version_is_not_read_but_fitted_again(played):
+    run = run_of(played)
+    path = run.blend_dir / "blend.json"
+    now, stamp = read_json(path), read_json(run.blend_dir / "stamp.json")
+    write_json(path, now | {"format": 1})
+    with pytest.raises(UserError, match="another version"):
+        read_blend(run)
+    stamp["keys"]["format"] = 1
+    write_json(run.blend_dir / "stamp.json", stamp)
+    assert build_blend(run).blend == read_blend(run).blend
+    assert read_json(path) == now
+
+
 def test_two_blends_stand_side_by_side(played):
     zips = receipt_of(played).parent
     assert (zips / "played.zip").exists()

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from base.files import hash_file, read_json, write_json
-from config import load_experiment, open_run
-from ensemble.worth import seconds_per_1000_tiles
+from config import Run, load_experiment, open_run
+from ensemble.worth import member_counts, seconds_per_1000_tiles
 from folds.assign import make_folds
 from pipeline.check import check_stores
 from pipeline.finished import SECONDS
@@ -39,3 +39,13 @@ def test_predictions_say_how_long_they_took_and_that_is_in_no_hash(tmp_path):
     run.oof_store(second).mkdir(parents=True)
     write_json(run.oof_store(second) / SECONDS, {"tiles": 2, "seconds": 2.0})
     assert seconds_per_1000_tiles(run)[model.name] == pytest.approx(500 + 1000)
+
+
+def test_members_that_were_trained_on_every_tile_are_counted_apart(tmp_path):
+    values = tiny_values(tmp_path / "data", tmp_path)
+    values["seeds"] = [0, 1]
+    values["folds"]["k"] = 3
+    values["models"] += [values["models"][0] | {"name": "with_all", "folds": "each+all"}]
+    run = Run(load_experiment(write_config(tmp_path / "tiny.yaml", values)))
+    counts = list(member_counts(run).values())
+    assert counts == [{"members": 6, "on_all_tiles": 0}, {"members": 8, "on_all_tiles": 2}]
