@@ -11,7 +11,7 @@ from config import Experiment
 from config.jobs import Jobs
 from pipeline.slots import threads_per_job
 
-M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 MOST_WORKERS = 8  # each is a whole interpreter with its libraries
 
 
@@ -39,12 +39,15 @@ def keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next step instead of handing every large block back to the kernel.
 
     A step allocates the same activations and gradients again and again; fresh pages for them took about a tenth of it
-    at 8 tiles of 256 px (docs/results.md, Training). Where the C library is another one, nothing happens.
+    at 8 tiles of 256 px (docs/results.md, Training). All threads share one arena: with one each, what the threads that
+    write a store set free was of no use to the network, and memory grew with the tiles. Where the C library is another
+    one, nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
         mallopt(M_MMAP_MAX, 0)
         mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
+        mallopt(M_ARENA_MAX, 1)
 
 
 def loader_workers(jobs: Jobs, device: torch.device) -> int:
