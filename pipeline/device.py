@@ -39,9 +39,8 @@ def keep_freed_memory() -> None:
     """Have glibc keep what is freed for the next step instead of handing every large block back to the kernel.
 
     A step allocates the same activations and gradients again and again; fresh pages for them took about a tenth of it
-    at 8 tiles of 256 px (docs/results.md, Training). All threads share one arena: with one each, what the threads that
-    write a store set free was of no use to the network, and memory grew with the tiles. Where the C library is another
-    one, nothing happens.
+    at 8 tiles of 256 px (docs/results.md, Training). All threads share one arena: with one each, prediction's memory
+    grew with the tiles. Where the C library is another one, nothing happens.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is not None:
