@@ -18,6 +18,7 @@ import numpy as np
 from joblib import Parallel, delayed
 from scipy.ndimage import gaussian_filter
 
+from base.memory import keep_freed_memory
 from benchmarks.measure import peak_mib, seconds, told
 from benchmarks.nnunet import Peer, make_environment, write_predictions
 from config.ensemble import Blend
@@ -26,7 +27,7 @@ from ensemble.fit import fit_blend
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.honest import fit_honestly
 from ensemble.sample import draw_sample
-from pipeline.store import Store, open_store, write_store
+from pipeline.store import Store, open_store, read_each, write_store
 from submissions import png
 from submissions.threads import in_threads
 from tests.played_run import member_probs
@@ -99,7 +100,7 @@ class RepeatedStores:
         return np.load(self.truth_path, mmap_mode="r")[i % DISTINCT]
 
     def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
-        return np.stack([_store(path).read_raw(i % DISTINCT) for path in self.paths if path.name in models])
+        return read_each([_store(path) for path in self.paths if path.name in models], i % DISTINCT)
 
     def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
         return np.zeros((0, PX, PX), np.uint8)
@@ -138,6 +139,7 @@ def fit_at_scale(source: RepeatedStores) -> tuple[dict[str, float], float, Fitte
 
 def apply_at_scale(folder: Path, source: RepeatedStores, blend: FittedBlend) -> dict[str, Any]:
     """Tiles labelled per second by the fitted blend, what reading alone takes, and nnU-Net on the same tiles."""
+    keep_freed_memory()  # as the command does
     some = RepeatedStores(source.paths, source.truth_path, count=600)
     blend = blend if len(blend.models) == MODELS else uniform_blend(source.classes, source.models)
     rates: dict[str, list[float]] = {"fitted": [], "uniform": [], "reading alone": []}

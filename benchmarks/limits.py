@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 
 from base.command import add_json, run, write_figures
+from base.memory import keep_freed_memory
 from benchmarks.measure import ROUNDS, seconds, told
 from benchmarks.store_formats import draw_probs
 from ensemble.apply import apply_blend
 from ensemble.fitted import uniform_blend
-from pipeline.store import PROBS, Store, open_store, write_store
+from pipeline.store import PROBS, Store, open_store, read_each, write_store
 from submissions.threads import in_threads
 
 MIB = 2**20
@@ -84,7 +85,7 @@ def blend_all(stores: list[Store]) -> None:
     none_SHW = np.zeros((0, *stores[0].size_px), np.uint8)
 
     def label(tile: int) -> None:
-        apply_blend(blend, [store.read_raw(tile) for store in stores], none_SHW)
+        apply_blend(blend, read_each(stores, tile), none_SHW)
 
     for _ in in_threads(label, range(TILES)):
         pass
@@ -147,6 +148,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_json(parser)
     args = parser.parse_args(argv)
+    keep_freed_memory()  # as ensemble.blend does
     with tempfile.TemporaryDirectory() as folder:
         figures = measure(Path(folder))
     write_figures(args.json, figures)

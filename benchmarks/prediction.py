@@ -25,6 +25,7 @@ import ttach
 from torch import nn
 
 from base.command import add_json, run, write_figures
+from base.memory import keep_freed_memory
 from benchmarks.measure import peak_mib, ratios, seconds
 from benchmarks.prediction_faults import kill_and_go_on, provenance
 from config import Member, Run, load_experiment, open_run
@@ -33,14 +34,14 @@ from folds.landscape import make_landscape
 from folds.metrics import confusion, mean_iou
 from folds.tiles import read_tiles
 from models.zoo import build_model
-from pipeline.device import autocast, autocast_dtype, keep_freed_memory, pick_device
+from pipeline.device import autocast, autocast_dtype, pick_device
 from pipeline.forward import forward_probs, member_probs
 from pipeline.members import LoadedMember, load_member
 from pipeline.pack import Pack, open_pack
 from pipeline.predict import predict_oof
 from pipeline.prepare import Preparation
 from pipeline.stopping import StopRequest
-from pipeline.store import Store, open_store, write_store
+from pipeline.store import WAITING, Store, open_store, write_store
 from pipeline.train import train_member
 from pipeline.tta import build_views, predict_probs
 from tests.tiny import SMALL_UNET
@@ -73,7 +74,8 @@ def write_tiles(path: Path, loaded: LoadedMember, pack: Pack, rows: np.ndarray, 
     device = pick_device(run.experiment.jobs)
     names = [f"{i:06d}" for i in range(len(rows))]
     precision = run.experiment.train_of(loaded.member.model).precision
-    with write_store(path, names, loaded.record.classes, *pack.size_px, {}) as writer:
+    waiting = 0 if device.type == "cpu" else WAITING
+    with write_store(path, names, loaded.record.classes, *pack.size_px, {}, waiting=waiting) as writer:
         for probs_NCHW in member_probs(loaded, pack.train_image_NHWB, rows, settings, precision, device):
             writer.append(probs_NCHW)
 
@@ -245,7 +247,7 @@ def predict_tiles(count: int, folder: Path) -> None:
     preparation = Preparation(["red", "green", "blue", "nir"], [], "dataset", [0.5] * 4, [0.2] * 4)
     settings = load_experiment("configs/demo.yaml").predict.model_copy(update={"tta": "none"})
     names, classes = [f"{i}" for i in range(count)], [f"class{c}" for c in range(10)]
-    with write_store(folder / "memory", names, classes, 256, 256, {}) as writer:
+    with write_store(folder / "memory", names, classes, 256, 256, {}, waiting=0) as writer:
         rows, mapped = np.arange(count), np.load(path, mmap_mode="r")
         for probs in forward_probs(network, preparation, mapped, rows, settings, "auto", torch.device("cpu")):
             writer.append(probs)

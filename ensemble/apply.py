@@ -1,11 +1,11 @@
 """Apply a fitted blend: to sampled pixels while fitting, to OOF tiles for their score, to test tiles for their labels.
 
-Pixels are taken in blocks that stay in a core's cache: combining 8 members of a 256x256 tile is 5 million values, and
-each passes through memory once.
+A tile of 256x256 is done at once, a larger one in blocks, so that memory stays bounded.
 """
 
 from collections.abc import Callable, Sequence
 
+import cv2
 import numpy as np
 
 from ensemble.fitted import FittedBlend, FittedSpecialist
@@ -13,7 +13,9 @@ from ensemble.labels import class_order, top_class
 from ensemble.patches import clean_labels
 from ensemble.sample import Sample
 
-BLOCK_VALUES = 80_000  # C x pixels of a block: two float32 arrays of it fit a core's cache of 1 MiB
+# C x pixels of a block. Smaller ones, which stay in a core's cache, are faster in one thread and slower in two: with
+# nine times as many calls of numpy, threads wait for the interpreter's lock (127 tiles/s against 192).
+BLOCK_VALUES = 1_000_000
 # The smallest probability under a logarithm. Below 1/510 a stored byte is 0 and says only that p is small.
 FLOOR = 2.0**-12
 
@@ -98,9 +100,10 @@ def combine(blend: FittedBlend, probs_MCB: Sequence[np.ndarray]) -> np.ndarray:
 
 def lifted(probs: np.ndarray, function: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """function(probability) as float32; of stored bytes by a table of its 256 values."""
-    if probs.dtype == np.uint8:
+    if probs.dtype == np.uint8 and probs.size:  # OpenCV takes no empty array
         table = function(np.arange(256) / 255).astype(np.float32)
-        return np.take(table, probs, mode="clip")  # "clip" skips the check of bounds, which bytes cannot break
+        # Not np.take: it makes 8-byte indices of the bytes first, and takes two and a half times as long.
+        return cv2.LUT(probs.reshape(-1, probs.shape[-1]), table).reshape(probs.shape)
     return function(probs.astype(np.float32))
 
 

@@ -11,6 +11,7 @@ from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, hash_value, whole_file
+from base.memory import keep_freed_memory
 from base.progress import track
 from config import Experiment, Run, load_experiment, open_run
 from config.ensemble import Blend
@@ -142,6 +143,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     named = [f"blend.name={args.name}"] if args.name else []
     experiment = load_experiment(args.config, [*args.overrides, *named])
+    keep_freed_memory()  # one tile's probabilities are as large as the next one's
     if args.receipt:
         print(f"{make_again(experiment, Path(args.receipt))}: made again, the same bytes")
         return

@@ -15,7 +15,7 @@ from folds.tiles import hist_of, read_tiles
 from pipeline.check import check_stores
 from pipeline.pack import open_pack
 from pipeline.quantise import dequantise, quantise
-from pipeline.store import Store, open_store
+from pipeline.store import Store, open_store, read_each
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class TestStores:
     stores: dict[str, Store]
 
     def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
-        return np.stack([self.stores[model].read_raw(i) for model in models])
+        return read_each([self.stores[model] for model in models], i)
 
     def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
         height, width = next(iter(self.stores.values())).size_px

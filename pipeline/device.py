@@ -1,17 +1,15 @@
 """What the device can do, and what training and prediction do with it."""
 
-import ctypes
 import os
-import sys
 
 import torch
 
 from base.errors import UserError
+from base.memory import keep_freed_memory
 from config import Experiment
 from config.jobs import Jobs
 from pipeline.slots import threads_per_job
 
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # malloc.h
 MOST_WORKERS = 8  # each is a whole interpreter with its libraries
 
 
@@ -33,20 +31,6 @@ def set_up_cpu(experiment: Experiment) -> None:
     # As many threads as a job of the grid has, since another number adds in another order.
     torch.set_num_threads(threads_per_job(experiment.jobs, experiment.member_count, torch.cuda.device_count()))
     keep_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Have glibc keep what is freed for the next step instead of handing every large block back to the kernel.
-
-    A step allocates the same activations and gradients again and again; fresh pages for them took about a tenth of it
-    at 8 tiles of 256 px (docs/results.md, Training). All threads share one arena: with one each, prediction's memory
-    grew with the tiles. Where the C library is another one, nothing happens.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is not None:
-        mallopt(M_MMAP_MAX, 0)
-        mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(M_ARENA_MAX, 1)
 
 
 def loader_workers(jobs: Jobs, device: torch.device) -> int:

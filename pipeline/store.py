@@ -32,7 +32,7 @@ FORMAT = 1  # raised when the files' meaning changes
 MANIFEST, INDEX, PROBS = "manifest.json", "index.csv", "probs.bin"
 FACTS = ("tiles", "classes", "height", "width", "dtype", "bytes", "index_sha256", "probs_sha256")  # readers need them
 THREADS = 8  # that round and compress, of as many cores as there are: one does 700 tiles/s, a GPU more
-WAITING = 32  # tiles that may wait for them: neither side idles, and memory stays bounded
+WAITING = 32  # tiles that may wait for them beside a GPU: neither side idles, and memory stays bounded
 
 # Blosc's own threads append a frame's blocks in whatever order they end: the same values would give other bytes.
 numcodecs.blosc.use_threads = False
@@ -41,12 +41,21 @@ numcodecs.blosc.use_threads = False
 class StoreWriter:
     """Takes probabilities batch by batch; threads round and compress them while the network goes on."""
 
-    def __init__(self, file: BinaryIO, names: list[str], channels: int, size_px: tuple[int, int], dtype: StoreDtype):
+    def __init__(
+        self,
+        file: BinaryIO,
+        names: list[str],
+        channels: int,
+        size_px: tuple[int, int],
+        dtype: StoreDtype,
+        waiting: int,
+    ) -> None:
         self.rows: list[tuple[str, int, int]] = []
         """(name, bytes, crc32) of the frames written so far."""
         self._file, self._names, self._dtype = file, names, dtype
         self._tile_shape = (channels, *size_px)
         self._codec = _codec(dtype)
+        self._most_waiting = waiting
         self._threads = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
         self._waiting: deque[Future[bytes]] = deque()
         self._taken = 0
@@ -65,7 +74,7 @@ class StoreWriter:
         for probs_CHW in probs_NCHW:
             self._waiting.append(self._threads.submit(self._frame, self._names[self._taken], probs_CHW))
             self._taken += 1
-        self._write_until(WAITING)
+        self._write_until(self._most_waiting)
 
     def finish(self) -> None:
         """Wait until all is written. ValueError: fewer tiles than names."""
@@ -102,6 +111,7 @@ def write_store(
     width: int,
     manifest: dict[str, Any],
     dtype: StoreDtype = "uint8",
+    waiting: int = WAITING,
 ) -> Iterator[StoreWriter]:
     """A writer for the tiles `names`; the store stands at `path` once the block ends well, and not before.
 
@@ -110,6 +120,8 @@ def write_store(
     Args:
         classes: names of the channels; a specialist has one.
         manifest: JSON-able facts about what makes the probabilities, kept in the store's manifest.
+        waiting: tiles that may wait to be compressed while the caller goes on. 0 for a caller that keeps all cores
+            busy itself: threads beside a network on the CPU hold up each of its layers (.935 of its speed, not .972).
     """
     names, classes = list(names), list(classes)
     if len(set(names)) < len(names):
@@ -117,7 +129,7 @@ def write_store(
     clear_aside(path)
     with whole_folder(path) as aside:
         with open(aside / PROBS, "wb") as file:
-            writer = StoreWriter(file, names, len(classes), (height, width), dtype)
+            writer = StoreWriter(file, names, len(classes), (height, width), dtype, waiting)
             try:
                 yield writer
                 writer.finish()
@@ -205,6 +217,14 @@ class Store:
         for row, tile in enumerate(tile_N):
             self.read_raw(int(tile), raw_NCHW[row])
         return raw_NCHW
+
+
+def read_each(stores: Sequence[Store], tile: int) -> np.ndarray:
+    """(M, C, H, W) of one tile by M stores of the same shape and dtype, as stored."""
+    raw_MCHW = np.empty((len(stores), *stores[0].tile_shape), stores[0].dtype)
+    for store, raw_CHW in zip(stores, raw_MCHW, strict=True):
+        store.read_raw(tile, raw_CHW)
+    return raw_MCHW
 
 
 def open_store(path: Path) -> Store:

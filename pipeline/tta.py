@@ -59,6 +59,9 @@ class View:
         return _resized(seen_NCHW, size)
 
 
+AS_IT_IS = View("identity")
+
+
 def build_views(settings: Predict) -> list[View]:
     """All views of each picture of a tile: the symmetries of `tta`, at its own size and at each of `scales`."""
     return [View(symmetry, scale) for scale in (1.0, *settings.scales) for symmetry in settings.views]
@@ -93,7 +96,8 @@ def predict_probs(
         for (view, _), logits_NCHW in zip(stack, logits.split(tiles), strict=True):
             _add(total_NCHW, logits_NCHW, view, merge, is_first)
             is_first = False
-    total_NCHW /= len(views) * len(images)
+    if len(views) * len(images) > 1:
+        total_NCHW /= len(views) * len(images)
     return _activate(total_NCHW) if merge == "gmean" else total_NCHW
 
 
@@ -121,12 +125,17 @@ def _add(total_NCHW: torch.Tensor, logits_NCHW: torch.Tensor, view: View, merge:
         values = logits.to(torch.float32, memory_format=torch.contiguous_format)
         clamp = values.clamp if values is logits else values.clamp_  # in place only what is our own
         values = clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+        if is_first and merge == "mean" and view == AS_IT_IS:
+            _activate(values, out=total)  # a copy of them less
+            continue
         seen = view.back(values if merge == "gmean" else _activate(values), total.shape[2:])
         (total.copy_ if is_first else total.add_)(seen)
 
 
-def _activate(logits_NCHW: torch.Tensor) -> torch.Tensor:
-    return logits_NCHW.sigmoid() if logits_NCHW.shape[1] == 1 else logits_NCHW.softmax(1)
+def _activate(logits_NCHW: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+    if logits_NCHW.shape[1] == 1:
+        return torch.sigmoid(logits_NCHW, out=out)
+    return torch.softmax(logits_NCHW, 1, out=out)
 
 
 def _resized(image_NCHW: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:

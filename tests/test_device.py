@@ -39,11 +39,12 @@ def test_freed_memory_is_kept_and_used_again():
 
 
 def faults_of_steps(first: str) -> int:
-    """Fresh pages that the kernel gives to steps which allocate and free 64 MiB each, after the first few."""
+    """Fresh pages that the kernel gives to 20 steps which allocate and free 64 MiB each, after 20 in which small
+    objects settle among the freed blocks."""
     code = (
-        "import resource, torch; from pipeline.device import keep_freed_memory\n"
+        "import resource, torch; from base.memory import keep_freed_memory\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
-        "def steps():\n    for _ in range(4): torch.ones(16 << 20)\n"
+        "def steps():\n    for _ in range(20): torch.ones(16 << 20)\n"
         f"{first}\n"
         "steps(); before = faults(); steps(); print(faults() - before)"
     )
