@@ -92,14 +92,21 @@ def load_encoder(encoder: nn.Module, path: Path, in_channels: int) -> None:
 
 
 def padded_logits(network: nn.Module, image_NCHW: torch.Tensor) -> torch.Tensor:
-    """Logits for any height and width: sides are padded to multiples of 32 by their edge, and the logits cut back."""
+    """Logits for any height and width: sides are padded to multiples of 32 by their edge, and the logits cut back.
+
+    smp's FPN and PSPNet enlarge by a fixed factor, made for one `encoder_depth`; of another, their logits come in
+    another size than the image's, and are resized.
+    """
     height, width = image_NCHW.shape[-2:]
     below, right = -height % DIVISOR, -width % DIVISOR
-    if not below and not right:
-        return network(image_NCHW)
-    # The edge's own values: a reflection would need sides larger than the padding, zeros would be a new object.
-    padded = nn.functional.pad(image_NCHW, (0, right, 0, below), mode="replicate")
-    return network(padded)[..., :height, :width]
+    if below or right:
+        # The edge's own values: a reflection would need sides larger than the padding, zeros would be a new object.
+        image_NCHW = nn.functional.pad(image_NCHW, (0, right, 0, below), mode="replicate")
+    logits_NCHW = network(image_NCHW)
+    if logits_NCHW.shape[-2:] != image_NCHW.shape[-2:]:
+        size = image_NCHW.shape[-2:]
+        logits_NCHW = nn.functional.interpolate(logits_NCHW, size, mode="bilinear", align_corners=False)
+    return logits_NCHW[..., :height, :width]
 
 
 def _check_encoder(model: Model) -> None:

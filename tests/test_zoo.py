@@ -77,3 +77,17 @@ def test_padding_gives_logits_of_the_images_size(size):
 
     image = torch.rand(2, 4, *size)
     torch.testing.assert_close(padded_logits(network, image), image * 2)
+
+
+@pytest.mark.parametrize(("arch", "depth"), [("FPN", 3), ("FPN", 4), ("FPN", 5), ("PSPNet", 3), ("PSPNet", 4)])
+@pytest.mark.parametrize("size", [(64, 64), (50, 70)])
+def test_any_depth_of_encoder_gives_logits_of_the_images_size(arch, depth, size):
+    network = build_model(Model(name="a", arch=arch, encoder="resnet18", params={"encoder_depth": depth}), 4, 3).eval()
+    assert padded_logits(network, torch.rand(2, 4, *size)).shape == (2, 3, *size)
+
+
+def test_logits_of_another_size_keep_their_place():
+    """A ramp over half the image's size, resized, is the ramp of the image but for its ends."""
+    ramp = torch.arange(64.0).expand(1, 1, 64, 64).contiguous()
+    half = padded_logits(lambda image: image[..., ::2, ::2] + 0.5, ramp)
+    torch.testing.assert_close(half[..., 1:-1, 1:-1], ramp[..., 1:-1, 1:-1])
