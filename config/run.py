@@ -103,6 +103,10 @@ class Run:
         """The member's own test probabilities; removed once `test_store` holds the mean over the model's members."""
         return self.member_dir(member) / f"test-{self.variant}"
 
+    def test_excerpt(self, member: Member) -> Path:
+        """Some tiles of `test_part`, which stay: what is lost in the mean is asked of them."""
+        return self.member_dir(member) / f"test-excerpt-{self.variant}"
+
     def test_store(self, model: Model) -> Path:
         """Test probabilities of a model: the mean over its folds and seeds."""
         return self.dir / "test" / f"{model.name}-{self.variant}"

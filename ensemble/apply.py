@@ -12,12 +12,19 @@ from ensemble.fitted import FittedBlend, FittedSpecialist
 from ensemble.labels import class_order, top_class
 from ensemble.patches import clean_labels
 from ensemble.sample import Sample
+from ensemble.source import Source
 
 # C x pixels of a block. Smaller ones, which stay in a core's cache, are faster in one thread and slower in two: with
 # nine times as many calls of numpy, threads wait for the interpreter's lock (127 tiles/s against 192).
 BLOCK_VALUES = 1_000_000
 # The smallest probability under a logarithm. Below 1/510 a stored byte is 0 and says only that p is small.
 FLOOR = 2.0**-12
+
+
+def blend_tile(blend: FittedBlend, source: Source, i: int) -> tuple[np.ndarray, np.ndarray]:
+    """`apply_blend` to tile i of a source."""
+    evidence_SHW = source.evidence(i, [specialist.name for specialist in blend.specialists])
+    return apply_blend(blend, source.probs(i, blend.models), evidence_SHW)
 
 
 def apply_blend(

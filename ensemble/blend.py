@@ -15,19 +15,20 @@ from base.memory import keep_freed_memory
 from base.progress import track
 from config import Experiment, Run, load_experiment, open_run
 from config.ensemble import Blend
-from ensemble.apply import apply_blend
+from ensemble.apply import blend_tile
 from ensemble.build import RunBlend, build_blend
 from ensemble.fitted import FittedBlend
+from ensemble.fold_means import draw_opinions, fold_mean_gain
 from ensemble.oof import make_table
 from ensemble.show import show_blend, show_models
 from ensemble.source import Source
-from ensemble.stores import TestStores, test_stores
+from ensemble.stores import TestStores, excerpt_stores, test_stores
 from folds.classes import ClassTable
 from folds.metrics import mean_iou
 from folds.tiles import read_tiles
 from pipeline.store import MANIFEST
 from submissions.layout import Layout
-from submissions.receipt import differences, read_receipt
+from submissions.receipt import differences, read_receipt, receipt_path
 from submissions.score import score_submission
 from submissions.threads import in_threads
 from submissions.write import write_submission, write_zip
@@ -39,8 +40,7 @@ def labels_of(blend: FittedBlend, source: Source) -> Iterator[tuple[str, np.ndar
     """(name, (H, W) uint8 indices) of each tile, in order. A few tiles are in memory at a time."""
 
     def label(i: int) -> tuple[str, np.ndarray]:
-        evidence_SHW = source.evidence(i, [specialist.name for specialist in blend.specialists])
-        return source.names[i], apply_blend(blend, source.probs(i, blend.models), evidence_SHW)[1]
+        return source.names[i], blend_tile(blend, source, i)[1]
 
     yield from track(in_threads(label, range(len(source.names))), "label tiles", len(source.names))
 
@@ -55,6 +55,7 @@ def make_submission(run: Run, built: RunBlend) -> Path | None:
     if run.is_fresh(run.zip_path, run.blend_keys, inputs, is_folder=False):
         return run.zip_path
     receipt = made_from(run, built.blend, source) | scores_of(built, ClassTable.of(run.experiment.data))
+    receipt["fold_mean_gain"] = gain_of_fold_means(run, built, source)
     path = write_submission(run, tiles, labels_of(built.blend, source), receipt)
     run.finish(path, run.blend_keys, inputs, [path], is_folder=False)
     return path
@@ -90,6 +91,16 @@ def scores_of(built: RunBlend, classes: ClassTable) -> dict[str, Any]:
         "class_shares_oof": dict(zip(classes.names, (said_C / said_C.sum()).tolist(), strict=True)),
         "honest_confusion": built.honest_conf_CC.tolist(),
     }
+
+
+def gain_of_fold_means(run: Run, built: RunBlend, source: TestStores) -> float | None:
+    """mIoU that test tiles gain over the honest score by the mean over folds; None where it cannot be told."""
+    excerpts = excerpt_stores(run, source)
+    if excerpts is None:
+        return None
+    opinions = draw_opinions(built.blend, built.blend_of, source, excerpts)
+    counted_C = (built.honest_conf_CC.sum(0) + built.honest_conf_CC.sum(1)) > 0
+    return fold_mean_gain(opinions, float(built.row.miou), counted_C)
 
 
 def run_of_receipt(experiment: Experiment, receipt: dict[str, Any]) -> Run:
@@ -154,6 +165,10 @@ def main(argv: list[str] | None = None) -> None:
     show_models(table, console)
     show_blend(built, console)
     path = make_submission(run, built)
+    receipt = read_receipt(path) if path and receipt_path(path).exists() else {}
+    if (gain := receipt.get("fold_mean_gain")) is not None:
+        print(f"the mean over folds adds about {gain:+.4f} to the honest score where test tiles are like train tiles "
+              f"(estimated without labels: docs/ensemble.md)")  # fmt: skip
     if path and run.experiment.data.test_masks:
         print(f"test mIoU {test_miou(run, path):.4f} by data.test_masks, honest OOF mIoU {built.row.miou:.4f}")
     print(f"zip: {path}" if path else "no zip: the data set has no test tiles (data.test_images)")

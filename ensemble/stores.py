@@ -57,12 +57,7 @@ class OofStores:
 
     def model_probs(self, i: int, model: str) -> np.ndarray:
         """(C, H, W) of tile i: the mean over the model's seeds."""
-        raw = [self.member_probs(i, member) for member in self.members(i, model)]
-        if len(raw) == 1:
-            return raw[0]
-        # Rounded like the mean over folds and seeds that is stored for the test tiles.
-        mean_CHW = np.mean([dequantise(probs) for probs in raw], axis=0, dtype=np.float32)
-        return quantise(mean_CHW[None], raw[0].dtype.name)[0]
+        return _mean_raw([self.member_probs(i, member) for member in self.members(i, model)])
 
 
 @dataclass(frozen=True)
@@ -83,6 +78,37 @@ class TestStores:
     def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
         height, width = next(iter(self.stores.values())).size_px
         return np.array([self.stores[name].read_raw(i)[0] for name in specialists]).reshape(-1, height, width)
+
+
+@dataclass(frozen=True)
+class FoldStores:
+    """An `ensemble.source.Source` of some test tiles, each model's probabilities by the members of one fold: as OOF
+    tiles are predicted, and as test tiles are not."""
+
+    classes: tuple[str, ...]
+    models: tuple[str, ...]
+    specialists: dict[str, int]
+    names: list[str]
+    stores: dict[str, list[Store]]
+    """Of each model's members, one per seed."""
+
+    def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
+        return np.stack([self._model_probs(i, model) for model in models])
+
+    def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
+        height, width = next(iter(self.stores.values()))[0].size_px
+        return np.array([self._model_probs(i, name)[0] for name in specialists]).reshape(-1, height, width)
+
+    def _model_probs(self, i: int, model: str) -> np.ndarray:
+        return _mean_raw([store.read_raw(i) for store in self.stores[model]])
+
+
+def _mean_raw(raw: list[np.ndarray]) -> np.ndarray:
+    """Mean of stored probabilities, rounded like the mean over folds and seeds that is stored for the test tiles."""
+    if len(raw) == 1:
+        return raw[0]
+    mean_CHW = np.mean([dequantise(probs) for probs in raw], axis=0, dtype=np.float32)
+    return quantise(mean_CHW[None], raw[0].dtype.name)[0]
 
 
 def blended_models(run: Run) -> list[Model]:
@@ -162,6 +188,26 @@ def test_stores(run: Run) -> TestStores:
 
 
 test_stores.__test__ = False
+
+
+def excerpt_stores(run: Run, source: TestStores) -> dict[int, FoldStores] | None:
+    """Fold -> what its members say of some test tiles; None where that was not kept, or by members other than those
+    whose mean `source` holds (a run of older code, or a folder that was removed)."""
+    models = blended_models(run)
+    stores: dict[int, dict[str, list[Store]]] = {fold: {} for fold in range(run.experiment.folds.k)}
+    for model in models:
+        made_from = source.stores[model.name].manifest["members"]
+        for member in run.members(model):
+            path = run.test_excerpt(member)
+            if not path.exists() or open_store(path).manifest["weights_sha256"] != made_from[str(member)]:
+                return None
+            if member.fold is not None:  # a member trained on every tile has no part in the honest score
+                stores[member.fold].setdefault(model.name, []).append(open_store(path))
+    names = next(iter(stores[0].values()))[0].names
+    return {
+        fold: FoldStores(source.classes, source.models, source.specialists, names, of_model)
+        for fold, of_model in stores.items()
+    }
 
 
 def specialist_classes(models: Sequence[Model], classes: ClassTable) -> dict[str, int]:

@@ -14,11 +14,15 @@ from config import Run, load_experiment, open_run
 from config.training import Model
 from folds.tiles import read_tiles
 from pipeline.finished import mean_is_finished, part_is_finished, weights_hash
-from pipeline.store import open_store, write_store
+from pipeline.store import Store, open_store, write_store
+
+EXCERPT = 200  # test tiles of which each member's own probabilities are kept, evenly spread
 
 
 def mean_test(run: Run, model: Model) -> Path | None:
     """Write a model's test store, read tile by tile, unless it holds already; its members' parts are then removed.
+
+    What averaging adds cannot be told from the mean, so an excerpt of each part stays (`ensemble.fold_means`).
 
     Returns:
         The store, or None where there is no test set.
@@ -40,12 +44,25 @@ def mean_test(run: Run, model: Model) -> Path | None:
         made_from = {str(member): weights_hash(run, member) for member in members}
         manifest = {"kind": "test", "model": model.name, "members": made_from, "variant": run.variant}
         first, dtype = parts[0], run.experiment.predict.dtype
+        for member, part in zip(members, parts, strict=True):  # before the mean, which says that all is done
+            _keep_excerpt(run.test_excerpt(member), part)
         with write_store(path, first.names, first.classes, *first.size_px, manifest, dtype) as writer:
             for tile in track(range(len(first)), f"mean of {model.name}"):
                 writer.append(np.mean([part.read(tile) for part in parts], axis=0, dtype=np.float32)[None])
     for member in members:
         shutil.rmtree(run.test_part(member), ignore_errors=True)
     return path
+
+
+def _keep_excerpt(path: Path, part: Store) -> None:
+    """Up to `EXCERPT` tiles of a part, as a store of their own."""
+    tile_N = np.unique(np.linspace(0, len(part) - 1, EXCERPT).round().astype(int))
+    names = [part.names[tile] for tile in tile_N]
+    manifest = {key: part.manifest[key] for key in ("model", "fold", "seed", "variant", "weights_sha256")}
+    manifest["kind"] = "test-excerpt"
+    with write_store(path, names, part.classes, *part.size_px, manifest, part.manifest["dtype"]) as writer:
+        for tile in tile_N:
+            writer.append(part.read(tile)[None])
 
 
 def main(argv: list[str] | None = None) -> None:

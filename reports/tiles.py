@@ -5,7 +5,7 @@ import pandas as pd
 
 from base.command import run as run_command
 from base.errors import UserError
-from ensemble.apply import apply_blend
+from ensemble.apply import blend_tile
 from ensemble.source import Source
 from folds.metrics import iou_per_class
 from reports.alone import section_command
@@ -88,8 +88,7 @@ def _train_strip(material: Material, i: int, caption: str) -> Strip:
 def labelled(material: Material, source: Source, i: int, fold: int | None) -> tuple[np.ndarray, np.ndarray]:
     """A tile's blended (C, H, W) probabilities and its (H, W) indices, by the blend fitted without its fold."""
     blend = material.blend if fold is None else material.blend_of[fold]
-    evidence_SHW = source.evidence(i, [specialist.name for specialist in blend.specialists])
-    return apply_blend(blend, source.probs(i, blend.models), evidence_SHW)
+    return blend_tile(blend, source, i)
 
 
 def _uncertain(material: Material) -> list[Part]:

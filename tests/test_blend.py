@@ -20,13 +20,14 @@ from ensemble import blend as blend_command
 from ensemble import compare as compare_command
 from ensemble import oof as oof_command
 from ensemble.apply import apply_blend
-from ensemble.blend import labels_of, make_again
+from ensemble.blend import gain_of_fold_means, labels_of, make_again
 from ensemble.build import build_blend, read_blend
 from ensemble.compare import compare
 from ensemble.oof import oof_table
 from ensemble.show import show_blend
 from ensemble.stores import oof_stores, test_stores
 from folds.metrics import confusion, iou_per_class, mean_iou
+from pipeline.store import MANIFEST, open_store, write_store
 from tests.played_run import play, played_config
 
 PLAIN = [f"blend.{key}" for key in ("combination=mean", "weights=uniform", "calibration=none", "decision=argmax",
@@ -232,6 +233,29 @@ def test_test_labels_are_those_of_the_fitted_blend(played):
     i = len(source.names) // 2
     evidence = source.evidence(i, [specialist.name for specialist in fitted.specialists])
     assert (labels[source.names[i]] == apply_blend(fitted, source.probs(i, fitted.models), evidence)[1]).all()
+
+
+def test_the_mean_over_folds_is_asked_of_what_its_members_left(played):
+    """Members that all say what their mean says gain nothing by it, where the rule is not fitted either."""
+    run, plain = run_of(played), run_of(played, "blend.name=plain", *PLAIN)
+    assert read_json(receipt_of(played))["fold_mean_gain"] is None  # nothing was left
+    for model in run.experiment.models:
+        mean = open_store(run.test_store(model))
+        for member in run.members(model):
+            about = {"weights_sha256": mean.manifest["members"][str(member)]}
+            with write_store(run.test_excerpt(member), mean.names[1:], mean.classes, *mean.size_px, about) as writer:
+                writer.append(mean.read_many(range(1, len(mean))))
+    built, source = read_blend(run), test_stores(run)
+    assert gain_of_fold_means(plain, read_blend(plain), source) == 0
+    assert gain_of_fold_means(run, built, source) == pytest.approx(0, abs=0.05)  # but for rules fitted without a fold
+    last = run.test_excerpt(list(run.members())[-1])
+    edit = read_json(last / MANIFEST)
+    write_json(last / MANIFEST, edit | {"weights_sha256": "of other weights"})
+    assert gain_of_fold_means(run, built, source) is None
+    shutil.rmtree(last)
+    assert gain_of_fold_means(run, built, source) is None
+    for member in run.members():
+        shutil.rmtree(run.test_excerpt(member), ignore_errors=True)
 
 
 def test_compare_two_blends_in_pairs(played, tmp_path, capsys):

@@ -17,7 +17,7 @@ from ensemble.fitted import FittedSpecialist, uniform_blend
 from ensemble.predict import decision_of, label_by_blend
 from folds.assign import make_folds
 from folds.images import read_image, read_mask
-from pipeline import predict
+from pipeline import mean, predict
 from pipeline.check import check_stores
 from pipeline.forward import forward_probs, member_probs
 from pipeline.images import Wanted, predict_scene
@@ -131,14 +131,21 @@ def test_a_stopped_prediction_leaves_nothing_and_the_next_gives_the_same_bytes(c
     assert hash_file(predict_oof(again, member(again), CPU, GO_ON) / PROBS) == whole
 
 
-def test_a_models_test_store_is_the_mean_of_its_members(config):
+def test_a_models_test_store_is_the_mean_of_its_members(config, monkeypatch):
     run = run_of(config, "predict.tta=hflip")
     parts = [open_store(predict_test(run, each, CPU, GO_ON)) for each in run.members()]
     expected = np.mean([part.read_many(range(3)) for part in parts], axis=0)
+    own = [part.read_many_raw([0, 2]) for part in parts]
+    monkeypatch.setattr(mean, "EXCERPT", 2)
     store = open_store(mean_test(run, run.experiment.models[0]))
     assert np.array_equal(store.read_many_raw(range(3)), quantise(expected.astype(np.float32)))
     assert not any(run.test_part(each).exists() for each in run.members())
     assert len(check_stores(run, content=True)) == 1
+    for each, kept, part in zip(run.members(), own, parts, strict=True):
+        excerpt = open_store(run.test_excerpt(each))
+        assert excerpt.names == [part.names[0], part.names[2]]
+        assert np.array_equal(excerpt.read_many_raw(range(2)), kept)
+        assert excerpt.manifest["weights_sha256"] == store.manifest["members"][str(each)]
 
 
 def draw_scene(path: Path, height: int, width: int, bands: int = 4, dtype: str = "uint8", **place) -> np.ndarray:

@@ -1,0 +1,116 @@
+"""What the mean over folds adds to a blend on test tiles, estimated without their labels.
+
+A train tile is labelled by those members of each model that never saw it, one per seed; a test tile by the mean over
+the members of all folds, which is better. So even where test tiles are like train tiles, a board says more than the
+honest score. By how much cannot be counted on train tiles: all members but one fold's have seen them. But it can be
+expected: on some test tiles the members' own predictions are kept, and there
+
+* the blend labels the tiles from the means, and once for each fold from that fold's members alone, by the rule fitted
+  without that fold: the honest score's way;
+* the blend's probabilities of the means, p^(1/T), take the place of the truth. T is the temperature at which the labels
+  of the second kind come, in expectation, to the honest mIoU, which is counted from masks;
+* the labels of the first kind are then worth more by the difference.
+
+It is rough: it holds as far as the means' probabilities are right about where, not how surely, the folds' labels are
+wrong. Beside true labels it was within half of the gain (docs/results.md).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import brentq
+
+from base.progress import track
+from ensemble.apply import FLOOR, blend_tile
+from ensemble.fitted import FittedBlend
+from ensemble.source import Source
+from folds.metrics import iou_of_counts
+from submissions.threads import in_threads
+
+PIXELS = 4096  # of a tile, evenly spread
+SHARPEST, FLATTEST = 1 / 32, 8.0  # temperatures between which the one is sought
+
+
+@dataclass(frozen=True)
+class Opinions:
+    """P pixels of test tiles, as the blend sees them."""
+
+    probs_CP: np.ndarray
+    """By the blend, from the means over folds; float32."""
+    mean_P: np.ndarray
+    """Labels from the means: those of the zip."""
+    fold_LP: list[np.ndarray]
+    """Labels from the members of each fold alone."""
+
+
+def fold_mean_gain(opinions: Opinions, honest_miou: float, counted_C: np.ndarray) -> float | None:
+    """mIoU that the labels from the means are worth above those from one fold's members.
+
+    Args:
+        honest_miou: of the blend on train tiles.
+        counted_C: bool, the classes that it is the mean over.
+
+    Returns:
+        None where no temperature brings the labels of single folds to `honest_miou`.
+    """
+
+    def above(log_t: float) -> float:
+        posterior_CP = sharpened(opinions.probs_CP, np.exp(log_t))
+        return expected_miou(posterior_CP, opinions.fold_LP, counted_C) - honest_miou
+
+    low, high = np.log(SHARPEST), np.log(FLATTEST)
+    if above(low) < 0 or above(high) > 0:
+        return None
+    posterior_CP = sharpened(opinions.probs_CP, np.exp(brentq(above, low, high, xtol=1e-3)))
+    return expected_miou(posterior_CP, [opinions.mean_P], counted_C) - expected_miou(
+        posterior_CP, opinions.fold_LP, counted_C
+    )
+
+
+def expected_miou(posterior_CP: np.ndarray, label_LP: Sequence[np.ndarray], counted_C: np.ndarray) -> float:
+    """mIoU of the expected counts of L labellings of the same pixels, pooled; the truth is drawn from a posterior.
+
+    A pixel labelled c is a hit with probability p_c; class c holds the sum of p_c pixels.
+    """
+    num_classes, num_pixels = posterior_CP.shape
+    hit_C, said_C = np.zeros(num_classes), np.zeros(num_classes)
+    for label_P in label_LP:
+        hit_C += np.bincount(label_P, posterior_CP[label_P, np.arange(num_pixels)], num_classes)
+        said_C += np.bincount(label_P, minlength=num_classes)
+    union_C = said_C + len(label_LP) * posterior_CP.sum(1, dtype=np.float64) - hit_C
+    return float(iou_of_counts(hit_C, union_C)[counted_C].mean())
+
+
+def sharpened(probs_CP: np.ndarray, temperature: float) -> np.ndarray:
+    """p^(1/T), normalised; through logarithms, so that no power of a small T becomes 0 for all classes."""
+    log_CP = np.log(np.maximum(probs_CP, np.float32(FLOOR))) / np.float32(temperature)
+    log_CP -= log_CP.max(0)
+    np.exp(log_CP, out=log_CP)
+    return log_CP / log_CP.sum(0)
+
+
+def draw_opinions(
+    blend: FittedBlend, blend_of: Mapping[int, FittedBlend], means: Source, by_fold: Mapping[int, Source]
+) -> Opinions:
+    """Label the tiles of `by_fold` from the means and from each fold's members.
+
+    Args:
+        blend_of: fold -> the blend fitted without it.
+        means: holds the tiles, and perhaps others.
+        by_fold: fold -> the same tiles in the same order by its members.
+    """
+    names = next(iter(by_fold.values())).names
+    row_of = {name: row for row, name in enumerate(means.names)}
+
+    def look(i: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        probs_CHW, mean_HW = blend_tile(blend, means, row_of[names[i]])
+        labels = [mean_HW] + [blend_tile(blend_of[fold], source, i)[1] for fold, source in by_fold.items()]
+        # An odd stride: columns of a tile, whose sides are even, are then all met.
+        stride = max(1, mean_HW.size // PIXELS) | 1
+        return probs_CHW.reshape(len(probs_CHW), -1)[:, ::stride], [label.ravel()[::stride] for label in labels]
+
+    looks = in_threads(look, range(len(names)))
+    probs, labels = zip(*track(looks, "members' own labels", len(names)), strict=True)
+    mean_P, *fold_LP = (np.concatenate(each) for each in zip(*labels, strict=True))
+    return Opinions(np.concatenate(probs, axis=1), mean_P, fold_LP)
