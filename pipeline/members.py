@@ -13,6 +13,7 @@ from base.errors import UserError
 from base.files import hash_file, read_json, write_json
 from base.stamps import read_stamp, stamp_path
 from config import Member, Run
+from models.folding import fold_batch_norms
 from models.zoo import build_model
 from pipeline.finished import member_is_finished
 from pipeline.prepare import Preparation
@@ -56,7 +57,8 @@ class LoadedMember:
 
     member: Member
     networks: list[nn.Module]
-    """In eval mode, one for each of `predict.weights`; the mean of their probabilities is the member's."""
+    """In eval mode, batch norms folded, one for each of `predict.weights`; the mean of their probabilities is the
+    member's."""
     preparation: Preparation
     record: MemberRecord
 
@@ -73,24 +75,34 @@ def load_member(run: Run, member: Member, device: torch.device) -> LoadedMember:
             f"member {member} is not trained yet. Run: python -m pipeline.train --config FILE "
             f"--model {member.model.name} --fold {member.fold} --seed {member.seed}"
         )
-    recorded = read_stamp(stamp_path(folder, is_folder=True)).outputs
     record = MemberRecord.read(folder)
     preparation = Preparation(**record.preparation)
-    unfilled = member.model.model_copy(update={"encoder_weights": None})
     networks = []
     for kind in run.experiment.predict.weight_kinds:
-        path = weights_path(folder, kind)
-        if path.name not in recorded:
-            there = ", ".join(Path(name).stem for name in recorded)
-            raise UserError(f"member {member} has no weights {kind!r}; it has {there}")
-        if not path.exists() or hash_file(path) != recorded[path.name]:
-            raise UserError(
-                f"{path}: missing or changed since it was written. Delete {folder} and train the member again"
-            )
-        network = build_model(unfilled, preparation.channels, len(record.classes))
-        network.load_state_dict(load_file(path))
-        networks.append(network.to(device, memory_format=torch.channels_last).eval())
+        network = fold_batch_norms(load_network(run, member, kind), preparation.channels)
+        networks.append(network.to(device, memory_format=torch.channels_last))
     return LoadedMember(member, networks, preparation, record)
+
+
+def load_network(run: Run, member: Member, kind: str) -> nn.Module:
+    """The network of a finished member as it was trained, on the CPU, in eval mode.
+
+    Raises:
+        UserError: no weights of that kind, or weights edited since they were written.
+    """
+    folder = run.member_dir(member)
+    recorded = read_stamp(stamp_path(folder, is_folder=True)).outputs
+    record = MemberRecord.read(folder)
+    path = weights_path(folder, kind)
+    if path.name not in recorded:
+        there = ", ".join(Path(name).stem for name in recorded)
+        raise UserError(f"member {member} has no weights {kind!r}; it has {there}")
+    if not path.exists() or hash_file(path) != recorded[path.name]:
+        raise UserError(f"{path}: missing or changed since it was written. Delete {folder} and train the member again")
+    unfilled = member.model.model_copy(update={"encoder_weights": None})
+    network = build_model(unfilled, Preparation(**record.preparation).channels, len(record.classes))
+    network.load_state_dict(load_file(path))
+    return network.eval()
 
 
 def add_member_options(parser: argparse.ArgumentParser, fold_required: bool = True) -> None:

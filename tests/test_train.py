@@ -22,7 +22,7 @@ from pipeline.checkpoint import TrainState
 from pipeline.data import Batch
 from pipeline.finished import steps_left
 from pipeline.mean import mean_test
-from pipeline.members import MemberRecord, load_member, member_is_finished, weights_path
+from pipeline.members import MemberRecord, load_member, load_network, member_is_finished, weights_path
 from pipeline.predict import predict_oof, predict_test
 from pipeline.prepare import Preparation
 from pipeline.stopping import Stopped, StopRequest
@@ -214,7 +214,7 @@ def test_edited_weights_are_refused(undisturbed):
     run = run_of(tmp_path, "undisturbed", **EVERYTHING)
     member = member_of(run)
     path = weights_path(run.member_dir(member), "last")
-    (network,) = load_member(run, member, CPU).networks
+    network = load_network(run, member, "last")
     for key, value in load_file(path).items():
         torch.testing.assert_close(network.state_dict()[key], value, rtol=0, atol=0)
     whole = path.read_bytes()
