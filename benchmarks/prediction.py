@@ -16,6 +16,7 @@ into a pass, in float32 and in the device's own precision.
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -195,6 +196,7 @@ def stored(run: Run, members: list[Member], pack: Pack, folder: Path) -> dict[st
     row_of = {name: row for row, name in enumerate(pack.train_names)}
     flips, means = 0, {"stored": 0.0, "float": 0.0}
     for member in members:
+        shutil.rmtree(run.oof_store(member), ignore_errors=True)  # a kept one may be of other code
         loaded, store = load_member(run, member, device), open_store(predict_oof(run, member, device, StopRequest()))
         rows = np.array([row_of[name] for name in store.names])
         precision = run.experiment.train_of(member.model).precision
