@@ -199,10 +199,11 @@ def excerpt_stores(run: Run, source: TestStores) -> dict[int, FoldStores] | None
         made_from = source.stores[model.name].manifest["members"]
         for member in run.members(model):
             path = run.test_excerpt(member)
-            if not path.exists() or open_store(path).manifest["weights_sha256"] != made_from[str(member)]:
+            excerpt = open_store(path) if path.exists() else None
+            if excerpt is None or excerpt.manifest["weights_sha256"] != made_from[str(member)]:
                 return None
             if member.fold is not None:  # a member trained on every tile has no part in the honest score
-                stores[member.fold].setdefault(model.name, []).append(open_store(path))
+                stores[member.fold].setdefault(model.name, []).append(excerpt)
     names = next(iter(stores[0].values()))[0].names
     return {
         fold: FoldStores(source.classes, source.models, source.specialists, names, of_model)
