@@ -23,9 +23,8 @@ def main(argv: list[str] | None = None) -> int:
     member = member_of(run, args)
     set_up_cpu(run.experiment)
     device = pick_device(run.experiment.jobs)
-    stop = StopRequest().install()
     try:
-        with held(run.member_lock(member), f"member {member}"):
+        with StopRequest() as stop, held(run.member_lock(member), f"member {member}"):
             train_member(run, member, device, stop)
             if member.fold is not None:
                 predict_oof(run, member, device, stop)

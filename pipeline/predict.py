@@ -108,9 +108,8 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     member = member_of(run, args)
     predict_split = predict_oof if args.split == "oof" else predict_test
-    stop = StopRequest().install()
     try:
-        with held(run.member_lock(member), f"member {member}"):
+        with StopRequest() as stop, held(run.member_lock(member), f"member {member}"):
             path = predict_split(run, member, device, stop)
     except Stopped:
         print(f"{member}: stopped; nothing is left of it", flush=True)

@@ -2,7 +2,10 @@
 
 import signal
 import sys
+from collections.abc import Callable
 from types import FrameType
+
+Handler = Callable[[int, FrameType | None], object] | int | None
 
 
 class Stopped(Exception):
@@ -10,15 +13,23 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """Whether somebody asked this process to end. Install it once, in a command's main."""
+    """Whether somebody asked this process to end. It listens within its `with` block, in a command's main.
+
+    After the block the handlers from before are back: a caller in the same process, and whatever it forks, would
+    otherwise not end on SIGTERM.
+    """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._before: dict[int, Handler] = {}
 
-    def install(self) -> "StopRequest":
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._note)
+    def __enter__(self) -> "StopRequest":
+        self._before = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
         return self
+
+    def __exit__(self, *raised: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def __bool__(self) -> bool:
         return self.signal is not None

@@ -151,15 +151,25 @@ def obey(main_pid: int) -> None:
     """Begin a worker that is a child of the main process: it ends after it, once the job in hand has stopped.
 
     It would otherwise begin the next job, which it may have got already, or wait for one, loky's workers for minutes.
+
+    Signals that reach a whole terminal or a whole batch job reach the main process too, which decides: SIGINT says
+    nothing here, SIGTERM only ends a worker without a job, as a pool does with its own. A forked worker would else
+    have the main process's handlers, and outlive its pool, which waits for it for ever.
     """
     global _parent
     _parent = main_pid
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all of a terminal's processes; the main one decides
+    dismissed = threading.Event()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: dismissed.set() if _in_hand else os._exit(0))
 
     def watch() -> None:
+        idle_polls = 0
         while True:
-            if not _in_hand:
+            idle_polls = 0 if _in_hand else idle_polls + 1
+            if idle_polls:
                 _leave_if_left_behind()
+            if idle_polls > 1 and dismissed.is_set():  # not at once: the job's result is on its way
+                os._exit(0)
             time.sleep(POLL_S)
 
     threading.Thread(target=watch, daemon=True).start()

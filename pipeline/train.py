@@ -138,9 +138,8 @@ def main(argv: list[str] | None = None) -> int:
     run = open_run(load_experiment(args.config, args.overrides))
     member = member_of(run, args)
     set_up_cpu(run.experiment)
-    stop = StopRequest().install()
     try:
-        with held(run.member_lock(member), f"member {member}"):
+        with StopRequest() as stop, held(run.member_lock(member), f"member {member}"):
             folder = train_member(run, member, pick_device(run.experiment.jobs), stop)
     except Stopped:
         print(f"{member}: stopped; the same command goes on", flush=True)

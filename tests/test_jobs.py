@@ -5,6 +5,8 @@ import errno
 import itertools
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from pipeline import slots, supervise
 from pipeline.jobs import Outcome, read_states, run_jobs, waves, write_attempts
 from pipeline.session import Session
 from pipeline.slots import place_here, threads_per_job
+from pipeline.stopping import StopRequest
 from pipeline.supervise import NO_MEMORY, Job, JobState
 from pipeline.watch import report
 from tests.fake_grid import CPU, diary, fake_job, finish, has_started, processes_of, result_of, start_grid, wait_for
@@ -214,6 +217,42 @@ def test_a_killed_guard_takes_its_job_along(tmp_path):
     assert finish(grid) == 0  # tried again
     assert [event.split()[0] for event, *_ in diary(tmp_path, "job0")] == ["start", "start", "end"]
     assert (tmp_path / "out" / "job0.result").read_text() == result_of("job0", 4)
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_worker_ends_with_its_pool_whatever_handler_it_was_forked_with(busy):
+    script = [
+        "import os, signal, time; from pipeline import supervise",
+        "signal.signal(signal.SIGTERM, lambda number, frame: None)",
+        "supervise.obey(os.getppid()); print('ready', flush=True)",
+        *["supervise._in_hand.add('job'); time.sleep(1); print('result', flush=True)"] * busy,
+        "supervise._in_hand.discard('job'); time.sleep(60)",
+    ]
+    worker = subprocess.Popen([sys.executable, "-c", "\n".join(script)], stdout=subprocess.PIPE, text=True)
+    assert worker.stdout.readline() == "ready\n"
+    time.sleep(0.2)
+    worker.send_signal(signal.SIGTERM)
+    told, _ = worker.communicate(timeout=20)
+    assert (worker.returncode, told) == (0, "result\n" if busy else "")
+
+
+def test_a_forked_pool_leaves_the_order_of_the_session_alone(tmp_path):
+    jobs = [fake_job(tmp_path, f"job{i}", 2, 0.01) for i in range(3)]
+    jobs += [fake_job(tmp_path, f"mean{i}", 1, 0.01, after=(f"job{i}",)) for i in range(3)]
+    outcome = run_jobs(jobs, tmp_path, Jobs(backend="multiprocessing", **CPU), members=3)
+    assert [state.status for state in outcome.states.values()] == ["done"] * 6
+
+
+def test_a_stop_request_listens_only_within_its_block(capsys):
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        assert not stop
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop
+        assert stop.exit_code == 143
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the second one does not ask
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+    assert "SIGTERM" in capsys.readouterr().err
 
 
 # Locks, slots, sessions
