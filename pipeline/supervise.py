@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import re
+import select
 import shlex
 import signal
 import socket
@@ -158,19 +159,24 @@ def obey(main_pid: int) -> None:
     """
     global _parent
     _parent = main_pid
-    dismissed = threading.Event()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda number, frame: dismissed.set() if _in_hand else os._exit(0))
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    # Python calls a handler when the main thread gets round to it: never, if the signal came just before it began to
+    # wait for the next job. The pipe is written to at once.
+    heard, told = os.pipe()
+    os.set_blocking(told, False)
+    signal.set_wakeup_fd(told)
 
     def watch() -> None:
-        idle_polls = 0
+        idle_polls, dismissed = 0, False
         while True:
+            if select.select([heard], [], [], POLL_S)[0]:
+                dismissed |= signal.SIGTERM in os.read(heard, 64)
             idle_polls = 0 if _in_hand else idle_polls + 1
             if idle_polls:
                 _leave_if_left_behind()
-            if idle_polls > 1 and dismissed.is_set():  # not at once: the job's result is on its way
+            if dismissed and idle_polls > 1:  # not at once: the result of a job may be on its way
                 os._exit(0)
-            time.sleep(POLL_S)
 
     threading.Thread(target=watch, daemon=True).start()
 
