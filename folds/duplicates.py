@@ -4,6 +4,9 @@ Exact copies have equal pixels. Near copies are found by thumbnails. Candidates 
 cells, all against all, in blocks, in the eight positions of the square. What decides is the mean squared difference of
 32 x 32 cells, after the best gain and offset per band, in units of the tiles' own mean squared step from cell to cell:
 noise, compression, another gain or a shift of a few pixels leave it near 0; two different places have 1 and more.
+
+Rejected: k-d trees over the first 8 to 24 principal components of the cells, exact as well. On 64,000 synthetic tiles
+they took 26 to 51 times as long as the products, and grew with the square of the tiles too.
 """
 
 from dataclasses import dataclass
@@ -74,17 +77,17 @@ def _near(
     count = len(originals)
     if not count:
         return []
-    blocks = [originals[start : start + BLOCK] for start in range(0, count, BLOCK)]
-    coarse = np.concatenate([_coarse(thumb_NEEB[block]) for block in blocks])
-    row_ND = _unit(coarse)
+    starts = range(0, count, BLOCK)
+    unit_NEEB = np.concatenate([_unit(_coarse(thumb_NEEB[originals[start : start + BLOCK]])) for start in starts])
     best: dict[tuple[int, int], tuple[float, str]] = {}
     for symmetry in track(symmetries, "compare tiles"):
-        turned_ND = _unit(SYMMETRIES[symmetry](coarse))
-        for row in range(0, count, BLOCK):
-            for column in range(row, count, WIDTH):
-                alike_RM = row_ND[row : row + BLOCK] @ turned_ND[column : column + WIDTH].T
-                a_P, b_P = np.nonzero(np.triu(alike_RM >= MIN_CORRELATION, row - column + 1))  # b stands after a
-                a_P, b_P = originals[row + a_P], originals[column + b_P]
+        for column in range(0, count, WIDTH):
+            turned_MD = _rows(SYMMETRIES[symmetry](unit_NEEB[column : column + WIDTH]))
+            for row in range(0, min(column + WIDTH, count), BLOCK):
+                alike_RM = _rows(unit_NEEB[row : row + BLOCK]) @ turned_MD.T >= MIN_CORRELATION
+                a_P, b_P = np.divmod(np.flatnonzero(alike_RM), alike_RM.shape[1])
+                after_P = row + a_P < column + b_P
+                a_P, b_P = originals[row + a_P[after_P]], originals[column + b_P[after_P]]
                 value_P = _differences(thumb_NEEB, a_P, b_P, symmetry)
                 for a, b, value in zip(a_P.tolist(), b_P.tolist(), value_P.tolist(), strict=True):
                     if value <= MAX_DIFFERENCE and value < best.get((a, b), (np.inf,))[0]:
@@ -113,7 +116,11 @@ def _coarse(thumb_NEEB: np.ndarray) -> np.ndarray:
     return np.add.reduceat(np.add.reduceat(thumb_NEEB, starts, axis=1), starts, axis=2)
 
 
-def _unit(coarse: np.ndarray) -> np.ndarray:
-    """(N, D) vectors of length 1 and band means 0, so that their products are correlations."""
-    row_ND = (coarse - coarse.mean((1, 2), keepdims=True)).reshape(len(coarse), -1)
-    return row_ND / np.maximum(np.linalg.norm(row_ND, axis=1, keepdims=True), TINY)
+def _unit(coarse_NEEB: np.ndarray) -> np.ndarray:
+    """(N, E, E, B) cells with band means 0 and length 1: the products of two tiles are their correlation."""
+    centred_NEEB = coarse_NEEB - coarse_NEEB.mean((1, 2), keepdims=True)
+    return centred_NEEB / np.maximum(np.linalg.norm(_rows(centred_NEEB), axis=1), TINY)[:, None, None, None]
+
+
+def _rows(cells_NEEB: np.ndarray) -> np.ndarray:
+    return cells_NEEB.reshape(len(cells_NEEB), -1)
