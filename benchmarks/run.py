@@ -1,7 +1,7 @@
 """Run benchmarks, each in a process of its own, and keep their figures in benchmarks/results/NAME.jsonl.
 
-A line of a result is one run: figures, command, machine, versions, commit, date, seconds. `python -m benchmarks.table`
-makes docs/benchmarks.md of them. A benchmark that fails is named at the end (exit code 3); the others go on.
+A line of a result is one run: figures, command, machine, versions, commit, date, seconds. docs/benchmarks.md is made of
+them. A benchmark that fails is named at the end (exit code 3); the others go on.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from base.files import read_json
 from benchmarks.catalogue import BENCHMARKS, METAVARS
 from benchmarks.machine import ROOT, describe_commit, describe_machine, describe_versions
 from benchmarks.records import Record, keep, measured
+from benchmarks.table import write_page
 from benchmarks.targets import TARGETS, told
 
 FAILED = 3
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.run",
         description=f"{__doc__}\n{known}",
-        epilog="example:\n  python -m benchmarks.run folds submissions --naip DIR\n  python -m benchmarks.table",
+        epilog="example:\n  python -m benchmarks.run folds submissions --naip DIR",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (default: all)")
@@ -115,6 +116,7 @@ def main(argv: list[str] | None = None) -> int:
             failed.append(name)
             continue
         keep(record)
+        write_page()
         if table := verdicts(record):
             Console(width=120).print(table)
         print(f"-- {name}: {record['seconds']:.0f} s, kept in benchmarks/results/{name}.jsonl", flush=True)

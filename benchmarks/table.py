@@ -1,6 +1,6 @@
 """docs/benchmarks.md from benchmarks/results/*.jsonl and the targets: what falls short stands first.
 
-python -m benchmarks.table
+python -m benchmarks.table      after an edit by hand; `benchmarks.run` makes the page itself
 
 A target's value is the latest on each kind of machine; lines stay where they are, so that older ones can be read.
 """
@@ -19,10 +19,9 @@ PAGE = ROOT / "docs" / "benchmarks.md"
 
 HEAD = """# Benchmarks
 
-Made by `python -m benchmarks.table` from `benchmarks/results/`, where `python -m benchmarks.run [NAME...]` keeps what
-it measures; `--help` tells the names. Peers and limits are measured beside ours in one run, so that ratios hold on any
-machine; absolute times hold on the machine named. "x" is times: above 1, ours is faster, unless the line says what is
-over what.
+`python -m benchmarks.run [NAME...]` keeps what it measures in `benchmarks/results/` and makes this page of it; `--help`
+tells the names. Peers and limits are measured beside ours in one run, so that ratios hold on any machine; absolute
+times hold on the machine named. "x" is times: above 1, ours is faster, unless the line says what is over what.
 """
 
 
@@ -96,11 +95,17 @@ def _commands(rows: Sequence[Measured], letter: dict[str, str]) -> str:
     return "\n".join([*lines, ""])
 
 
+def write_page() -> list[Record]:
+    """Make docs/benchmarks.md of all results, which are returned."""
+    records = read_results()
+    write_text(PAGE, render(records))
+    return records
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
     parser.parse_args(argv)
-    records = read_results()
-    write_text(PAGE, render(records))
+    records = write_page()
     rows = [found for target in TARGETS for found in measured(target, records)]
     counts = {what: sum(row.verdict == what for row in rows) for what in ("holds", "falls short", "not measured")}
     print(f"docs/benchmarks.md: {len(records)} runs; " + ", ".join(f"{count} {what}" for what, count in counts.items()))

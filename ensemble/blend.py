@@ -167,8 +167,7 @@ def main(argv: list[str] | None = None) -> None:
     path = make_submission(run, built)
     receipt = read_receipt(path) if path and receipt_path(path).exists() else {}
     if (gain := receipt.get("fold_mean_gain")) is not None:
-        print(f"the mean over folds adds about {gain:+.4f} to the honest score where test tiles are like train tiles "
-              f"(estimated without labels: docs/ensemble.md)")  # fmt: skip
+        print(f"where test tiles are like train tiles, the mean over folds adds about {gain:+.4f} (docs/ensemble.md)")
     if path and run.experiment.data.test_masks:
         print(f"test mIoU {test_miou(run, path):.4f} by data.test_masks, honest OOF mIoU {built.row.miou:.4f}")
     print(f"zip: {path}" if path else "no zip: the data set has no test tiles (data.test_images)")

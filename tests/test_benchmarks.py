@@ -140,6 +140,8 @@ def played(tmp_path, monkeypatch):
     python.chmod(0o755)
     monkeypatch.setattr(run.sys, "executable", str(python))
     monkeypatch.setattr(run, "keep", lambda each: keep(each, tmp_path / "results"))
+    page, results = tmp_path / "page", tmp_path / "results"
+    monkeypatch.setattr(run, "write_page", lambda: page.write_text(str(len(read_results(results)))))
     return tmp_path / "results"
 
 
@@ -158,6 +160,7 @@ def test_a_run_that_ends_well_leaves_a_line_each_time(played):
     assert run.main(["submissions"]) == run.main(["submissions", "--device", "cuda"]) == 0
     lines = read_results(played)
     assert len(lines) == 2
+    assert (played.parent / "page").read_text() == "2"  # made of both
     assert {line["device"] for line in lines} == {"cpu"}  # it takes no device
 
 
