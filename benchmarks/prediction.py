@@ -45,7 +45,7 @@ from pipeline.pack import Pack, open_pack
 from pipeline.predict import predict_oof
 from pipeline.prepare import Preparation
 from pipeline.stopping import StopRequest
-from pipeline.store import WAITING, Store, open_store, write_store
+from pipeline.store import Store, open_store, write_store
 from pipeline.train import train_member
 from pipeline.tta import build_views, predict_probs
 from tests.tiny import SMALL_UNET
@@ -78,8 +78,8 @@ def write_tiles(path: Path, loaded: LoadedMember, pack: Pack, rows: np.ndarray, 
     device = pick_device(run.experiment.jobs)
     names = [f"{i:06d}" for i in range(len(rows))]
     precision = run.experiment.train_of(loaded.member.model).precision
-    waiting = 0 if device.type == "cpu" else WAITING
-    with write_store(path, names, loaded.record.classes, *pack.size_px, {}, waiting=waiting) as writer:
+    on_cpu = device.type == "cpu"
+    with write_store(path, names, loaded.record.classes, *pack.size_px, {}, in_turn=on_cpu) as writer:
         for probs_NCHW in member_probs(loaded, pack.train_image_NHWB, rows, settings, precision, device):
             writer.append(probs_NCHW)
 

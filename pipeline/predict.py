@@ -22,7 +22,7 @@ from pipeline.images import add_image_options, label_by_members, wanted_of
 from pipeline.members import MemberRecord, add_member_options, load_member, member_of
 from pipeline.pack import open_pack
 from pipeline.stopping import Stopped, StopRequest
-from pipeline.store import WAITING, open_store, write_store
+from pipeline.store import open_store, write_store
 
 
 def predict_oof(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path:
@@ -75,8 +75,8 @@ def _predict_split(
     }
     progress, task = bar(f"{kind} {member}", len(rows))
     begin = time.perf_counter()
-    size, waiting = pixels.shape[1:3], 0 if device.type == "cpu" else WAITING
-    store = write_store(path, names, loaded.record.classes, *size, manifest, settings.dtype, waiting)
+    size, on_cpu = pixels.shape[1:3], device.type == "cpu"
+    store = write_store(path, names, loaded.record.classes, *size, manifest, settings.dtype, in_turn=on_cpu)
     with progress, store as writer:
         for probs_NCHW in batches:
             writer.append(probs_NCHW)
