@@ -120,7 +120,7 @@ def write_store(
     Args:
         classes: names of the channels; a specialist has one.
         manifest: JSON-able facts about what makes the probabilities, kept in the store's manifest.
-        in_turn: `append` waits until its tiles are compressed: for a caller that keeps all cores busy itself, as threads
+        in_turn: `append` waits until its tiles are compressed: for a caller that keeps all cores busy itself. Threads
             beside a network on the CPU hold up each of its layers (.935 of its speed, not .972).
     """
     names, classes = list(names), list(classes)
