@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass, field
 
-METAVARS = {"--naip": "DIR", "--runs": "RUNS", "--demo": "CONFIG", "--device": "DEVICE"}
-"""The options of `benchmarks.run`, and what stands for their values in a recorded command."""
+METAVARS = {"--naip": "DIR", "--runs": "RUNS", "--demo": "CONFIG", "--device": "DEVICE", "--only": "PARTS"}
+"""The options of `benchmarks.run`, and what stands for their values in its help, and in a recorded command if they
+are paths."""
 
 
 @dataclass(frozen=True)
@@ -34,13 +35,15 @@ BENCHMARKS = {
         {"--naip": "--data", "--runs": "--runs", "--device": "--device"},
     ),
     "store": Benchmark("ways to keep probabilities on disk", "store_formats"),
-    "ensemble": Benchmark("the blend: its gain, its honesty, its speed", "ensemble", {"--demo": "--demo"}),
+    "ensemble": Benchmark(
+        "the blend: its gain, its honesty, its speed", "ensemble", {"--demo": "--demo", "--only": "--only"}
+    ),
     "submissions": Benchmark("zips: faults caught, seconds to write and verify", "submissions"),
     "jobs": Benchmark("the grid of jobs: idle time, and faults survived", "jobs"),
     "report": Benchmark("the report of 16,017 tiles: seconds, size, memory", "report_scale", {"--runs": "--run"}),
     # Not --runs: the masks that it spoils must not lie where another benchmark looks for the demo's.
     "suspects": Benchmark("planted label errors found at the top of suspects.csv", "suspects"),
-    "scaling": Benchmark("how time and memory grow from 1,000 to 64,000 tiles", "scaling"),
+    "scaling": Benchmark("how time and memory grow from 1,000 to 64,000 tiles", "scaling", {"--only": "--only"}),
     "peers": Benchmark("metric and mean beside torchmetrics, scikit-learn and MONAI", "peers"),
     "limits": Benchmark("store and blend beside the bandwidth of memory and disk", "limits"),
 }

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from base.command import run
-from base.errors import nearest, refuse_all
+from base.errors import UserError, listed, nearest, refuse_all
 from base.files import read_json
 from benchmarks.catalogue import BENCHMARKS, METAVARS
 from benchmarks.machine import ROOT, describe_commit, describe_machine, describe_versions
@@ -25,18 +25,24 @@ from benchmarks.table import write_page
 from benchmarks.targets import TARGETS, told
 
 FAILED = 3
+PATHS = ("--naip", "--runs", "--demo")  # of this machine, and so in no record
 
 
 def wanted(names: list[str], given: dict[str, str]) -> list[str]:
     """The names asked for, or all of them but those that need an option which is not there.
 
     Raises:
-        UserError: a name that is not known, or that needs an option which is not there.
+        UserError: a name that is not known, or that needs an option which is not there; parts of what has none.
     """
     unknown = [
         f"{name}: no such benchmark{nearest(name, list(BENCHMARKS))}" for name in names if name not in BENCHMARKS
     ]
     refuse_all("benchmarks", unknown)
+    in_parts = [name for name, benchmark in BENCHMARKS.items() if "--only" in benchmark.options]
+    if "--only" in given and (len(names) != 1 or names[0] not in in_parts):
+        raise UserError(
+            f"--only: parts of one benchmark, which may be {' or '.join(in_parts)}; asked for {listed(names or ['all'])}"
+        )
     lacking = {}
     for name in names or BENCHMARKS:
         needs = [f"{option} {METAVARS[option]}" for option in BENCHMARKS[name].needs if option not in given]
@@ -56,7 +62,7 @@ def measure(name: str, given: dict[str, str]) -> Record | None:
     for option, word in BENCHMARKS[name].options.items():
         if option in given:
             words += [word, given[option]]
-            shown += [word, given[option] if option == "--device" else METAVARS[option]]
+            shown += [word, METAVARS[option] if option in PATHS else given[option]]
     before = describe_commit()
     started = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
@@ -103,10 +109,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--naip", metavar="DIR", help="the naip data set, for those that measure on real tiles")
     parser.add_argument("--runs", metavar="RUNS", help="folder where trained members are kept for the next time")
     parser.add_argument("--demo", metavar="CONFIG", help="a finished run on generated tiles, for ensemble")
+    parser.add_argument(
+        "--only", metavar="PARTS", help="of ensemble or scaling, separated by commas (see their --help)"
+    )
     parser.add_argument("--device", metavar="DEVICE", help="cuda: on the GPU, those that can (default: cpu)")
     args = parser.parse_args(argv)
     given = {f"--{key}": value for key, value in vars(args).items() if key != "names" and value is not None}
-    given |= {key: str(Path(given[key]).absolute()) for key in ("--naip", "--runs", "--demo") if key in given}
+    given |= {key: str(Path(given[key]).absolute()) for key in PATHS if key in given}
 
     failed = []
     for name in wanted(args.names, given):

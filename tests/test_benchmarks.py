@@ -121,6 +121,13 @@ def test_a_name_that_cannot_be_run_is_refused_before_anything_runs(names, said):
         run.wanted(["folds", *names], {})
 
 
+@pytest.mark.parametrize("names", [[], ["prediction"], ["scaling", "ensemble"]])
+def test_parts_are_of_one_benchmark_that_has_them(names):
+    with pytest.raises(UserError, match="--only: .* ensemble or scaling; asked for "):
+        run.wanted(names, {"--only": "copies"})
+    assert run.wanted(["scaling"], {"--only": "copies"}) == ["scaling"]
+
+
 def test_all_leaves_out_what_lacks_an_option(capsys):
     assert run.wanted([], {}) == [name for name, benchmark in BENCHMARKS.items() if not benchmark.needs]
     assert "left out: ingredients needs --naip DIR" in capsys.readouterr().out
@@ -162,6 +169,13 @@ def test_a_run_that_ends_well_leaves_a_line_each_time(played):
     assert len(lines) == 2
     assert (played.parent / "page").read_text() == "2"  # made of both
     assert {line["device"] for line in lines} == {"cpu"}  # it takes no device
+
+
+def test_the_record_of_a_part_says_so_and_names_no_folder(played):
+    assert run.main(["ensemble", "--only", "demo", "--demo", "/secret/demo.yaml"]) == 0
+    (line,) = read_results(played)
+    assert line["command"] == "python -m benchmarks.ensemble --demo CONFIG --only demo"
+    assert line["figures"] == {"words": "4"}
 
 
 def test_the_latest_value_of_each_machine_counts_and_null_is_none():
