@@ -56,9 +56,12 @@ def value_in(target: Target, record: Record) -> float | None:
 
 
 def measured(target: Target, records: Sequence[Record]) -> list[Measured]:
-    """The latest value on each machine that has one, in the order of the machines' first records; one None if none."""
+    """The latest value on each machine that has one, in the order of the machines' first records; one None if none.
+
+    The latest of all where the target says that the machine makes no difference.
+    """
     latest = {
-        machine_name(record): Measured(target, value, record)
+        "anywhere" if target.anywhere else machine_name(record): Measured(target, value, record)
         for record in records
         if (record["benchmark"], record["device"]) == (target.benchmark, target.device)
         and (value := value_in(target, record)) is not None

@@ -40,9 +40,8 @@ def wanted(names: list[str], given: dict[str, str]) -> list[str]:
     refuse_all("benchmarks", unknown)
     in_parts = [name for name, benchmark in BENCHMARKS.items() if "--only" in benchmark.options]
     if "--only" in given and (len(names) != 1 or names[0] not in in_parts):
-        raise UserError(
-            f"--only: parts of one benchmark, which may be {' or '.join(in_parts)}; asked for {listed(names or ['all'])}"
-        )
+        asked = listed(names or ["all"])
+        raise UserError(f"--only: parts of one benchmark, which may be {' or '.join(in_parts)}; asked for {asked}")
     lacking = {}
     for name in names or BENCHMARKS:
         needs = [f"{option} {METAVARS[option]}" for option in BENCHMARKS[name].needs if option not in given]

@@ -2,7 +2,8 @@
 
 python -m benchmarks.table      after an edit by hand; `benchmarks.run` makes the page itself
 
-A target's value is the latest on each kind of machine; lines stay where they are, so that older ones can be read.
+A target's value is the latest on each kind of machine, or the latest of all where the machine makes no difference;
+lines stay where they are, so that older ones can be read.
 """
 
 import argparse
