@@ -92,7 +92,7 @@ class Train(Section):
     swa: Swa | None = None
     """Stochastic weight averaging over the last epochs, kept beside the weights; null: none."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Autocast type; auto: bf16 where the device computes in it, fp16 on other GPUs, fp32 on other CPUs."""
+    """Autocast type; auto: bf16 where the device is fast in it, fp16 on other GPUs, fp32 on other CPUs."""
     channels_last: bool = True
     """Memory layout of images and weights; faster nearly everywhere."""
     compile: bool = False

@@ -1,6 +1,7 @@
 """What the device can do, and what training and prediction do with it."""
 
 import os
+from typing import Any
 
 import torch
 
@@ -41,13 +42,22 @@ def loader_workers(jobs: Jobs, device: torch.device) -> int:
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """The type that convolutions compute in; None: plain float32. Two to three times faster on CPUs with bf16 too."""
+    """The type that convolutions compute in; None: plain float32."""
     if precision == "auto":
         if device.type == "cuda":
             return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-        able = torch.cpu.get_capabilities()
-        return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
+        return torch.bfloat16 if _bf16_pays(torch.cpu.get_capabilities()) else None
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
+
+
+def _bf16_pays(able: dict[str, Any]) -> bool:
+    """Whether a CPU of these capabilities is faster in bf16.
+
+    Told by its kind: a timing may come out otherwise the next time, and with it a member. AMD's AVX-512 has twice the
+    speed in bf16; Intel's has not (docs/results.md: it takes 1.2 to 1.5 times as long), but its AMX has.
+    """
+    intel = "intel" in str(able.get("cpu_name", "")).lower()
+    return bool(able.get("amx_bf16") or (able.get("avx512_bf16") and not intel))
 
 
 def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:

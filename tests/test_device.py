@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from config.jobs import Jobs
-from pipeline.device import MOST_WORKERS, loader_workers
+from pipeline.device import MOST_WORKERS, autocast_dtype, loader_workers
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
@@ -31,6 +31,24 @@ def test_by_default_a_gpu_is_fed_and_a_cpu_keeps_its_cores(threads):
 @pytest.mark.parametrize("asked", [0, 2, 20])
 def test_what_is_asked_for_is_done(device, asked):
     assert loader_workers(Jobs(loader_workers=asked), device) == asked
+
+
+@pytest.mark.parametrize(
+    ("able", "dtype"),
+    [
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": True}, torch.bfloat16),
+        ({"cpu_name": "Intel Xeon", "avx512_bf16": True, "amx_bf16": False}, None),
+        ({"cpu_name": "AMD EPYC", "avx512_bf16": False}, None),
+        ({}, None),
+    ],
+)
+def test_a_cpu_computes_in_bf16_where_it_is_faster_and_wherever_it_is_asked_to(monkeypatch, able, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
+    cpu = torch.device("cpu")
+    assert autocast_dtype("auto", cpu) is dtype
+    assert autocast_dtype("bf16", cpu) is torch.bfloat16
+    assert autocast_dtype("fp32", cpu) is None
 
 
 def test_freed_memory_is_kept_and_used_again():
