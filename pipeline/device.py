@@ -53,8 +53,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
 def _bf16_pays(able: dict[str, Any]) -> bool:
     """Whether a CPU of these capabilities is faster in bf16.
 
-    Told by its kind: a timing may come out otherwise the next time, and with it a member. AMD's AVX-512 has twice the
-    speed in bf16; Intel's has not (docs/results.md: it takes 1.2 to 1.5 times as long), but its AMX has.
+    Told by its kind: a timing may come out otherwise the next time, and with it a member. AMD's AVX-512 is faster in
+    bf16; Intel's takes 1.2 to 1.5 times as long (docs/results.md), but its AMX is made for it (not measured here).
     """
     intel = "intel" in str(able.get("cpu_name", "")).lower()
     return bool(able.get("amx_bf16") or (able.get("avx512_bf16") and not intel))
