@@ -3,8 +3,9 @@
 from dataclasses import dataclass, field
 
 METAVARS = {"--naip": "DIR", "--runs": "RUNS", "--demo": "CONFIG", "--device": "DEVICE", "--only": "PARTS"}
-"""The options of `benchmarks.run`, and what stands for their values in its help, and in a recorded command if they
-are paths."""
+"""The options of `benchmarks.run`, and what stands for their values in its help."""
+PATHS = ("--naip", "--runs", "--demo")
+"""Those whose values are of this machine, and so stand in no record."""
 
 
 @dataclass(frozen=True)

@@ -18,14 +18,13 @@ from rich.table import Table
 from base.command import run
 from base.errors import UserError, listed, nearest, refuse_all
 from base.files import read_json
-from benchmarks.catalogue import BENCHMARKS, METAVARS
+from benchmarks.catalogue import BENCHMARKS, METAVARS, PATHS
 from benchmarks.machine import ROOT, describe_commit, describe_machine, describe_versions
 from benchmarks.records import Record, keep, measured
 from benchmarks.table import write_page
 from benchmarks.targets import TARGETS, told
 
 FAILED = 3
-PATHS = ("--naip", "--runs", "--demo")  # of this machine, and so in no record
 
 
 def wanted(names: list[str], given: dict[str, str]) -> list[str]:
