@@ -153,7 +153,7 @@ def against_ttach(run: Run, loaded: LoadedMember, pack: Pack) -> dict[str, float
     wrapper = ttach.SegmentationTTAWrapper(nn.Sequential(network, Float(), nn.Softmax(1)), d4)
     as_it_comes = ttach.SegmentationTTAWrapper(nn.Sequential(network, nn.Softmax(1)), d4)
     views = build_views(run.experiment.predict.model_copy(update={"tta": "d4"}))
-    image_NCHW = loaded.preparation(torch.from_numpy(pack.train_image_NHWB[:batch]).to(device))
+    image_NCHW = loaded.preparation(torch.from_numpy(pack.train_image_NHWB[:batch].copy()).to(device))
 
     @torch.inference_mode()
     def ours(precision: torch.dtype | None = dtype, network: nn.Module = network) -> torch.Tensor:
@@ -239,7 +239,7 @@ def memory(folder: Path) -> float:
     peaks = {}
     for tiles in (FEW, MANY):
         command = [sys.executable, "-m", "benchmarks.prediction", "--predict-tiles", str(tiles), "--runs", str(folder)]
-        said = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
         peaks[tiles] = float(said.split()[-1])
     print(f"peak memory: {peaks[FEW]:.0f} MiB for {FEW} tiles, {peaks[MANY]:.0f} MiB for {MANY}")
     return peaks[MANY] / peaks[FEW]
@@ -259,7 +259,7 @@ def predict_tiles(count: int, folder: Path) -> None:
     preparation = Preparation(["red", "green", "blue", "nir"], [], "dataset", [0.5] * 4, [0.2] * 4)
     settings = load_experiment("configs/demo.yaml").predict.model_copy(update={"tta": "none"})
     names, classes = [f"{i}" for i in range(count)], [f"class{c}" for c in range(10)]
-    with write_store(folder / "memory", names, classes, 256, 256, {}, waiting=0) as writer:
+    with write_store(folder / "memory", names, classes, 256, 256, {}, in_turn=True) as writer:
         rows, mapped = np.arange(count), np.load(path, mmap_mode="r")
         for probs in forward_probs(network, preparation, mapped, rows, settings, "auto", torch.device("cpu")):
             writer.append(probs)

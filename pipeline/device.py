@@ -15,15 +15,23 @@ MOST_WORKERS = 8  # each is a whole interpreter with its libraries
 
 
 def pick_device(jobs: Jobs) -> torch.device:
-    """The device of this process: `jobs.device`, or the first GPU for auto, or the CPU."""
+    """The device of this process: `jobs.device`, for auto the first GPU or the CPU. A GPU becomes torch's current one.
+
+    Raises:
+        UserError: a GPU that is not there.
+    """
     if jobs.device == "auto":
-        return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    try:
+        device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    else:
         device = torch.device(jobs.device)
-    except RuntimeError:
-        raise UserError(f"jobs.device {jobs.device!r}: expected auto, cpu, cuda:0, ...") from None
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise UserError(f"jobs.device {jobs.device!r}: this machine has {torch.cuda.device_count()} GPUs")
+    if device.type == "cpu":
+        return device
+    device = torch.device(device.type, device.index or 0)
+    if device.index >= torch.cuda.device_count():
+        raise UserError(f"jobs.devices {jobs.device!r}: this machine has {torch.cuda.device_count()} GPUs")
+    # An event marks the current GPU's stream, whichever the tensors lie on: a loss or a batch of probabilities would be
+    # read before it has arrived. The random state that a checkpoint keeps is the current GPU's too.
+    torch.cuda.set_device(device)
     return device
 
 
@@ -45,7 +53,8 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
     """The type that convolutions compute in; None: plain float32."""
     if precision == "auto":
         if device.type == "cuda":
-            return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+            # Emulated it runs on GPUs before Ampere too (T4, V100), where fp16 has units of its own.
+            return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
         return torch.bfloat16 if _bf16_pays(torch.cpu.get_capabilities()) else None
     return {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": None}[precision]
 

@@ -126,7 +126,8 @@ def threads_per_job(jobs: Jobs, members: int, gpu_count: int) -> int:
 @lru_cache
 def gpus() -> list[str]:
     """The identities of the GPUs that torch sees; they stay the same whatever CUDA_VISIBLE_DEVICES numbers them."""
-    if sys.platform == "linux" and not glob.glob("/dev/nvidia[0-9]*") and not os.path.exists("/dev/dxg"):
+    drivers = glob.glob("/dev/nvidia[0-9]*") + glob.glob("/dev/dxg") + glob.glob("/dev/kfd")  # NVIDIA's, WSL's, AMD's
+    if sys.platform == "linux" and not drivers:
         return []  # no driver: spares the seconds that importing torch takes
     # Asked in a process of its own: a supervisor must not sit on GPU memory.
     answer = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True).stdout

@@ -1,4 +1,4 @@
-"""What is chosen by the device: loader processes, memory."""
+"""What is chosen by the device: which it is, precision, loader processes, memory."""
 
 import subprocess
 import sys
@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
+from base.errors import UserError
 from config.jobs import Jobs
-from pipeline.device import MOST_WORKERS, autocast_dtype, loader_workers
+from pipeline.device import MOST_WORKERS, autocast_dtype, loader_workers, pick_device
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
 
@@ -49,6 +50,44 @@ def test_a_cpu_computes_in_bf16_where_it_is_faster_and_wherever_it_is_asked_to(m
     assert autocast_dtype("auto", cpu) is dtype
     assert autocast_dtype("bf16", cpu) is torch.bfloat16
     assert autocast_dtype("fp32", cpu) is None
+
+
+@pytest.mark.parametrize(("has_units", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_gpu_computes_in_bf16_where_it_need_not_emulate_it(monkeypatch, has_units, dtype):
+    supports = lambda including_emulation=True: has_units or including_emulation  # noqa: E731  as torch answers on a T4
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", supports)
+    assert autocast_dtype("auto", GPU) is dtype
+    assert autocast_dtype("bf16", GPU) is torch.bfloat16
+
+
+@pytest.fixture
+def current(monkeypatch):
+    """A machine with two GPUs; those that became the current one, in turn."""
+    chosen = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    return chosen
+
+
+@pytest.mark.parametrize(
+    ("asked", "index"), [("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1), (["cuda:1", "cuda:0"], 1)], ids=str
+)
+def test_the_gpu_that_is_asked_for_is_the_one_whose_stream_events_mark(current, asked, index):
+    device = pick_device(Jobs(devices=asked))
+    assert device == torch.device("cuda", index)
+    assert current == [device]
+
+
+def test_a_cpu_that_is_asked_for_leaves_the_gpus_alone(current):
+    assert pick_device(Jobs(devices="cpu")) == CPU
+    assert current == []
+
+
+def test_a_gpu_that_is_not_there_is_refused(current):
+    with pytest.raises(UserError, match=r"jobs\.devices 'cuda:2': this machine has 2 GPUs"):
+        pick_device(Jobs(devices="cuda:2"))
+    assert current == []
 
 
 def test_freed_memory_is_kept_and_used_again():
