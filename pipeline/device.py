@@ -28,7 +28,8 @@ def pick_device(jobs: Jobs) -> torch.device:
         return device
     device = torch.device(device.type, device.index or 0)
     if device.index >= torch.cuda.device_count():
-        raise UserError(f"jobs.devices {jobs.device!r}: this machine has {torch.cuda.device_count()} GPUs")
+        count = torch.cuda.device_count()
+        raise UserError(f"jobs.devices {jobs.device!r}: this machine has {count} GPUs; name one of them, auto or cpu")
     # An event marks the current GPU's stream, whichever the tensors lie on: a loss or a batch of probabilities would be
     # read before it has arrived. The random state that a checkpoint keeps is the current GPU's too.
     torch.cuda.set_device(device)

@@ -46,10 +46,9 @@ def test_what_is_asked_for_is_done(device, asked):
 )
 def test_a_cpu_computes_in_bf16_where_it_is_faster_and_wherever_it_is_asked_to(monkeypatch, able, dtype):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: able)
-    cpu = torch.device("cpu")
-    assert autocast_dtype("auto", cpu) is dtype
-    assert autocast_dtype("bf16", cpu) is torch.bfloat16
-    assert autocast_dtype("fp32", cpu) is None
+    assert autocast_dtype("auto", CPU) is dtype
+    assert autocast_dtype("bf16", CPU) is torch.bfloat16
+    assert autocast_dtype("fp32", CPU) is None
 
 
 @pytest.mark.parametrize(("has_units", "dtype"), [(True, torch.bfloat16), (False, torch.float16)])

@@ -98,7 +98,7 @@ def step(terms: list[LossTerm], batch: Batch, binary: bool, **train: object) -> 
         for weight in network.parameters():
             weight.grad = torch.empty_like(weight)
 
-    plan = Plan("unet/fold0-seed0", settings, 0, 0, GPU, None, None, ["a", "b"], split_batch=1)
+    plan = Plan("unet/fold0-seed0", settings, 0, 0, GPU, None, None, ["a", "b"])
     with patch.object(torch.Tensor, "backward", backward):
         losses = optimizer_step(plan, state, network, [batch, batch], preparation(), loss_fn, 1e-3)
     assert losses == [1.5, 1.5]
