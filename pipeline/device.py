@@ -5,11 +5,10 @@ from typing import Any
 
 import torch
 
-from base.errors import UserError
 from base.memory import keep_freed_memory
 from config import Experiment
 from config.jobs import Jobs
-from pipeline.slots import threads_per_job
+from pipeline.slots import gpu_index, refuse_missing_gpus, threads_per_job
 
 MOST_WORKERS = 8  # each is a whole interpreter with its libraries
 
@@ -20,16 +19,14 @@ def pick_device(jobs: Jobs) -> torch.device:
     Raises:
         UserError: a GPU that is not there.
     """
-    if jobs.device == "auto":
-        device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    else:
-        device = torch.device(jobs.device)
-    if device.type == "cpu":
-        return device
-    device = torch.device(device.type, device.index or 0)
-    if device.index >= torch.cuda.device_count():
-        count = torch.cuda.device_count()
-        raise UserError(f"jobs.devices {jobs.device!r}: this machine has {count} GPUs; name one of them, auto or cpu")
+    gpu_count = torch.cuda.device_count()
+    name = jobs.device
+    if name == "auto":
+        name = "cuda:0" if gpu_count else "cpu"
+    refuse_missing_gpus([name], gpu_count)
+    if name == "cpu":
+        return torch.device(name)
+    device = torch.device("cuda", gpu_index(name))
     # An event marks the current GPU's stream, whichever the tensors lie on: a loss or a batch of probabilities would be
     # read before it has arrived. The random state that a checkpoint keeps is the current GPU's too.
     torch.cuda.set_device(device)

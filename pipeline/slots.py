@@ -95,7 +95,7 @@ def place_here(jobs: Jobs, members: int) -> Place:
             ("jobs.devices=auto", f"jobs.threads={threads}"),
         )
         for i in range(jobs.per_device)
-        for device, index in ((device, int(device.partition(":")[2] or 0)) for device in devices)
+        for device, index in ((device, gpu_index(device)) for device in devices)
     ]
     return Place(slots[: jobs.parallel or None])
 
@@ -105,10 +105,24 @@ def devices_here(jobs: Jobs) -> list[str]:
     if jobs.devices == "auto":
         return [f"cuda:{i}" for i in range(len(gpus()))] or ["cpu"]
     devices = [jobs.devices] if isinstance(jobs.devices, str) else jobs.devices
-    missing = [d for d in devices if d != "cpu" and int(d.partition(":")[2] or 0) >= len(gpus())]
-    if missing:
-        raise UserError(f"jobs.devices: no {listed(missing)} here; this machine has {len(gpus())} GPUs")
+    refuse_missing_gpus(devices, len(gpus()))
     return devices
+
+
+def refuse_missing_gpus(devices: list[str], gpu_count: int) -> None:
+    """
+    Raises:
+        UserError: GPUs among the devices that a machine with this many has not.
+    """
+    missing = [device for device in devices if device != "cpu" and gpu_index(device) >= gpu_count]
+    if missing:
+        has = f"this machine has {gpu_count} {'GPU' if gpu_count == 1 else 'GPUs'}"
+        raise UserError(f"jobs.devices: no {listed(missing)} here; {has}; use auto, or cpu")
+
+
+def gpu_index(device: str) -> int:
+    """cuda:1 -> 1; cuda alone is the first."""
+    return int(device.partition(":")[2] or 0)
 
 
 def threads_per_job(jobs: Jobs, members: int, gpu_count: int) -> int:
