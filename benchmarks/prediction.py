@@ -32,7 +32,9 @@ from base.command import add_json, run, write_figures
 from base.memory import keep_freed_memory
 from benchmarks.measure import peak_mib, ratios, seconds
 from benchmarks.prediction_faults import kill_and_go_on, provenance
+from benchmarks.training import UNET
 from config import Member, Run, load_experiment, open_run
+from config.training import Model
 from folds.assign import make_folds
 from folds.landscape import make_landscape
 from folds.metrics import confusion, mean_iou
@@ -60,7 +62,7 @@ def trained(args: argparse.Namespace, folder: Path) -> tuple[Run, list[Member]]:
     """Three members of fold 0 that differ by their seed, trained unless they are there."""
     config = "configs/naip.yaml" if args.data else "configs/demo.yaml"
     overrides = ["seeds=[0, 1, 2]", "name=benchmark", f"runs_dir={folder}", f"zips_dir={folder}", "predict.tta=none"]
-    overrides += [f"train.epochs={EPOCHS}"]
+    overrides += [f"models=[{UNET}]", f"train.epochs={EPOCHS}"]
     overrides += [f"data.root={args.data or folder / 'data'}", f"jobs.devices={args.device}"]
     experiment = load_experiment(config, overrides)
     make_landscape(experiment.data)
@@ -254,7 +256,7 @@ def predict_tiles(count: int, folder: Path) -> None:
         for i in range(count):
             blocks = np.random.default_rng(i).integers(0, 255, (16, 16, 4), np.uint8)
             file.write(blocks.repeat(16, 0).repeat(16, 1).tobytes())
-    model = load_experiment("configs/demo.yaml").models[0].model_copy(update={"params": SMALL_UNET})
+    model = Model(name="small", arch="Unet", encoder="resnet18", params=SMALL_UNET)
     network = build_model(model, 4, 10).to(memory_format=torch.channels_last).eval()
     preparation = Preparation(["red", "green", "blue", "nir"], [], "dataset", [0.5] * 4, [0.2] * 4)
     settings = load_experiment("configs/demo.yaml").predict.model_copy(update={"tta": "none"})

@@ -67,7 +67,7 @@ def untrained(run: Run) -> list[Model]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = stage_parser("models.check", __doc__, "models.unet_r18.encoder=tu-convnext_tiny")
+    parser = stage_parser("models.check", __doc__, "models.upernet_r18.encoder=tu-convnext_tiny")
     args = parser.parse_intermixed_args(argv)
     experiment = load_experiment(args.config, args.overrides)
     counts = check_models(experiment, untrained(Run(experiment)))

@@ -117,7 +117,7 @@ def find_lr(run: Run, member: Member, device: torch.device, first: float, last: 
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = stage_parser("pipeline.find_lr", __doc__, "--model unet_r18 --fold 0")
+    parser = stage_parser("pipeline.find_lr", __doc__, "--model deeplab_r18 --fold 0")
     add_member_options(parser)
     parser.add_argument("--from", dest="first", type=float, default=1e-6, metavar="LR", help="default: %(default)s")
     parser.add_argument("--to", dest="last", type=float, default=1.0, metavar="LR", help="default: %(default)s")

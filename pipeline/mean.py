@@ -66,7 +66,7 @@ def _keep_excerpt(path: Path, part: Store) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = stage_parser("pipeline.mean", __doc__, "--model unet_r18")
+    parser = stage_parser("pipeline.mean", __doc__, "--model deeplab_r18")
     parser.add_argument("--model", required=True, metavar="NAME", help="one of the experiment's models")
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))

@@ -15,7 +15,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = stage_parser(
         "pipeline.member",
         "Train one member, then predict its held-out fold and the test tiles: what a job of pipeline.cv runs.",
-        "--model unet_r18 --fold 0",
+        "--model deeplab_r18 --fold 0",
     )
     add_member_options(parser)
     args = parser.parse_intermixed_args(argv)

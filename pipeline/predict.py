@@ -91,7 +91,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = stage_parser(
         "pipeline.predict",
         "Predict with a trained member: its held-out fold, the test tiles, or any images.",
-        "--model unet_r18 --fold 0 --split oof",
+        "--model deeplab_r18 --fold 0 --split oof",
     )
     add_member_options(parser, fold_required=False)
     parser.add_argument("--split", choices=["oof", "test"], default="oof", help="which tiles (default: %(default)s)")

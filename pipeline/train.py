@@ -132,7 +132,7 @@ def write_log(path: Path, rows: list[dict[str, float | int | None]]) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = stage_parser("pipeline.train", "Train one member.", "--model unet_r18 --fold 0")
+    parser = stage_parser("pipeline.train", "Train one member.", "--model deeplab_r18 --fold 0")
     add_member_options(parser)
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))

@@ -126,7 +126,7 @@ def without(played, tmp_path):
         ("tiles.csv", "data", "no tile table yet. Run: python -m folds.tiles"),
         ("folds.csv", "folds", "no folds yet. Run: python -m folds.assign"),
         ("members", "training", "no member has begun to train. Run: python -m pipeline.cv"),
-        ("members/unet_r18/fold2-seed0", "training", "1 members have not begun to train"),
+        ("members/deeplab_r18/fold2-seed0", "training", "1 members have not begun to train"),
         ("oof.csv", "oof", "no OOF table yet. Run: python -m ensemble.oof"),
         ("members/*/*/oof-*", "tiles", "have no OOF predictions"),
         ("test", "tiles", "no test predictions"),
