@@ -17,7 +17,7 @@ from joblib import Parallel, delayed
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError, nearest
-from benchmarks.ensemble_scale import CORES, PLAIN_BUT_WEIGHTS, SHARES, scale
+from benchmarks.ensemble_scale import CORES, SHARES, WEIGHTS_ALONE, scale
 from config import Run, load_experiment
 from config.ensemble import Blend
 from ensemble.apply import apply_sample
@@ -83,7 +83,7 @@ def exhaustive() -> dict[str, Any]:
                            noises=(1.2, 1.3, 1.4, 1.6, 1.9, 2.4), specialists=0)  # fmt: skip
     sample = draw_sample(source, 10**9)
     fits = {name: fit_blend(sample, settings).blend for name, settings in
-            (("auto", Blend()), ("weights alone", Blend(weights="direct", **PLAIN_BUT_WEIGHTS)))}  # fmt: skip
+            (("auto", Blend()), ("weights alone", WEIGHTS_ALONE))}  # fmt: skip
     fitted = {name: _sample_miou(sample, blend) for name, blend in fits.items()}
     uniform = uniform_blend(sample.classes, sample.models)
 

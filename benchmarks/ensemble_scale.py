@@ -21,7 +21,7 @@ from scipy.ndimage import gaussian_filter
 from base.memory import keep_freed_memory
 from benchmarks.measure import peak_mib, seconds, told
 from benchmarks.nnunet import Peer, make_environment, write_predictions
-from config.ensemble import Blend
+from config.ensemble import PLAIN_MEAN, Blend
 from ensemble.blend import labels_of
 from ensemble.fit import fit_blend
 from ensemble.fitted import FittedBlend, uniform_blend
@@ -35,13 +35,7 @@ from tests.played_run import member_probs
 # Pixels per class in round 1 of the competition, as counted by alexchungio.
 PIXELS = np.array([173067508, 783364798, 6086055, 17751239, 5458338, 19350932, 4600435, 3419876, 35714475, 876456])
 SHARES = PIXELS / PIXELS.sum()
-PLAIN_BUT_WEIGHTS = {
-    "combination": "mean",
-    "calibration": "none",
-    "specialists": "none",
-    "decision": "argmax",
-    "postprocess": "none",
-}
+WEIGHTS_ALONE = Blend.model_validate(PLAIN_MEAN | {"weights": "direct"})
 MODELS, TILES, PX, DISTINCT = 8, 16_017, 256, 64
 PEER_TILES, REPEATS = 40, 5
 CORES = 2
@@ -124,7 +118,7 @@ def fit_at_scale(source: RepeatedStores) -> tuple[dict[str, float], float, Fitte
     begin = time.perf_counter()
     sample = draw_sample(source, Blend().sample_pixels)
     drawn = time.perf_counter()
-    fit_blend(sample, Blend(weights="direct", **PLAIN_BUT_WEIGHTS))
+    fit_blend(sample, WEIGHTS_ALONE)
     weighed = time.perf_counter()
     mib = peak_mib()
     blend = fit_blend(sample, Blend()).blend

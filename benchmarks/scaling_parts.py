@@ -14,10 +14,10 @@ import numpy as np
 import pandas as pd
 
 from base.files import hash_file
+from benchmarks.ensemble_scale import WEIGHTS_ALONE
 from benchmarks.submissions import big_competition, draw_landscapes, labels_of
 from benchmarks.synthetic import draw_groups, draw_hists, draw_scan
 from config.data import Folds
-from config.ensemble import Blend
 from ensemble import blend as blending
 from ensemble.fit import fit_blend
 from ensemble.fitted import uniform_blend
@@ -120,9 +120,7 @@ def store(tiles: int, folder: Path) -> Work:
 def weights(tiles: int, folder: Path) -> Work:
     """The OOF sample drawn from the stores of 4 models, and their weights fitted on it."""
     source = RepeatedTiles(write_members(folder), tiles)
-    settings = Blend(weights="direct", combination="mean", calibration="none", specialists="none", decision="argmax",
-                     postprocess="none")  # fmt: skip
-    return lambda: fit_blend(draw_sample(source, settings.sample_pixels), settings)
+    return lambda: fit_blend(draw_sample(source, WEIGHTS_ALONE.sample_pixels), WEIGHTS_ALONE)
 
 
 def blend(tiles: int, folder: Path) -> Work:

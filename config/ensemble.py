@@ -128,6 +128,17 @@ class Blend(Section):
     about 1 byte x models x classes a pixel."""
 
 
+PLAIN_MEAN = {
+    "combination": "mean",
+    "weights": "uniform",
+    "calibration": "none",
+    "specialists": "none",
+    "decision": "argmax",
+    "postprocess": "none",
+}
+"""Each step of a blend -> its kind that leaves things as they are."""
+
+
 class Submission(Section):
     format: Literal["png", "geotiff", "rle"] = "png"
     """A zip of: png, one-channel PNGs; geotiff, GeoTIFFs with the coordinates of the test images; rle, one csv with

@@ -18,7 +18,7 @@ import pandas as pd
 from base.errors import UserError
 from base.files import hash_file, read_json, whole_folder, write_json
 from config import Run
-from config.ensemble import Blend
+from config.ensemble import PLAIN_MEAN, Blend
 from ensemble.evidence import Estimate, Tally
 from ensemble.fit import Choice, Fit
 from ensemble.fitted import FittedBlend
@@ -35,7 +35,6 @@ BLEND, STEPS, CANDIDATES, MODELS, ERRORS, GROUPS = (
 )  # fmt: skip
 FORMAT = 2
 """Of these files: a blend that a version with another one left is fitted again."""
-STEP_SETTINGS = ("combination", "weights", "calibration", "specialists", "decision", "postprocess")
 
 
 @dataclass(frozen=True)
@@ -92,7 +91,7 @@ def build_blend(run: Run) -> RunBlend:
             "honest_confusion": scored[stage].honest.conf_CC.tolist(),
         })  # fmt: skip
         steps.to_csv(folder / STEPS, index=False)
-        candidate_table(fits.whole.choices).to_csv(folder / CANDIDATES, index=False)
+        candidate_table(fits.whole.choices, shipping=stage == fits.stages[-1]).to_csv(folder / CANDIDATES, index=False)
         model_worth(run, sample, blend, settings).to_csv(folder / MODELS, index=False)
         error_correlation(sample).to_csv(folder / ERRORS)
         _write_groups(folder / GROUPS, run, source, scored[stage].honest)
@@ -132,7 +131,7 @@ def shipping_stage(scored: dict[str, Scored], settings: Blend) -> str:
     Steps are chosen by what inner folds say, one at a time; the honest score is the one word on all of them.
     """
     first, *_, last = scored
-    free = all(getattr(settings, name) == "auto" for name in STEP_SETTINGS)
+    free = all(getattr(settings, name) == "auto" for name in PLAIN_MEAN)
     return first if free and scored[last].honest.miou < scored[first].honest.miou else last
 
 
@@ -164,10 +163,10 @@ def step_table(
     return pd.DataFrame(rows)
 
 
-def candidate_table(choices: list[Choice]) -> pd.DataFrame:
-    """A row per candidate that was asked about."""
+def candidate_table(choices: list[Choice], shipping: bool) -> pd.DataFrame:
+    """A row per candidate that was asked about; where the plain mean ships after all, none of them does."""
     columns = ["step", "kind", "measure", "gain", "low", "high", "ships"]
-    rows = [(c.step, c.kind, c.measure, c.gain.value, c.gain.low, c.gain.high, c.ships) for c in choices]
+    rows = [(c.step, c.kind, c.measure, c.gain.value, c.gain.low, c.gain.high, c.ships and shipping) for c in choices]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -62,14 +62,15 @@ def show_blend(built: RunBlend, console: Console) -> None:
 
 
 def _steps(built: RunBlend) -> Table:
+    together = "" if built.stage == built.fits.stages[-1] else " All steps together do not pay: the plain mean ships."
     shown = Table(
         title="Blend: honest mIoU after each step, on folds that it was not fitted on", title_justify="left",
-        caption="kind: what ships, and how many of the fits without a fold came to the same. gain: over the step "
+        caption="◂ ships. kind: what was chosen, and in how many of the fits without a fold. gain: over the step "
         "before. in-sample: on the tiles it was fitted on. ECE: calibration error. Intervals resample "
-        f"{built.groups} groups.", caption_justify="left",
+        f"{built.groups} groups.{together}", caption_justify="left",
         box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
     )  # fmt: skip
-    for column in ("step", "kind", "mIoU", "95 %", "gain", "95 %", "in-sample", "ECE"):
+    for column in ("step", "kind", "mIoU", "95 %", "gain", "95 %", "in-sample", "ECE", ""):
         shown.add_column(column, justify="left" if column in ("step", "kind") else "right", no_wrap=True)
     for row in built.steps.to_dict("records"):
         first = row["step"] == "uniform"
@@ -82,6 +83,7 @@ def _steps(built: RunBlend) -> Table:
             "" if first else f"{row['gain_low']:+.3f} {row['gain_high']:+.3f}",
             _number(row["miou_in_sample"], 4),
             _number(row["ece"], 3),
+            "◂" if row["ships"] else "",
             style="bold green" if row["ships"] else "",
         )
     return shown

@@ -6,7 +6,7 @@ import pandas as pd
 from base.files import read_json
 from base.progress import track
 from config import Run
-from config.ensemble import Blend
+from config.ensemble import PLAIN_MEAN, Blend
 from ensemble.apply import apply_sample
 from ensemble.calibration import calibration_error
 from ensemble.evidence import Estimate, Tally, gain
@@ -65,9 +65,10 @@ def member_counts(run: Run) -> dict[str, dict[str, int]]:
 
 def same_kinds(blend: FittedBlend, settings: Blend) -> Blend:
     """Settings under which a fit takes the kinds of steps that a blend came to, and only their parameters are fitted
-    anew: a gain between two such fits is the models', not that of a choice which fell out the other way."""
-    asked = {step: kind for step, kind in blend.kinds.items() if step in Blend.model_fields}
-    return settings.model_copy(update=asked | {"postprocess": "none"})
+    anew: a gain between two such fits is the models', not that of a choice which fell out the other way. A step that
+    the blend has not is left out, all of them where the plain mean ships."""
+    taken = {step: kind for step, kind in blend.kinds.items() if step in Blend.model_fields}
+    return settings.model_copy(update=PLAIN_MEAN | taken | {"postprocess": "none"})
 
 
 def honest_tally(sample: Sample, settings: Blend) -> Tally:

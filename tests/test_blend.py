@@ -16,12 +16,13 @@ from base.errors import UserError
 from base.files import hash_file, read_json, write_json
 from config import Run, load_experiment
 from config.data import OOF_COLUMNS
+from config.ensemble import PLAIN_MEAN
 from ensemble import blend as blend_command
 from ensemble import compare as compare_command
 from ensemble import oof as oof_command
 from ensemble.apply import apply_blend
 from ensemble.blend import gain_of_fold_means, labels_of, make_again
-from ensemble.build import build_blend, read_blend
+from ensemble.build import build_blend, candidate_table, read_blend
 from ensemble.compare import compare
 from ensemble.oof import oof_table
 from ensemble.show import show_blend
@@ -30,8 +31,7 @@ from folds.metrics import confusion, iou_per_class, mean_iou
 from pipeline.store import MANIFEST, open_store, write_store
 from tests.played_run import play, played_config
 
-PLAIN = [f"blend.{key}" for key in ("combination=mean", "weights=uniform", "calibration=none", "decision=argmax",
-                                    "specialists=none", "postprocess=none")]  # fmt: skip
+PLAIN = [f"blend.{step}={kind}" for step, kind in PLAIN_MEAN.items()]
 
 
 @pytest.fixture(scope="module")
@@ -313,6 +313,25 @@ def test_tables_fit_the_screen(played, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[:-1])) <= 100
     assert not [line for line in lines if "…" in line]
+
+
+def test_where_the_plain_mean_ships_the_tables_say_so_and_mark_nothing_else(played):
+    built = read_blend(run_of(played))
+    choices = built.fits.whole.choices
+    assert candidate_table(choices, shipping=True).ships.any()
+    none = candidate_table(choices, shipping=False)
+    assert not none.ships.any()
+    steps = built.steps.assign(ships=built.steps.step == "uniform")
+    for shown, marked, said in (
+        (built, built.stage, False),
+        (replace(built, stage="uniform", steps=steps), "uniform", True),
+    ):
+        console = Console(width=100, record=True, file=StringIO())
+        show_blend(shown, console)
+        text = console.export_text()
+        (line,) = [line for line in text.splitlines() if line.rstrip().endswith("◂")]
+        assert line.split()[0] == marked
+        assert ("the plain mean ships" in " ".join(text.split())) == said
 
 
 def test_the_longest_kinds_leave_room_for_every_figure(played):

@@ -6,7 +6,10 @@ import torch
 
 from base.files import hash_file, read_json, write_json
 from config import Run, load_experiment, open_run
-from ensemble.worth import member_counts, seconds_per_1000_tiles
+from config.ensemble import PLAIN_MEAN, Blend
+from ensemble.fit import fit_blend
+from ensemble.sample import draw_sample
+from ensemble.worth import member_counts, same_kinds, seconds_per_1000_tiles
 from folds.assign import make_folds
 from pipeline.check import check_stores
 from pipeline.finished import SECONDS
@@ -14,6 +17,7 @@ from pipeline.predict import predict_oof
 from pipeline.stopping import StopRequest
 from pipeline.store import MANIFEST
 from pipeline.train import train_member
+from tests.posteriors import random_source
 from tests.tiny import tiny_values, write_config, write_tiny
 
 CPU, GO_ON = torch.device("cpu"), StopRequest()
@@ -49,3 +53,17 @@ def test_members_that_were_trained_on_every_tile_are_counted_apart(tmp_path):
     run = Run(load_experiment(write_config(tmp_path / "tiny.yaml", values)))
     counts = list(member_counts(run).values())
     assert counts == [{"members": 6, "on_all_tiles": 0}, {"members": 8, "on_all_tiles": 2}]
+
+
+def test_a_model_is_worth_what_fits_say_that_do_as_the_blend_does_and_choose_nothing():
+    source = random_source(1, tiles=30, px=32, shares=(0.8, 0.14, 0.04, 0.02), noises=(1.3, 1.6, 2.0))
+    sample = draw_sample(source, 10**6)
+    stages = fit_blend(sample, Blend()).stages
+    assert set(stages["decision"].kinds.values()) & {"miou", "bias"}  # something was chosen
+    for stage in stages.values():
+        again = fit_blend(sample, same_kinds(stage, Blend()))
+        assert again.choices == []
+        taken = {step: kind for step, kind in stage.kinds.items() if step in PLAIN_MEAN}
+        assert taken.items() <= again.blend.kinds.items()
+    plain = stages["uniform"]
+    assert fit_blend(sample, same_kinds(plain, Blend())).blend.weight_MC == plain.weight_MC
