@@ -3,6 +3,7 @@
 import base64
 import re
 import shutil
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from reports.oof import class_intervals
 from reports.page import Note, TableView
 from reports.patches import Habits, Patch, find_patches, habits_of, probability_bin, summed
 from reports.render import built
+from reports.steps import blend_steps
 from reports.suspects import make_suspects, suspects_table, suspicion
 from reports.tiles import around, ranked_tiles
 from tests.chromium import contrast, open_browser, open_tab, text_colors
@@ -272,6 +274,18 @@ def test_specialists_are_shown_with_their_part_and_their_absence_is_said(played,
     assert table[["specialist", "class"]].to_numpy().tolist() == [["water_only", "water"]]
     assert table["own IoU"].item() == oof_csv.query("kind == 'specialist'").water.item()
     assert table["blend IoU"].item() == oof_csv.query("kind == 'blend'").water.iloc[-1]
+
+
+def test_where_the_plain_mean_ships_the_candidates_say_so(played, monkeypatch):
+    def caption() -> str:
+        (table,) = [part for part in blend_steps(Material(played)) if getattr(part, "name", "") == "candidates"]
+        return table.caption
+
+    fitted = Material(played).fitted
+    steps = fitted.steps.assign(ships=fitted.steps.step == "uniform")
+    assert "plain mean" not in caption()
+    monkeypatch.setattr(Material, "fitted", replace(fitted, steps=steps))
+    assert "plain mean ships" in caption()
 
 
 # Likely label errors
