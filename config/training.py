@@ -92,7 +92,8 @@ class Train(Section):
     swa: Swa | None = None
     """Stochastic weight averaging over the last epochs, kept beside the weights; null: none."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
-    """Autocast type; auto: bf16 where the device is fast in it, fp16 on other GPUs, fp32 on other CPUs."""
+    """Autocast type; auto: bf16 where the device is fast in it, fp16 on other GPUs, fp32 on other CPUs, which have no
+    units for fp16 and are very slow in it."""
     channels_last: bool = True
     """Memory layout of images and weights; faster nearly everywhere."""
     compile: bool = False
