@@ -11,12 +11,14 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from base.errors import UserError
 from benchmarks import records, run, table
 from benchmarks.catalogue import BENCHMARKS, METAVARS
 from benchmarks.machine import describe_machine
+from benchmarks.main_job import over_best_member
 from benchmarks.records import keep, measured, read_results
 from benchmarks.scaling import exponent
 from benchmarks.targets import TARGETS, Target
@@ -222,3 +224,13 @@ def test_the_exponent_of_a_power_is_that_power(power):
     sizes = [1_000, 4_000, 16_000, 64_000]
     assert exponent(sizes, [3e-5 * size**power for size in sizes]) == pytest.approx(power)
     assert exponent(sizes, 3e-5 * np.array(sizes) ** power + 1) <= power + 1e-9
+
+
+def test_a_blend_stands_beside_the_best_member_of_each_fold_on_the_same_tiles():
+    """The second fold is easier: its members are above the blend on all tiles, and below the blend on their own."""
+    rows = [("member", "a", 0, 0.40), ("member", "b", 0, 0.44), ("member", "a", 1, 0.61), ("member", "b", 1, 0.58),
+            ("model", "a", None, 0.51), ("blend", "blend", 0, 0.45), ("blend", "blend", 1, 0.64),
+            ("blend", "blend", None, 0.55)]  # fmt: skip
+    made = pd.DataFrame(rows, columns=["kind", "name", "fold", "miou"])
+    assert over_best_member(made) == pytest.approx(0.01)
+    assert over_best_member(made.replace(0.64, 0.605)) == pytest.approx(-0.005)
