@@ -1,5 +1,6 @@
 """The picture of the ledger: what the board said against what the honest score said."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from base.files import whole_file
 from submissions.ledger import Line
 
 LABEL_SIZE, LABEL_HEIGHT, LABEL_WIDTH, LABEL_GAP = 7, 8.5, 4.0, 8  # points; the width is that of a letter
+POINT_RADIUS = 2.5  # points
 COLORS = ["#1f77b4", "#d95f02", "#1b9e77", "#7570b3"]
 
 
@@ -29,7 +31,8 @@ def draw_ledger(boards: dict[str, pd.DataFrame], lines: list[Line], path: Path) 
         axes.fill_between(honest, score - half, score + half, color=color_of[line.board], alpha=0.12, linewidth=0,
                           label=f"board {line.board}: 95 % for a new zip")  # fmt: skip
     for board, rows in boards.items():
-        axes.plot(rows.honest_miou, rows.score, "o", color=color_of[board], markersize=5, label=f"board {board}")
+        axes.plot(rows.honest_miou, rows.score, "o", color=color_of[board], markersize=2 * POINT_RADIUS,
+                  label=f"board {board}")  # fmt: skip
     axes.set_xlabel("honest mIoU")
     axes.set_ylabel("board")
     axes.grid(alpha=0.2)
@@ -41,18 +44,28 @@ def draw_ledger(boards: dict[str, pd.DataFrame], lines: list[Line], path: Path) 
 
 
 def name_points(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
-    """The zip's name right of each point, moved down where another name stands there, and tied to its point then."""
+    """The zip's name right of each point, left of it where another name or point is, lower where both sides are taken;
+    a name that is lower is tied to its point."""
     figure.draw_without_rendering()  # the layout fixes where points are
     points = axes.transData.transform(rows[["honest_miou", "score"]].to_numpy()) * 72 / figure.dpi
     names = rows["zip"].str.removesuffix(".zip").tolist()
-    taken: list[tuple[float, float, float]] = []  # left, right, height; in points, as the rest
+    # Left, right and height of what is there: first the points. All in points of 1/72 inch.
+    taken = [(x - POINT_RADIUS, x + POINT_RADIUS, y) for x, y in points]
     for i in np.argsort(-points[:, 1], kind="stable"):
-        x, y = points[i, 0] + LABEL_GAP, points[i, 1]
-        right = x + LABEL_WIDTH * len(names[i])
-        while any(x < other_right and left < right and abs(y - at) < LABEL_HEIGHT for left, other_right, at in taken):
-            y -= 1
-        taken.append((x, right, y))
-        moved = y < points[i, 1] - LABEL_HEIGHT / 2
-        axes.annotate(names[i], rows[["honest_miou", "score"]].iloc[i], xytext=(LABEL_GAP, y - points[i, 1]),
+        (x, y), width = points[i], LABEL_WIDTH * len(names[i])
+        places = ((left, y - down) for down in itertools.count() for left in (x + LABEL_GAP, x - LABEL_GAP - width))
+        left, at = next(place for place in places if _is_free(*place, width, taken))
+        taken.append((left, left + width, at))
+        side = 1 if left > x else -1
+        moved = at < y - LABEL_HEIGHT / 2
+        axes.annotate(names[i], rows[["honest_miou", "score"]].iloc[i], xytext=(side * LABEL_GAP, at - y),
                       textcoords="offset points", fontsize=LABEL_SIZE, color="0.3", va="center",
+                      ha="left" if side > 0 else "right",
                       arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6} if moved else None)  # fmt: skip
+
+
+def _is_free(left: float, at: float, width: float, taken: list[tuple[float, float, float]]) -> bool:
+    return not any(
+        left < other_right and other_left < left + width and abs(at - other_at) < LABEL_HEIGHT
+        for other_left, other_right, other_at in taken
+    )

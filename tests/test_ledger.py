@@ -121,10 +121,11 @@ def test_show_prints_all_rows_and_draws_from_four_scored_ones_on(tmp_path, capsy
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20  # not an empty sheet
 
 
-def test_names_of_zips_with_nearly_equal_scores_can_be_read():
+@pytest.mark.parametrize("apart", [1e-3, 5e-3, 1e-2])
+def test_names_of_zips_with_nearly_equal_scores_can_be_read(apart):
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    rows = pd.DataFrame({"zip": [f"blend{i}.zip" for i in range(6)], "honest_miou": 0.5 + np.arange(6) * 1e-3})
+    rows = pd.DataFrame({"zip": [f"blend{i}.zip" for i in range(6)], "honest_miou": 0.5 + np.arange(6) * apart})
     rows["score"] = 0.45 + rows.honest_miou * 1e-3
     axes.set(xlim=(0.4, 0.6), ylim=(0.4, 0.5))
     name_points(figure, axes, rows)
@@ -132,6 +133,8 @@ def test_names_of_zips_with_nearly_equal_scores_can_be_read():
     boxes = [Text.get_window_extent(text) for text in axes.texts]  # without the lines to the points
     assert len(boxes) == 6
     assert not any(a.overlaps(b) for a, b in combinations([b.shrunk(1, 0.9) for b in boxes], 2))
+    points = axes.transData.transform(rows[["honest_miou", "score"]].to_numpy())
+    assert not [box for box in boxes for point in points if box.contains(*point)]
 
 
 def test_the_line_is_written_as_json_also_where_ranks_have_no_meaning(tmp_path):
