@@ -63,6 +63,11 @@ class RunBlend:
         return {fold: fit.stages[self.stage] for fold, fit in self.fits.without.items()}
 
     @property
+    def steps_pay(self) -> bool:
+        """Whether what the steps came to ships, and not the plain mean in their place."""
+        return self.stage == self.fits.stages[-1]
+
+    @property
     def row(self) -> pd.Series:
         """The row of `steps` that ships."""
         return self.steps.set_index("step", drop=False).loc[self.stage]

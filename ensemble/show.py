@@ -62,7 +62,7 @@ def show_blend(built: RunBlend, console: Console) -> None:
 
 
 def _steps(built: RunBlend) -> Table:
-    together = "" if built.stage == built.fits.stages[-1] else " All steps together do not pay: the plain mean ships."
+    together = "" if built.steps_pay else " All steps together do not pay: the plain mean ships."
     shown = Table(
         title="Blend: honest mIoU after each step, on folds that it was not fitted on", title_justify="left",
         caption="◂ ships. kind: what was chosen, and in how many of the fits without a fold. gain: over the step "

@@ -32,7 +32,7 @@ def blend_steps(material: Material) -> list[Part]:
         tried = candidates.assign(ships=candidates.ships.map({True: "ships", False: ""}))
         formats = dict.fromkeys(["gain", "low", "high"], "{:+.4f}")
         caption = "Gain over leaving the step out, on folds not fitted on; the interval is wider the more was tried."
-        if len(steps) > 1 and steps.ships.iloc[0]:
+        if not material.fitted.steps_pay:
             caption += " All steps together do not pay, so the plain mean ships."
         parts.append(TableView("candidates", "What was tried", tried, formats, caption, folded=True))
     return parts

@@ -84,7 +84,7 @@ def test_a_cpu_that_is_asked_for_leaves_the_gpus_alone(current):
 
 
 def test_a_gpu_that_is_not_there_is_refused(current):
-    with pytest.raises(UserError, match=r"jobs.devices: no cuda:2 here; this machine has 2 GPUs; use auto"):
+    with pytest.raises(UserError, match=r"jobs\.devices: no cuda:2 here; this machine has 2 GPUs; use auto"):
         pick_device(Jobs(devices="cuda:2"))
     assert current == []
 

@@ -284,7 +284,7 @@ def test_where_the_plain_mean_ships_the_candidates_say_so(played, monkeypatch):
     fitted = Material(played).fitted
     steps = fitted.steps.assign(ships=fitted.steps.step == "uniform")
     assert "plain mean" not in caption()
-    monkeypatch.setattr(Material, "fitted", replace(fitted, steps=steps))
+    monkeypatch.setattr(Material, "fitted", replace(fitted, stage="uniform", steps=steps))
     assert "plain mean ships" in caption()
 
 
