@@ -80,6 +80,7 @@ TRAINING = (
     Target(4, "training", "efficiency", "a training epoch over the bare network, Unet/resnet18", least=0.95, unit="x"),
     Target(4, "training", "efficiency_ce", "the same over a bare loop with cross-entropy alone", unit="x"),
     Target(4, "training", "vs_reference_loop", "against the reference's loop", least=2, unit="x"),
+    Target(4, "training", "compile_gain", "a training epoch with train.compile, against without", unit="x"),
     Target(4, "training", "resume_identical", "killed runs that end with the same weights and log", least=1, unit="%",
            per="resume_tries"),
     Target(4, "training", "resume_tries", "runs killed", least=20),
@@ -92,6 +93,8 @@ TRAINING = (
            device="cuda"),
     Target(10, "training", "efficiency_segformer_b5", "GPU: the same, Segformer/mit_b5 (85 M parameters)", unit="x",
            device="cuda"),
+    *(Target(4, "training", f"compile_gain_{model}", f"GPU: {model} with train.compile, against without", unit="x",
+             device="cuda") for model in ("unet_r18", "upp_b4", "segformer_b5")),
     Target(4, "training", "vs_reference_loop", "GPU: against the reference's loop", least=3, unit="x", device="cuda"),
 )  # fmt: skip
 

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data import DataLoader, Dataset
 
 from base.command import add_json, run, write_figures
@@ -93,12 +94,17 @@ def make_bench(experiment_run: Run, device: torch.device) -> Bench:
     return Bench(setup, batch, image_NCHW, batch.target_NHW.to(device, torch.int64))
 
 
-def epoch(bench: Bench) -> None:
-    """One epoch of the member, as `pipeline.train` trains it; without the checkpoint, which comes once a minute."""
+def epoch(bench: Bench, network: nn.Module | None = None) -> None:
+    """One epoch of the member, as `pipeline.train` trains it; without the checkpoint, which comes once a minute.
+
+    Args:
+        network: the member's, compiled; None: as it is.
+    """
     setup = bench.setup
+    network = setup.state.network if network is None else network
     setup.state.epoch, setup.state.micro_step = 0, 0
     with open(os.devnull, "w") as nothing, redirect_stdout(nothing), TrainProgress("", 1, 0) as progress:
-        fit(setup.plan, setup.state, setup.state.network, setup.loader, setup.batches, setup.preparation, setup.loss_fn,
+        fit(setup.plan, setup.state, network, setup.loader, setup.batches, setup.preparation, setup.loss_fn,
             None, lambda state: None, lambda state: None, StopRequest(), progress)  # fmt: skip
     synchronise(bench.device)
 
@@ -127,6 +133,19 @@ def efficiency(bench: Bench, suffix: str) -> dict[str, float]:
     figures = {f"efficiency{suffix}": ratios(f"efficiency of {model}", ours, theirs)}
     plain = partial(bare, bench, nn.CrossEntropyLoss())
     return figures | {f"efficiency_ce{suffix}": ratios("  over a bare loop with cross-entropy alone", ours, plain)}
+
+
+def compile_gain(bench: Bench, suffix: str) -> dict[str, float]:
+    """Speed of the member's epoch with `train.compile` over its speed without; nothing where no compiler is found."""
+    compiled = partial(epoch, bench, torch.compile(bench.setup.state.network))
+    try:
+        first_s = seconds(compiled)
+    except TorchDynamoException as error:
+        print(f"  train.compile is not measured: {type(error).__name__}; it needs a C++ compiler", flush=True)
+        return {}
+    figures = {f"compile_gain{suffix}": ratios("  with train.compile, over without", compiled, partial(epoch, bench))}
+    print(f"  its first epoch of {STEPS[bench.device.type]} steps, compiled in it: {first_s:.0f} s", flush=True)
+    return figures
 
 
 def breakdown(bench: Bench) -> None:
@@ -232,6 +251,7 @@ def speeds(folder: Path, name: str) -> dict[str, float]:
         bench = make_bench(experiment_run, device)
         figures |= efficiency(bench, suffix)
         breakdown(bench)
+        figures |= compile_gain(bench, suffix)
         save_s = seconds(lambda bench=bench: bench.setup.state.save(folder / "last.pt", {}))
         print(f"  a checkpoint, once in {bench.setup.plan.checkpoint_s:.0f} s: {save_s:.2f} s", flush=True)
         if "vs_reference_loop" not in figures:

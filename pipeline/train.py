@@ -11,9 +11,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 
 from base.command import run as run_command
 from base.command import stage_parser
+from base.errors import UserError
 from base.files import clear_aside, whole_file, write_text
 from base.locks import held
 from config import Member, Run, load_experiment, open_run
@@ -38,7 +40,7 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     """Train a member to its end, from `last.pt` if there is one; return its folder.
 
     Raises:
-        UserError: folds that fail their audit, a network that cannot be built, a loss that is not finite.
+        UserError: folds that fail their audit, a network that cannot be built or compiled, a loss that is not finite.
         Stopped: `stop` was asked for; `last.pt` holds everything that is done.
     """
     folder = run.member_dir(member)
@@ -77,7 +79,10 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
         curves = stack.enter_context(Curves(folder / "tensorboard", state.log)) if train.tensorboard else None
         progress = stack.enter_context(TrainProgress(str(member), train.epochs, state.epoch, curves))
         scored = validate if len(setup.val_N) else None
-        fit(plan, state, compiled, loader, batches, preparation, loss_fn, scored, save, save_best, stop, progress)
+        try:
+            fit(plan, state, compiled, loader, batches, preparation, loss_fn, scored, save, save_best, stop, progress)
+        except TorchDynamoException as error:
+            raise UserError(f"{member}: {_uncompiled(error)}") from error
 
     write_weights(folder, "last", state.network)
     for kind, averaged in state.averages.networks().items():
@@ -88,6 +93,15 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     run.finish(folder, run.member_keys(member.model), run.member_inputs(), outputs)
     (folder / "last.pt").unlink()  # three times the weights' size, and nothing will go on from it
     return folder
+
+
+def _uncompiled(error: TorchDynamoException) -> str:
+    cause = getattr(error, "inner_exception", error)  # what torch wrapped of the compiler's own
+    said = next(iter(str(cause).splitlines()), "")
+    return (
+        f"the network cannot be compiled here: {type(cause).__name__}: {said}. torch.compile needs a C++ compiler on a "
+        "CPU, and triton with a C compiler on a GPU: install them, or set train.compile to false"
+    )
 
 
 def clear_killed(folder: Path) -> None:

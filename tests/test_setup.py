@@ -208,6 +208,18 @@ def test_a_compiled_network_is_trained_and_its_weights_have_the_same_names(tmp_p
         torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-4)
 
 
+def test_a_network_that_cannot_be_compiled_is_the_users_to_mend(tmp_path, monkeypatch):
+    def no_compiler(graph, example_inputs):
+        raise FileNotFoundError("no C++ compiler")
+
+    compiler = torch.compile
+    monkeypatch.setattr(train.torch, "compile", lambda network: compiler(network, backend=no_compiler))
+    run = run_of(tmp_path, compile=True)
+    with pytest.raises(UserError, match=r"cannot be compiled here: .*no C\+\+ compiler.*set train.compile to false"):
+        trained(run)
+    assert not list(run.member_dir(member_of(run)).rglob("*.safetensors"))
+
+
 def test_averaged_weights_have_the_statistics_of_the_training_tiles_as_they_are(tmp_path):
     run = run_of(tmp_path, ema={"decay": 0.5}, augment=[{"name": "band_gain", "p": 1.0, "params": {"gain": 0.5}}])
     member = member_of(run)
