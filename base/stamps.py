@@ -31,8 +31,9 @@ class Stamp:
             for key in sorted(self.keys.keys() | keys.keys())
             if self.keys.get(key) != keys.get(key)
         ]
-        changed += [f"{name} has other content" for name in inputs if self.inputs.get(name) != inputs[name]]
-        return changed
+        gone = [f"{name} is no part of it any more" for name in sorted(self.inputs.keys() - inputs.keys())]
+        other = [f"{name} has other content" for name in inputs if self.inputs.get(name) != inputs[name]]
+        return changed + gone + other
 
 
 def stamp_path(artifact: Path, is_folder: bool) -> Path:

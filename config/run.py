@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from base.errors import UserError, listed
-from base.files import write_text
+from base.files import hash_file, write_text
 from base.stamps import Stamp, hash_files, read_stamp, stamp_path, write_stamp
 from config.experiment import Experiment, flat
 from config.training import Model, Train
@@ -58,12 +58,18 @@ class Run:
         return self.dir / "folds.csv"
 
     @property
-    def oof_csv(self) -> Path:
-        return self.dir / "oof.csv"
-
-    @property
     def blend_dir(self) -> Path:
         return self.dir / "blend" / self.experiment.blend.name
+
+    @property
+    def oof_csv(self) -> Path:
+        """The OOF table of this blend and its models."""
+        return self.blend_dir / "oof.csv"
+
+    @property
+    def last_oof_csv(self) -> Path:
+        """A copy of that of the blend that was scored last: where people look, and nothing else reads."""
+        return self.dir / "oof.csv"
 
     @property
     def zip_path(self) -> Path:
@@ -157,10 +163,12 @@ class Run:
         write_stamp(stamp_path(artifact, is_folder), Stamp(keys, inputs, hash_files(outputs)))
 
     def is_fresh(self, artifact: Path, keys: dict[str, Any], inputs: dict[str, str], is_folder: bool = True) -> bool:
-        """Whether the artifact is whole and would come out the same now."""
+        """Whether the artifact is whole, a file as it was written, and would come out the same now."""
         stamp = read_stamp(stamp_path(artifact, is_folder))
         whole = stamp is not None and stamp.finished and artifact.exists()
-        return whole and not stamp.differences(keys, inputs)
+        if not whole or stamp.differences(keys, inputs):
+            return False
+        return is_folder or stamp.outputs.get(artifact.name) == hash_file(artifact)
 
     def stale_members(self) -> dict[Member, list[str]]:
         """Members, finished or begun, that would come out different now, each with what differs."""
@@ -168,7 +176,8 @@ class Run:
         stale = {}
         for member in self.members():
             stamp = read_stamp(stamp_path(self.member_dir(member), is_folder=True))
-            changed = stamp.differences(self.member_keys(member.model), inputs) if stamp else []
+            # A table that is not there is made again before it is compared.
+            changed = stamp.differences(self.member_keys(member.model), stamp.inputs | inputs) if stamp else []
             if changed:
                 stale[member] = changed
         return stale

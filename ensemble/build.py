@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from base.errors import UserError
+from base.errors import UserError, refuse_all
 from base.files import hash_file, read_json, whole_folder, write_json
+from base.stamps import read_stamp, stamp_path
+from base.tables import read_csv
 from config import Run
 from config.ensemble import PLAIN_MEAN, Blend
 from ensemble.evidence import Estimate, Tally
@@ -28,6 +30,7 @@ from ensemble.sample import draw_sample
 from ensemble.stores import OofStores, blended_models, oof_stores
 from ensemble.worth import calibration_errors, error_correlation, model_worth
 from folds.tiles import read_tiles
+from pipeline.finished import weights_hash
 from pipeline.store import MANIFEST
 
 BLEND, STEPS, CANDIDATES, MODELS, ERRORS, GROUPS = (
@@ -123,11 +126,25 @@ def read_blend(run: Run) -> RunBlend:
         stage=values["stage"],
         groups=values["groups"],
         honest_conf_CC=np.array(values["honest_confusion"]),
-        steps=pd.read_csv(folder / STEPS),
-        candidates=pd.read_csv(folder / CANDIDATES),
-        models=pd.read_csv(folder / MODELS),
-        errors=pd.read_csv(folder / ERRORS, index_col=0),
+        steps=read_csv(folder / STEPS),
+        candidates=read_csv(folder / CANDIDATES),
+        models=read_csv(folder / MODELS),
+        errors=read_csv(folder / ERRORS, index_col=0),
     )
+
+
+def refuse_outdated(run: Run) -> None:
+    """For whoever labels with the run's blend as it is: its members must be those that it was fitted on.
+
+    OOF stores that are gone are not asked for: labels need them no more.
+
+    Raises:
+        UserError: says which members were trained, or have predicted, anew.
+    """
+    stamp = read_stamp(stamp_path(run.blend_dir, is_folder=True))
+    _, inputs = _made_from(run)
+    changed = stamp.differences(stamp.keys, stamp.inputs | inputs) if stamp else ["its fit was not finished"]
+    refuse_all(f"{run.blend_dir}: fit it anew (python -m ensemble.blend --config FILE)", changed)
 
 
 def shipping_stage(scored: dict[str, Scored], settings: Blend) -> str:
@@ -198,6 +215,8 @@ def _made_from(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     members = [member for model in blended_models(run) for member in run.members(model) if member.fold is not None]
     manifests = {str(member): run.oof_store(member) / MANIFEST for member in members}
     inputs = {name: hash_file(path) for name, path in manifests.items() if path.exists()}
+    weights = {f"{member} weights": weights_hash(run, member) for member in members}
+    inputs |= {name: found for name, found in weights.items() if found is not None}
     return keys, inputs | run.member_inputs()
 
 

@@ -16,6 +16,7 @@ from rich.table import Table
 from base.command import add_json, write_figures
 from base.command import run as run_command
 from base.errors import UserError, listed
+from base.tables import read_csv
 from ensemble.build import GROUPS, STEPS, read_groups
 from ensemble.evidence import Estimate, Tally, gain, score
 
@@ -43,7 +44,7 @@ def read_compared(operand: str) -> Compared:
         there = sorted(path.parent.name for path in (Path(run_dir) / "blend").glob(f"*/{GROUPS}"))
         known = f"; it has {listed(there)}" if there else ""
         raise UserError(f"{operand}: no blend at {folder}{known}. Run: python -m ensemble.blend --config FILE")
-    steps = pd.read_csv(folder / STEPS)
+    steps = read_csv(folder / STEPS)
     groups, tally = read_groups(folder)
     classes = steps.columns[steps.columns.get_loc("ece") + 1 :].tolist()
     return Compared(operand, classes, groups, tally, float(steps.miou_in_sample[steps.ships].iloc[0]))

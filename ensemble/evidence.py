@@ -148,6 +148,16 @@ def score(of: Tally, measure: Measure = "miou", draws: int = DRAWS) -> Estimate:
     return _estimate(value, np.asarray(mean_over_classes(iou_DC)), CONFIDENCE)
 
 
+def class_intervals(of: Tally, draws: int = DRAWS) -> np.ndarray:
+    """(C, 2) interval of each class's IoU, from draws whose truth holds it; NaN for a class that the truth lacks."""
+    iou_DC = _resampled_iou(of, draws)
+    there_C = ~np.isnan(iou_DC).all(0)
+    interval_C2 = np.full((iou_DC.shape[1], 2), np.nan)
+    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
+    interval_C2[there_C] = np.nanquantile(iou_DC[:, there_C], tails, axis=0).T
+    return interval_C2
+
+
 def gain(after: Tally, before: Tally, measure: Measure = "miou", tried: int = 1, draws: int = DRAWS) -> Estimate:
     """How much better `after` is than `before` on the same groups. The same draws for both: differences are paired.
 

@@ -64,37 +64,48 @@ class Step:
     """What is scored in a candidate's place, where its worth shows only together with a later step."""
 
 
-def fit_blend(sample: Sample, settings: Blend) -> Fit:
-    """Fit all steps. With a single fold in the sample there is no evidence, and `auto` leaves every step out."""
+def fit_blend(sample: Sample, settings: Blend, ask: bool = True, temperatures: str | None = None) -> Fit:
+    """Fit all steps.
+
+    Args:
+        ask: for evidence, of which there is none with a single fold in the sample; without it `auto` leaves every step
+            out.
+        temperatures: see `steps`.
+    """
     blend = uniform_blend(sample.classes, sample.models)
     stages = {"uniform": blend}
     choices: list[Choice] = []
-    folds = sample.folds if len(sample.folds) > 1 else []
+    folds = sample.folds if ask and len(sample.folds) > 1 else []
     blends = dict.fromkeys([*folds, None], blend)  # fold -> fitted without it; None: on everything
-    plan = steps(sample, settings)
+    plan = steps(sample, settings, temperatures)
     for position, step in enumerate(plan):
         if not any(len(later.kinds) > 1 for later in plan[position:]):
             blends = {None: blends[None]}  # nothing is asked any more: no need of fits without a fold
+        dropped: list[Choice] = []
         if step.name == "specialists" and settings.specialists == "auto":
-            step, asked = _drop_specialists(step, blends, sample)
-            choices += asked
+            step, dropped = _drop_specialists(step, blends, sample)
         blends, asked = _take(step, blends, sample)
-        choices += asked
+        stays = {f"specialist {specialist.name}" for specialist in blends[None].specialists}
+        choices += [replace(choice, ships=choice.step in stays) for choice in dropped] + asked
         stages[step.name] = blends[None]
     return Fit(stages, choices)
 
 
-def steps(sample: Sample, settings: Blend) -> list[Step]:
-    """The steps that the settings ask for and the sample has the models for."""
+def steps(sample: Sample, settings: Blend, temperatures: str | None = None) -> list[Step]:
+    """The steps that the settings ask for and the sample has the models for.
+
+    Args:
+        temperatures: the kind of that step, which no key of the settings names; None: as `calibration` asks.
+    """
     several = len(sample.models) > 1
     calibration, combination, weights = settings.calibration, settings.combination, settings.weights
     plan = []
     if several:
-        temperatures = {"none": ["none"], "auto": ["none", "tempered"]}.get(calibration, ["tempered"])
+        asked = {"none": ["none"], "auto": ["none", "tempered"]}.get(calibration, ["tempered"])
         if weights != "uniform":
             plan.append(Step("members", "miou", ["telling"], _leave_out_noise))
         plan += [
-            Step("temperatures", "nll", temperatures, _fit_temperatures),
+            Step("temperatures", "nll", [temperatures] if temperatures else asked, _fit_temperatures),
             Step("weights", "miou", _kinds(weights, ["uniform", "greedy", "direct", "per_class"]), _fit_weights),
             # After the weights, which it fits anew: gmean is judged by what good weights make of it.
             Step("combination", "miou", _kinds(combination, ["mean", "gmean"]), _fit_combination),
@@ -167,8 +178,8 @@ def _try(
 
 
 def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample: Sample) -> tuple[Step, list[Choice]]:
-    """The step without those specialists that add nothing to the others, and what speaks for each; beside it, for
-    comparison, what the plain rule would bring that lets each win above a threshold."""
+    """The step without those specialists that add nothing to the others, and what speaks for each, which ship only if
+    the step does; beside it, for comparison, what the plain rule would bring that lets each win above a threshold."""
     folds = [fold for fold in blends if fold is not None]
     names = tuple(sample.specialists)
     if len(folds) < 2:
@@ -182,7 +193,7 @@ def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample:
     _, tallies = _try(replace(step, kinds=[*sets, "override"], fit=fit), blends, sample, folds)
     gains = {name: gain(tallies["all"], tallies[name], step.measure) for name in names}
     kept = tuple(name for name in names if gains[name].value > 0)
-    choices = [Choice(f"specialist {name}", "evidence", step.measure, gains[name], name in kept) for name in names]
+    choices = [Choice(f"specialist {name}", "evidence", step.measure, gains[name], ships=False) for name in names]
     overridden = gain(tallies["override"], tallies["none"], step.measure)
     choices.append(Choice("specialists", "override", step.measure, overridden, ships=False))
     return replace(step, fit=partial(_fit_specialists, names=kept)), choices

@@ -50,11 +50,21 @@ class Scored:
         return gain(self.honest, other.honest)
 
 
-def fit_honestly(sample: Sample, settings: Blend, threads: int | None = None) -> HonestFit:
-    """Fit on the whole sample and without each of its folds."""
+def fit_honestly(
+    sample: Sample, settings: Blend, temperatures: str | None = None, threads: int | None = None
+) -> HonestFit:
+    """Fit on the whole sample and without each of its folds.
+
+    With two folds a fit without one has no evidence; so the whole one asks for none either, or what ships would have
+    chosen where nothing that is scored could.
+
+    Args:
+        temperatures: that step's kind, "none" or "tempered"; None: as `settings.calibration` asks.
+    """
+    ask = len(sample.folds) > 2
 
     def fit(fold: int | None) -> Fit:
-        return fit_blend(sample if fold is None else sample.without(fold), settings)
+        return fit_blend(sample if fold is None else sample.without(fold), settings, ask, temperatures)
 
     keys = [None, *sample.folds]
     fits = in_threads(fit, keys, threads)

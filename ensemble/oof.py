@@ -3,6 +3,7 @@
 Members that have predicted with other weights or views too stand beside those that the blend is of.
 """
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from base.command import run as run_command
 from base.errors import UserError
 from base.files import hash_file, whole_file
 from base.progress import track
+from base.tables import read_csv
 from config import Member, Run, load_experiment, open_run
 from config.data import IGNORE_INDEX, OOF_COLUMNS
 from config.ensemble import Predict
@@ -33,8 +35,11 @@ SCORES = OOF_COLUMNS[7:]
 """miou, miou_low, miou_high, miou_in_sample"""
 
 
-def oof_table(run_dir: str | Path) -> pd.DataFrame:
-    """The OOF table of a finished run's folder, as its `oof.csv` holds it: for notebooks.
+def oof_table(folder: str | Path) -> pd.DataFrame:
+    """The OOF table of a finished run, as its `oof.csv` holds it: for notebooks.
+
+    Args:
+        folder: the run's, `runs/NAME`, for the blend that was scored last; or a blend's, `runs/NAME/blend/BLEND`.
 
     Returns:
         A row per member, model, specialist, step and blend (`kind`); kind `variant` are members and models with
@@ -46,16 +51,20 @@ def oof_table(run_dir: str | Path) -> pd.DataFrame:
     Raises:
         UserError: no table there yet.
     """
-    path = Path(run_dir) / "oof.csv"
+    path = Path(folder) / "oof.csv"
     if not path.exists():
+        record = Path(folder) / "experiment.yaml"
         raise UserError(
-            f"{path}: no OOF table yet. Run: python -m ensemble.oof --config {Path(run_dir)}/experiment.yaml"
+            f"{path}: no OOF table yet. Run: python -m ensemble.oof --config {record if record.exists() else 'FILE'}"
         )
-    return pd.read_csv(path).astype({"fold": "Int64", "seed": "Int64"})
+    return read_csv(path).astype({"fold": "Int64", "seed": "Int64"})
 
 
 def make_table(run: Run, built: RunBlend | None = None) -> pd.DataFrame:
-    """Write `oof.csv` unless it holds already; return the table. Fits the blend if that is not done yet."""
+    """Write the blend's `oof.csv` unless it holds already, and the run's copy of it; return the table.
+
+    Fits the blend if that is not done yet.
+    """
     built = built or build_blend(run)
     variants = other_variants(run)
     inputs = {
@@ -64,8 +73,15 @@ def make_table(run: Run, built: RunBlend | None = None) -> pd.DataFrame:
         for member in _members(run)
     }
     inputs[STEPS] = hash_file(run.blend_dir / STEPS)
-    if run.is_fresh(run.oof_csv, run.blend_keys, inputs, is_folder=False):
-        return oof_table(run.dir)
+    if not run.is_fresh(run.oof_csv, run.blend_keys, inputs, is_folder=False):
+        _write_table(run, built, variants, inputs)
+    if not run.last_oof_csv.exists() or run.last_oof_csv.read_bytes() != run.oof_csv.read_bytes():
+        with whole_file(run.last_oof_csv) as aside:
+            shutil.copyfile(run.oof_csv, aside)
+    return oof_table(run.blend_dir)
+
+
+def _write_table(run: Run, built: RunBlend, variants: list[Run], inputs: dict[str, str]) -> None:
     others = [row | {"kind": "variant"} for each in variants for row in score_members(each)]
     rows = [*score_members(run), *others, *blend_rows(run, built)]
     columns = [*OOF_COLUMNS, *(spec.name for spec in run.experiment.data.classes)]
@@ -73,7 +89,6 @@ def make_table(run: Run, built: RunBlend | None = None) -> pd.DataFrame:
     with whole_file(run.oof_csv) as aside:
         table.to_csv(aside, index=False)
     run.finish(run.oof_csv, run.blend_keys, inputs, [run.oof_csv], is_folder=False)
-    return oof_table(run.dir)
 
 
 def other_variants(run: Run) -> list[Run]:
@@ -196,7 +211,7 @@ def main(argv: list[str] | None = None) -> None:
     console = Console(width=100)
     show_models(table, console)
     show_blend(built, console)
-    print(run.oof_csv)
+    print(run.last_oof_csv)
 
 
 if __name__ == "__main__":

@@ -49,28 +49,30 @@ class PatchTable:
 def fit_postprocess(fits: HonestFit, source: OofSource, settings: Blend) -> HonestFit:
     """The fits with a last stage "postprocess". Each one's sizes come from tiles of its own folds alone.
 
-    The evidence of a fit: sizes fitted without one more fold, on labels of the same blend, are scored on that fold.
+    The evidence of a fit: sizes fitted without one more fold, on labels of the same blend, are scored on that fold. As
+    in `fit_honestly`, nothing is asked with two folds.
     """
     if settings.postprocess == "none":
         return fits
     tiles = np.unique(np.linspace(0, len(source.fold_N) - 1, TILES).round().astype(int))
     tiles = np.argsort(source.fold_N, kind="stable")[tiles]  # evenly from every fold
-    whole = _with_sizes(fits.whole, source, tiles, settings)
+    ask = len(fits.without) > 2
+    whole = _with_sizes(fits.whole, source, tiles, settings, ask)
     without = {
-        fold: _with_sizes(fit, source, tiles[np.asarray(source.fold_N)[tiles] != fold], settings)
+        fold: _with_sizes(fit, source, tiles[np.asarray(source.fold_N)[tiles] != fold], settings, ask)
         for fold, fit in fits.without.items()
     }
     return HonestFit(whole, without)
 
 
-def _with_sizes(fit: Fit, source: OofSource, tiles: np.ndarray, settings: Blend) -> Fit:
+def _with_sizes(fit: Fit, source: OofSource, tiles: np.ndarray, settings: Blend, ask: bool) -> Fit:
     blend = fit.blend
     base, table = _count(blend, source, tiles)
     fold_T = np.asarray(source.fold_N)[tiles]
     order = class_order(blend.classes)
     choices = []
     ships = settings.postprocess == "clean"
-    if not ships and len(np.unique(fold_T)) > 1:
+    if not ships and ask and len(np.unique(fold_T)) > 1:
         after = base.copy()
         for fold in np.unique(fold_T):
             held_out = np.flatnonzero(fold_T == fold)

@@ -7,7 +7,7 @@ from base.command import run as run_command
 from base.command import stage_parser
 from config import Run, load_experiment, open_run
 from ensemble.apply import apply_blend
-from ensemble.build import read_blend
+from ensemble.build import read_blend, refuse_outdated
 from ensemble.fitted import FittedBlend
 from folds.classes import ClassTable
 from pipeline.device import pick_device, set_up_cpu
@@ -71,6 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     named = [f"blend.name={args.name}"] if args.name else []
     run = open_run(load_experiment(args.config, [*args.overrides, *named]))
     blend = read_blend(run).blend
+    refuse_outdated(run)
     set_up_cpu(run.experiment)
     count = label_by_blend(run, blend, wanted_of(args), pick_device(run.experiment.jobs))
     print(f"{args.out}: {count} images by blend {run.experiment.blend.name!r} of {', '.join(blend.models)}")

@@ -16,7 +16,7 @@ from ensemble.fitted import FittedBlend, FittedSpecialist
 from ensemble.sample import Sample
 
 LEAST_SHARE = 0.02
-THRESHOLDS = np.linspace(0.98, 0.1, 45)  # falling: ever more pixels are overridden
+THRESHOLDS = np.append(1.0, np.linspace(0.98, 0.1, 45))  # falling: no pixel is overridden, then ever more
 
 
 def fit_evidence(blend: FittedBlend, sample: Sample, names: Sequence[str]) -> FittedBlend:
@@ -50,7 +50,7 @@ def fit_override(blend: FittedBlend, sample: Sample, names: Sequence[str]) -> Fi
         )
         chosen = int(np.argmax(miou_B))
         over_P = evidence_P > THRESHOLDS[chosen]
-        if over_P.any() and miou_B[chosen] > miou_B[0]:
+        if over_P.any():
             fitted = replace(
                 fitted,
                 specialists=(*fitted.specialists, replace(specialist, threshold=float(THRESHOLDS[chosen]))),

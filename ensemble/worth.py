@@ -34,15 +34,20 @@ def calibration_errors(fits: HonestFit, sample: Sample) -> dict[str, float]:
 
 
 def model_worth(run: Run, sample: Sample, blend: FittedBlend, settings: Blend) -> pd.DataFrame:
-    """A row per model of all classes and per specialist: what the honest score loses without it, and what it costs."""
+    """A row per model of all classes and per specialist: what the honest score loses without it, and what it costs.
+
+    A model that the blend has left out is worth 0 to it, by definition.
+    """
     fixed = same_kinds(blend, settings)
+    temperatures = blend.kinds.get("temperatures", "none")
+    blended = sample.of_models(blend.models)
     with_it = dict(zip(blend.models, np.mean(blend.weight_MC, axis=1), strict=True))
     share = {specialist.name: specialist.share for specialist in blend.specialists}
     names = (*sample.models, *sample.specialists)
-    asked = [name for name in names if sample.models != (name,)]  # nothing is left without the only model
-    everything = honest_tally(sample, fixed)
-    worth = {
-        name: gain(everything, honest_tally(sample.without_models([name]), fixed))
+    asked = [name for name in (*blended.models, *sample.specialists) if blended.models != (name,)]  # not the only model
+    everything = honest_tally(blended, fixed, temperatures)
+    worth = dict.fromkeys(set(sample.models) - set(blend.models), Estimate(0.0, 0.0, 0.0)) | {
+        name: gain(everything, honest_tally(blended.without_models([name]), fixed, temperatures))
         for name in track(asked, "worth of models")
     }
     seconds, counts = seconds_per_1000_tiles(run), member_counts(run)
@@ -71,9 +76,9 @@ def same_kinds(blend: FittedBlend, settings: Blend) -> Blend:
     return settings.model_copy(update=PLAIN_MEAN | taken | {"postprocess": "none"})
 
 
-def honest_tally(sample: Sample, settings: Blend) -> Tally:
+def honest_tally(sample: Sample, settings: Blend, temperatures: str | None = None) -> Tally:
     """The counts of a whole fit on folds that it was not fitted on, estimated from the sample."""
-    fits = fit_honestly(sample, settings)
+    fits = fit_honestly(sample, settings, temperatures)
     return score_sample(fits, sample)[fits.stages[-1]].honest
 
 

@@ -1,6 +1,8 @@
 """The report of a run: one HTML file to look at, and its figures as PNG -> `runs/<name>/report.html`, `report/`."""
 
 from datetime import UTC, datetime
+from glob import escape, glob
+from pathlib import Path
 from typing import Any
 
 from base.command import run as run_command
@@ -39,9 +41,9 @@ def summary(material: Material) -> Facts:
     run = material.run
     items = []
     try:
-        table = oof_table(run.dir)
+        table = oof_table(run.blend_dir)
         blend = table[table.kind == "blend"].iloc[-1]
-        between = f"{blend.miou_low:.3f} to {blend.miou_high:.3f}, " if "miou_low" in table else ""
+        between = f"{blend.miou_low:.3f} to {blend.miou_high:.3f}, "
         items.append((f"{blend.miou:.4f}", "OOF mIoU of the blend", f"{between}{int(blend.tiles):,} tiles"))
     except UserError:
         items.append(("–", "OOF mIoU of the blend", "not there yet"))
@@ -78,22 +80,29 @@ def holds(run: Run) -> bool:
 
 
 def report_keys(run: Run) -> dict[str, Any]:
-    return run.folds_keys | run.blend_keys
+    return run.folds_keys | run.blend_keys | {"data.test_masks": run.experiment.data.test_masks}
 
 
 def report_inputs(run: Run) -> dict[str, str]:
     """Hashes of all that the report is drawn from, large files by their manifests."""
-    names = ["tiles.csv", "folds.csv", "check.csv", "leak.json", "oof.csv", "jobs.csv"]
+    names = ["tiles.csv", "folds.csv", "check.csv", "leak.json", "jobs.csv"]
     paths = [run.dir / name for name in names]
     paths += [run.zip_path, receipt_path(run.zip_path), ledger_path(run.experiment)]
     inputs = {"code": code_version()} | hash_files(paths)
     for pattern in ("members/*/*/log.csv", "members/*/*/oof-*/manifest.json", "test/*/manifest.json", "mosaic/*.png",
                     f"blend/{run.experiment.blend.name}/*"):  # fmt: skip
-        found = [path for path in sorted(run.dir.glob(pattern)) if path.is_file()]
-        inputs[pattern] = hash_value(
-            [[str(path.relative_to(run.dir)), path.stat().st_size, path.stat().st_mtime_ns] for path in found]
-        )
+        inputs[pattern] = _listing(run.dir, pattern)
+    data = run.experiment.data
+    if data.test_masks:
+        inputs["data.test_masks"] = _listing(Path(data.root), escape(data.test_masks).format(name="*"))
     return inputs
+
+
+def _listing(folder: Path, pattern: str) -> str:
+    """A hash of names, sizes and times of the files that match: their contents may be gigabytes."""
+    found = [name for name in sorted(glob(pattern, root_dir=folder)) if (folder / name).is_file()]
+    stats = [(folder / name).stat() for name in found]
+    return hash_value([[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(found, stats, strict=True)])
 
 
 def main(argv: list[str] | None = None) -> None:

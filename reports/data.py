@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from base.command import run as run_command
+from base.tables import read_csv
 from pipeline.pack import full_scale
 from reports.alone import section_command
 from reports.figures import ACCENT, ACCENT2, GRID, INK, MUTED, WIDTH, canvas, finish, look, name_axis, unit
@@ -238,7 +239,7 @@ def _audit(material: Material) -> list[Part]:
     path = material.run.dir / "check.csv"
     if not path.exists():
         return [Note("No audit of the data yet. Run: python -m folds.check --config FILE", "missing")]
-    found = pd.read_csv(path, dtype=str).fillna("")
+    found = read_csv(path, dtype=str).fillna("")
     if found.empty:
         return [Note("The audit (folds.check) found nothing to remark.")]
     return [TableView("audit", "Findings of the audit", found, caption="What python -m folds.check found.")]

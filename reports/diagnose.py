@@ -127,7 +127,7 @@ def predictions_of(run: Run, zip_path: Path) -> Predictions:
     miou = mean_iou(sum(confusion(index_HW, oof.truth(i), len(oof.classes)) for i, (_, index_HW) in labelled))
     if not np.isclose(miou, receipt["oof_miou"], rtol=0, atol=1e-9):  # a csv on the way may cost the last digit
         changed.append(f"OOF mIoU {receipt['oof_miou']:.4f} -> {miou:.4f}")
-    table = oof_table(run.dir)
+    table = oof_table(run.blend_dir)
     members = table[(table.kind == "member") & table.fold.notna()]
     return Predictions(
         changed=[change for change in changed if not change.startswith("code_version ")],

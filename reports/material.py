@@ -14,6 +14,7 @@ from ensemble.build import BLEND, RunBlend, read_blend
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
 from folds.classes import ClassTable
+from folds.folds_csv import read_folds
 from folds.tiles import hist_of, read_tiles
 from pipeline.pack import Pack, open_pack
 from pipeline.store import MANIFEST
@@ -71,10 +72,7 @@ class Material:
     @cached_property
     def fold_N(self) -> np.ndarray:
         """Fold of each train tile, in the pack's order."""
-        path = self.run.folds_csv
-        if not path.exists():
-            raise UserError(f"{path}: no folds yet. Run: python -m folds.assign --config FILE")
-        folds = pd.read_csv(path, dtype={"name": str}, keep_default_na=False).set_index("name").fold
+        folds = read_folds(self.run.folds_csv).set_index("name").fold
         return folds.loc[self.train.name].to_numpy(np.int64)
 
     @cached_property
@@ -95,11 +93,9 @@ class Material:
     @cached_property
     def fitted(self) -> RunBlend | None:
         """The blend as `ensemble.blend` left it; None: not fitted yet, or of models that are no longer blended."""
-        if not (self.run.blend_dir / BLEND).exists():
-            return None
         try:
             fitted = read_blend(self.run)
-        except (KeyError, TypeError):  # written by another version of the program; ensemble.blend makes it anew
+        except UserError:  # none yet, or of another version; ensemble.blend makes it anew
             return None
         specialists = {specialist.name for specialist in fitted.blend.specialists}
         known = set(fitted.blend.models) <= set(self.oof.models) and specialists <= self.oof.specialists.keys()

@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 
 from base.command import run as run_command
-from ensemble.evidence import CONFIDENCE, DRAWS, Estimate, Tally, score
+from ensemble.evidence import CONFIDENCE, Estimate, Tally, class_intervals, score
 from ensemble.oof import oof_table
-from folds.metrics import iou_of_counts
 from reports.alone import section_command
 from reports.figures import ACCENT, ACCENT2, GRID, HEAT, MUTED, SERIES, WIDTH, canvas, finish, look, name_axis, text_on
 from reports.look import OofLook, expected_calibration_error, tally_by_group
@@ -18,7 +17,7 @@ from reports.steps import blend_steps, model_worth, specialists_part
 
 
 def section(material: Material) -> Section:
-    table = oof_table(material.run.dir)
+    table = oof_table(material.run.blend_dir)
     seen, names = material.look, material.classes.names
     group_n = material.oof.group_N[seen.tile_n][seen.drawn_n]
     blend = tally_by_group(np.stack([tile.conf_CC for tile in seen.drawn()]), group_n)
@@ -73,18 +72,6 @@ def blend_scores(material: Material, table: pd.DataFrame, sampled: Tally) -> Ble
 
 def interval_text(estimate: Estimate) -> str:
     return f"{estimate.low:.3f} to {estimate.high:.3f} with {CONFIDENCE:.0%} confidence"
-
-
-def class_intervals(tally: Tally, draws: int = DRAWS) -> np.ndarray:
-    """(C, 2) percentile interval of each class's IoU over resampled groups; NaN where a class is in no draw."""
-    num_groups = len(tally.hit_GC)
-    times_DG = np.random.default_rng(0).multinomial(num_groups, np.full(num_groups, 1 / num_groups), draws)
-    iou_DC = iou_of_counts(times_DG @ tally.hit_GC, times_DG @ tally.union_GC)
-    tails = [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2]
-    there_C = ~np.isnan(iou_DC).all(0)
-    interval_C2 = np.full((iou_DC.shape[1], 2), np.nan)
-    interval_C2[there_C] = np.nanquantile(iou_DC[:, there_C], tails, axis=0).T
-    return interval_C2
 
 
 def draw_iou(models: pd.DataFrame, blend: BlendScores, interval_C2: np.ndarray) -> Figure:
@@ -196,7 +183,7 @@ def draw_reliability(seen: OofLook, kinds: dict[str, str]) -> Figure:
             "too sure."
         )
         if not calibrated:
-            caption += " The blend is not calibrated: it is the plain mean."
+            caption += " The blend is not calibrated: its probabilities are those of its models, combined."
         return finish(drawn, "oof-reliability", "Can confidence be trusted?", alt, caption)
 
 

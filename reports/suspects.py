@@ -16,6 +16,7 @@ import pandas as pd
 from base.command import run as run_command
 from base.command import stage_parser
 from base.files import whole_file
+from base.tables import read_csv
 from config import Run, load_experiment
 from reports.look import OofLook, look_at_oof
 from reports.material import Material
@@ -82,7 +83,7 @@ def make_suspects(material: Material, everything: bool = False) -> tuple[pd.Data
     inputs = material.oof_inputs()
     all_keys = run.blend_keys | {"suspects.tiles": len(source.names)}
     if run.is_fresh(path, all_keys, inputs, is_folder=False):
-        return pd.read_csv(path, dtype={"name": str}), len(source.names)
+        return read_csv(path, dtype={"name": str}), len(source.names)
     seen = look_at_oof(source, material.blend_of, len(source.names)) if everything else material.look
     table = suspects_of(seen, material)
     with whole_file(path) as aside:

@@ -5,6 +5,7 @@ import pandas as pd
 
 from base.files import whole_file
 from base.progress import track
+from base.tables import read_csv
 from folds.metrics import confusion, iou_per_class, mean_over_classes
 from reports.material import Material
 from reports.tiles import labelled
@@ -22,7 +23,7 @@ def make_tile_scores(material: Material) -> pd.DataFrame:
     Raises:
         UserError: there are no out-of-fold predictions.
     """
-    run, source = material.run, material.oof
+    run = material.run
     path = run.dir / "tile_scores.csv"
     keys, inputs = run.blend_keys, material.oof_inputs()
     if not run.is_fresh(path, keys, inputs, is_folder=False):
@@ -31,9 +32,7 @@ def make_tile_scores(material: Material) -> pd.DataFrame:
             table.to_csv(aside, index=False, float_format="%.4f")
         run.finish(path, keys, inputs, [path], is_folder=False)
     texts = {"name": str, "group": str}
-    return pd.read_csv(
-        path, dtype=texts, keep_default_na=False, na_values={column: [""] for column in ("miou", *source.classes)}
-    )
+    return read_csv(path, dtype=texts)
 
 
 def tile_scores(material: Material) -> pd.DataFrame:

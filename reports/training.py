@@ -7,6 +7,7 @@ import pandas as pd
 
 from base.command import run as run_command
 from base.errors import UserError
+from base.tables import read_csv
 from config import Member, Run
 from pipeline.watch import clock, figures_in
 from reports.alone import section_command
@@ -54,14 +55,14 @@ def section(material: Material) -> Section:
 def read_log(folder: Path) -> pd.DataFrame | None:
     """epoch, lr, loss, val_miou of a member; None: not begun."""
     path = folder / "log.csv"
-    log = pd.read_csv(path) if path.exists() else None
+    log = read_csv(path) if path.exists() else None
     return None if log is None or log.empty else log
 
 
 def member_table(run: Run, logs: dict[Member, pd.DataFrame]) -> pd.DataFrame:
     jobs = _jobs(run)
     oof = (
-        pd.read_csv(run.oof_csv)
+        read_csv(run.oof_csv)
         if run.oof_csv.exists()
         else pd.DataFrame(columns=["kind", "name", "fold", "seed", "miou"])
     )
@@ -93,9 +94,7 @@ def _jobs(run: Run) -> pd.DataFrame:
     path = run.dir / "jobs.csv"
     columns = ["job", "device", "wall_s", "peak_mib"]
     return (
-        pd.read_csv(path)
-        if path.exists()
-        else pd.DataFrame(columns=columns).astype({"wall_s": float, "peak_mib": float})
+        read_csv(path) if path.exists() else pd.DataFrame(columns=columns).astype({"wall_s": float, "peak_mib": float})
     )
 
 

@@ -134,6 +134,7 @@ def test_stamp_round_trip_and_differences(tmp_path):
         "train.old 1 -> (none)",
         "folds.csv has other content",
     ]
+    assert stamp.differences({"train.lr": 0.1, "train.old": 1}, {}) == ["folds.csv is no part of it any more"]
     assert read_stamp(tmp_path / "nothing.json") is None
 
 

@@ -14,6 +14,7 @@ from rich.console import Console
 
 from base.errors import UserError
 from base.files import hash_file, read_json, write_json
+from base.stamps import stamp_path
 from config import Run, load_experiment
 from config.data import OOF_COLUMNS
 from config.ensemble import PLAIN_MEAN
@@ -22,7 +23,7 @@ from ensemble import compare as compare_command
 from ensemble import oof as oof_command
 from ensemble.apply import apply_blend
 from ensemble.blend import gain_of_fold_means, labels_of, make_again
-from ensemble.build import build_blend, candidate_table, read_blend
+from ensemble.build import build_blend, candidate_table, read_blend, refuse_outdated
 from ensemble.compare import compare
 from ensemble.oof import oof_table
 from ensemble.show import show_blend
@@ -126,6 +127,8 @@ def test_other_weights_and_views_stand_beside(played, capsys):
     assert "Weights and views" in capsys.readouterr().out
     for member in run.members():
         shutil.rmtree(plain.oof_store(member))
+    oof_command.main(["--config", str(played)])
+    pd.testing.assert_frame_equal(oof_table(run.dir), before)
 
 
 def test_the_uniform_step_is_the_mean_of_all_probabilities(played):
@@ -161,6 +164,44 @@ def test_nothing_is_fitted_twice(played, capsys):
     before = {path: path.stat().st_mtime_ns for path in files}
     blend_command.main(["--config", str(played)])
     assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+@pytest.mark.parametrize("spoil", [lambda data: data[:500], lambda data: b"another zip altogether"])
+def test_a_zip_that_is_not_what_was_written_is_written_again(played, spoil):
+    path = run_of(played).zip_path
+    before = path.read_bytes()
+    path.write_bytes(spoil(before))
+    blend_command.main(["--config", str(played)])
+    assert path.read_bytes() == before
+
+
+def test_a_model_or_seed_that_was_taken_out_is_in_no_blend(played, tmp_path):
+    """The same run and the same keys of the blend; nothing is new, only less."""
+    values = yaml.safe_load(played.read_text()) | {"runs_dir": str(tmp_path / "runs"), "zips_dir": str(tmp_path)}
+    shutil.copytree(run_of(played).dir, tmp_path / "runs" / "played")
+    values["models"] = [model for model in values["models"] if model["name"] != "two"]
+    fewer = tmp_path / "fewer.yaml"
+    fewer.write_text(yaml.safe_dump(values))
+    run = run_of(fewer)
+    assert "two" in read_blend(run).blend.models
+    blend_command.main(["--config", str(fewer)])
+    assert read_blend(run).blend.models == ("one",)
+    assert set(oof_table(run.dir).query("kind == 'model'").name) == {"one"}
+    assert set(read_json(receipt_of(fewer))["weights"]) == {"one"}
+
+
+def test_a_blend_labels_nothing_once_its_members_have_other_weights(played, tmp_path):
+    run = run_of(played, f"runs_dir={tmp_path}")
+    shutil.copytree(run_of(played).dir, run.dir)
+    refuse_outdated(run)
+    first = next(run.members())
+    shutil.rmtree(run.oof_store(first))  # labels need it no more
+    refuse_outdated(run)
+    stamp = stamp_path(run.member_dir(first), is_folder=True)
+    values = read_json(stamp)
+    write_json(stamp, values | {"outputs": values["outputs"] | {"last.safetensors": "0" * 64}})
+    with pytest.raises(UserError, match=r"fit it anew \(python -m ensemble.blend.*one/fold0-seed0 weights has other"):
+        refuse_outdated(run)
 
 
 def test_a_blend_fitted_again_is_the_same_to_the_byte(played):

@@ -11,6 +11,8 @@ from ensemble.fit import Step, _take, fit_blend, tally_sample
 from ensemble.fitted import uniform_blend
 from ensemble.honest import fit_honestly, score_sample, score_tiles
 from ensemble.sample import draw_sample
+from ensemble.source import memory_source
+from ensemble.specialists import fit_override
 from folds.metrics import confusion, mean_iou
 from tests.posteriors import random_source
 
@@ -137,3 +139,46 @@ def test_evidence_is_from_folds_that_were_not_fitted_on():
     by_kind = {choice.kind: choice for choice in fit.choices if choice.step == "weights"}
     assert by_kind["direct"].gain.value < 0.01
     assert not by_kind["per_class"].ships
+
+
+def test_with_two_folds_nothing_is_chosen_that_the_honest_score_could_not_choose():
+    sample = draw_sample(random_source(2, tiles=30, px=32, folds=2, shares=RARE), 10**6)
+    assert set(fit_blend(sample, Blend()).blend.kinds.values()) & {"vector", "miou", "bias"}  # it would, if asked
+    fits = fit_honestly(sample, Blend(), threads=1)
+    assert fits.whole.choices == []
+    for fit in (fits.whole, *fits.without.values()):
+        assert set(fit.stages.values()) == {fit.stages["uniform"]}
+
+
+def test_a_specialist_ships_only_if_its_step_does(monkeypatch):
+    source = random_source(2, tiles=30, px=32, shares=RARE, noises=(1.6,))
+    monkeypatch.setattr("ensemble.fit._choose", lambda step, tallies: (step.kinds[0], []))  # nothing pays
+    fit = fit_blend(draw_sample(source, 10**6), Blend())
+    by_name = {choice.step: choice for choice in fit.choices}
+    assert by_name["specialist rare0"].gain.value > 0
+    assert not fit.blend.specialists
+    assert not any(choice.ships for choice in fit.choices)
+
+
+def test_the_highest_threshold_may_be_the_best():
+    """A model that misses half of a class, and a specialist that is sure of just these and unsure of much else."""
+    rng = np.random.default_rng(1)
+    truth_NHW = rng.choice(3, p=[0.6, 0.3, 0.1], size=(20, 32, 32)).astype(np.uint8)
+    said_NHW = np.where((truth_NHW == 2) & (rng.random(truth_NHW.shape) < 0.5), 0, truth_NHW)
+    probs_N1CHW = np.where(said_NHW[:, None, None] == np.arange(3)[:, None, None], 235, 10).astype(np.uint8)
+    evidence_NHW = np.where(truth_NHW == 2, 255, np.where(rng.random(truth_NHW.shape) < 0.3, 128, 0)).astype(np.uint8)
+    source = memory_source(
+        probs_N1CHW, truth_NHW, np.arange(20) % 2, specialists={"sp": 2}, evidence_NSHW=evidence_NHW[:, None]
+    )
+    sample = draw_sample(source, 10**6)
+    plain = uniform_blend(sample.classes, sample.models)
+    assert tally_sample(plain, sample).miou < 0.9
+    assert tally_sample(fit_override(plain, sample, ["sp"]), sample).miou == 1
+
+
+def test_a_specialist_that_is_wrong_where_it_is_sure_overrides_nothing():
+    source = random_source(3, tiles=12, px=32, noises=(0.3,))
+    evidence_NSHW = np.where(source.truth_NHW == 0, 255, 0).astype(np.uint8)[:, None]  # of the last class
+    sample = draw_sample(replace(source, evidence_NSHW=evidence_NSHW), 10**6)
+    plain = uniform_blend(sample.classes, sample.models)
+    assert fit_override(plain, sample, ["rare0"]) == plain

@@ -1,6 +1,7 @@
 """The report: what it says, that it says what is missing, that it stands by itself, and that wrong masks are found."""
 
 import base64
+import os
 import re
 import shutil
 from dataclasses import replace
@@ -16,14 +17,16 @@ from matplotlib.colors import to_hex
 
 from config import Run, load_experiment
 from ensemble.apply import apply_blend
+from ensemble.evidence import class_intervals, tally_of_counts
+from ensemble.oof import make_table, oof_table
 from folds.landscape import make_landscape
 from reports import build, oof
+from reports.build import summary
 from reports.data import bin_edges, class_shares
 from reports.figures import DARK, HEAT, LIGHT, text_on
 from reports.folds import draw_deviation
 from reports.look import BINS, draw_tiles, expected_calibration_error, reliability_bins, tally_by_group
 from reports.material import Material
-from reports.oof import class_intervals
 from reports.page import Note, TableView
 from reports.patches import Habits, Patch, find_patches, habits_of, probability_bin, summed
 from reports.render import built
@@ -90,12 +93,30 @@ def test_a_report_that_holds_is_left_alone_and_one_that_does_not_is_made_again(p
     assert not build.make_report(played)
     assert path.stat().st_mtime_ns == before
     assert build.holds(played)
-    for name in ("jobs.csv", "oof.csv", "tiles.csv", "suspects.csv"):
-        text = (played.dir / name).read_text()
-        (played.dir / name).write_text(f"{text}\n")
+    for name in ("jobs.csv", "blend/blend/oof.csv", "tiles.csv", "suspects.csv"):
+        path = played.dir / name
+        text, stat = path.read_text(), path.stat()
+        path.write_text(f"{text}\n")
         assert not build.holds(played)
-        (played.dir / name).write_text(text)
+        path.write_text(text)
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
     assert build.holds(played)
+    masks = {"data": played.experiment.data.model_copy(update={"test_masks": "train/{name}.png"})}
+    assert not build.holds(Run(played.experiment.model_copy(update=masks)))  # a score by them would stand in it
+
+
+def test_a_report_tells_of_its_own_blend_whatever_was_built_after_it(played, without):
+    run = without()
+    values = run.experiment.blend.model_copy(update={"name": "alone", "models": ["deeplab_r18"]})
+    other = Run(run.experiment.model_copy(update={"blend": values}))
+    make_table(other)
+    ours, theirs = (oof_table(each.blend_dir) for each in (run, other))
+    assert set(ours[ours.kind == "model"].name) == {"deeplab_r18", "upernet_r18"}
+    assert set(theirs[theirs.kind == "model"].name) == {"deeplab_r18"}
+    pd.testing.assert_frame_equal(oof_table(run.dir), theirs)  # the last one, for notebooks
+    for each, table in ((run, ours), (other, theirs)):
+        assert summary(Material(each)).items[0][0] == f"{table.miou.iloc[-1]:.4f}"
+    assert ours.miou.iloc[-1] != theirs.miou.iloc[-1]
 
 
 # What is missing
@@ -129,7 +150,7 @@ def without(played, tmp_path):
         ("folds.csv", "folds", "no folds yet. Run: python -m folds.assign"),
         ("members", "training", "no member has begun to train. Run: python -m pipeline.cv"),
         ("members/deeplab_r18/fold2-seed0", "training", "1 members have not begun to train"),
-        ("oof.csv", "oof", "no OOF table yet. Run: python -m ensemble.oof"),
+        ("blend/blend/oof.csv", "oof", "no OOF table yet. Run: python -m ensemble.oof"),
         ("members/*/*/oof-*", "tiles", "have no OOF predictions"),
         ("test", "tiles", "no test predictions"),
         ("zips", "submission", "no zip yet. Run: python -m ensemble.blend"),
@@ -219,6 +240,15 @@ def test_intervals_hold_the_score_and_shrink_with_more_groups(played):
     iou_C = tally_by_group(conf_nCC, np.zeros(len(conf_nCC))).iou_C
     assert ((many[:, 0] <= iou_C) & (iou_C <= many[:, 1])).all()
     assert np.diff(many).sum() < np.diff(few).sum()
+
+
+def test_a_class_of_few_groups_is_not_called_0_where_a_draw_lacks_it():
+    """Twenty groups, of which three hold the second class; elsewhere it is said wrongly now and then."""
+    truth_GC = np.array([[90, 10]] * 3 + [[100, 0]] * 17)
+    hit_GC = np.array([[88, 8]] * 3 + [[99, 0]] * 17)
+    said_GC = np.array([[90, 10]] * 3 + [[99, 1]] * 17)
+    low, high = class_intervals(tally_of_counts(hit_GC, said_GC, truth_GC))[1]
+    assert 0.15 < low < 24 / (30 + 30 - 24 + 17) < high
 
 
 def test_ranked_tiles_are_worst_median_best_of_those_that_hold_the_class():

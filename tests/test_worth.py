@@ -9,7 +9,7 @@ from config import Run, load_experiment, open_run
 from config.ensemble import PLAIN_MEAN, Blend
 from ensemble.fit import fit_blend
 from ensemble.sample import draw_sample
-from ensemble.worth import member_counts, same_kinds, seconds_per_1000_tiles
+from ensemble.worth import member_counts, model_worth, same_kinds, seconds_per_1000_tiles
 from folds.assign import make_folds
 from pipeline.check import check_stores
 from pipeline.finished import SECONDS
@@ -61,9 +61,25 @@ def test_a_model_is_worth_what_fits_say_that_do_as_the_blend_does_and_choose_not
     stages = fit_blend(sample, Blend()).stages
     assert set(stages["decision"].kinds.values()) & {"miou", "bias"}  # something was chosen
     for stage in stages.values():
-        again = fit_blend(sample, same_kinds(stage, Blend()))
+        temperatures = stage.kinds.get("temperatures", "none")
+        again = fit_blend(sample.of_models(stage.models), same_kinds(stage, Blend()), temperatures=temperatures)
         assert again.choices == []
-        taken = {step: kind for step, kind in stage.kinds.items() if step in PLAIN_MEAN}
+        taken = {step: kind for step, kind in stage.kinds.items() if step in (*PLAIN_MEAN, "temperatures")}
         assert taken.items() <= again.blend.kinds.items()
+        assert again.blend.models == stage.models
     plain = stages["uniform"]
     assert fit_blend(sample, same_kinds(plain, Blend())).blend.weight_MC == plain.weight_MC
+
+
+def test_a_model_that_was_left_out_is_worth_nothing_to_the_blend(tmp_path):
+    values = tiny_values(tmp_path / "data", tmp_path)
+    values["models"] = [values["models"][0] | {"name": f"model{i:03d}"} for i in range(3)]
+    run = Run(load_experiment(write_config(tmp_path / "tiny.yaml", values)))
+    source = random_source(3, tiles=30, px=24, noises=(1.0, 1.2, 60.0), specialists=0)
+    sample = draw_sample(source, 10**6)
+    noise = sample.models[-1]
+    blend = fit_blend(sample, Blend()).stages["weights"]
+    assert noise not in blend.models
+    table = model_worth(run, sample, blend, Blend()).set_index("model")
+    assert table.worth[noise] == table.worth_low[noise] == table.worth_high[noise] == 0
+    assert (table.worth.drop(noise) > 0).all()
