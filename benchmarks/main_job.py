@@ -20,6 +20,7 @@ import pandas as pd
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError
+from base.tables import read_csv
 from benchmarks.machine import ROOT
 from benchmarks.measure import seconds
 from config import Experiment, Run, load_experiment
@@ -81,7 +82,7 @@ def main_job(name: str, config: str, folder: Path, overrides: Sequence[str]) -> 
     places = [*overrides, f"runs_dir={folder}/runs", f"zips_dir={folder}/zips"]
     taken, peak = run_watched(["bash", "run_cv.sh", config, *places])
     experiment = load_experiment(config, places)
-    table = pd.read_csv(Run(experiment).dir / "oof.csv", keep_default_na=False, na_values=[""]).set_index("name")
+    table = read_csv(Run(experiment).dir / "oof.csv").set_index("name")
     blend, models = (table[table.kind == kind] for kind in ("blend", "model"))
     auto = float(blend.miou[blend.fold.isna()].item())
     figures = {

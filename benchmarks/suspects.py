@@ -13,10 +13,10 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import yaml
 
 from base.command import add_json, run, write_figures
+from base.tables import read_csv
 from benchmarks.machine import ROOT
 from config import Run, load_experiment
 from folds.classes import ClassTable
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         for stage in STAGES:
             subprocess.run([sys.executable, "-m", stage, "--config", str(config)], cwd=ROOT, check=True)
         path = Run(load_experiment(config)).dir / "suspects.csv"
-        suspects = pd.read_csv(path, dtype={"name": str})
+        suspects = read_csv(path, dtype={"name": str})
     first = suspects.head(len(planted))
     precision = planted_share(first, planted, names)
     print(f"{len(planted)} of the objects in {len(names)} tiles have a wrong label; among the first {len(first)} of "

@@ -29,7 +29,11 @@ __all__ = ["refuse_bad_folds"]
 
 
 def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
-    """Print the audit, write `check.csv`, `check.json` and the pictures of the mosaics; return what was found."""
+    """Print the audit, write `check.csv`, `check.json` and the pictures of the mosaics; return what was found.
+
+    Args:
+        folds_file: another folds file to audit, of which nothing is written; None: the run's own.
+    """
     experiment = run.experiment
     data, k = experiment.data, experiment.folds.k
     classes = ClassTable.of(data)
@@ -62,26 +66,28 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
             soft_wrap=True,
         )
 
+    pictures = write_mosaics(run, tiles, links.places, scan)
+    shown = f"{len(pictures)} pictures in mosaic/" if pictures else ""
+    if folds_file is None:
+        neighbours = {"pairs": len(links.neighbours), **links.evidence}
+        _write_findings(run.dir, findings, {
+            "bands": bands.to_dict("records"), "classes": counts.to_dict("records"), "neighbours": neighbours,
+            "copies": len(links.copies), "folds": figures,
+        })  # fmt: skip
+        shown = ", ".join(filter(None, ["check.csv", "check.json", shown]))
+    if shown:
+        console.print(f"{run.dir}: {shown}", soft_wrap=True)
+    return findings
+
+
+def _write_findings(folder: Path, findings: list[Finding], about: dict[str, Any]) -> None:
+    """Of the run's own folds, which its report shows; of another folds file nothing is kept."""
     records = [{"severity": f.severity, "kind": f.kind, "what": f.what, "tiles": f.tiles} for f in findings]
-    with whole_file(run.dir / "check.csv") as aside:
+    with whole_file(folder / "check.csv") as aside:
         columns = ["severity", "kind", "tiles", "what"]
         rows = [(r["severity"], r["kind"], len(r["tiles"]), r["what"]) for r in records]
         pd.DataFrame(rows, columns=columns).to_csv(aside, index=False)
-    write_json(
-        run.dir / "check.json",
-        {
-            "bands": bands.to_dict("records"),
-            "classes": counts.to_dict("records"),
-            "neighbours": {"pairs": len(links.neighbours), **links.evidence},
-            "copies": len(links.copies),
-            "folds": figures,
-            "findings": records,
-        },
-    )
-    pictures = write_mosaics(run, tiles, links.places, scan)
-    shown = f", {len(pictures)} pictures in mosaic/" if pictures else ""
-    console.print(f"{run.dir}: check.csv, check.json{shown}", soft_wrap=True)
-    return findings
+    write_json(folder / "check.json", about | {"findings": records})
 
 
 def say_neighbours(links: Links) -> str:

@@ -10,6 +10,7 @@ from scipy.sparse.csgraph import connected_components
 
 from base.errors import UserError, listed
 from base.files import hash_file
+from base.tables import read_csv
 from config import Run
 from config.data import Data, Folds
 from folds.links import open_links
@@ -78,7 +79,7 @@ def column_groups(names: Sequence[str], data: Data, folds: Folds) -> list[str]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; folds.groups is column, and folds.groups_csv names it")
     try:
-        csv = pd.read_csv(path, dtype=str)
+        csv = read_csv(path, dtype=str)
     except ValueError as error:
         raise UserError(f"{path}: unreadable as csv ({error}); folds.groups is column, which needs it") from None
     missing = [column for column in (folds.name_column, folds.groups_column) if column not in csv]

@@ -29,7 +29,7 @@ from folds.metrics import confusion, iou_per_class, mean_iou
 from folds.tiles import hist_of, make_tiles
 
 WINDOWS_PX = (5, 21)
-MAX_TILES = 600  # whole groups are drawn until there are as many: seconds to minutes for any data set
+MAX_TILES = 600  # groups are drawn until there are as many: seconds to minutes for any data set
 PIXELS_PER_TILE = 400
 TREES = 60  # for each class
 REPEATS = 3  # other pixels, other folds, other trees: the spread is printed
@@ -60,7 +60,7 @@ def measure_leak(run: Run) -> Leak:
             f"every tile is a group of its own (folds.groups is {experiment.folds.groups}): there is nothing to "
             f"compare. Name groups, as in folds.groups=mosaic+duplicates"
         )
-    used = _draw_groups(train.group)
+    used = _draw_groups(train.group, k)
     train, hist_NC = train[used].reset_index(drop=True), hist_of(tiles, classes)[used]
     confusions = {"random": [], "grouped": []}
     for repeat in range(REPEATS):
@@ -119,11 +119,22 @@ def _sample_tile(image: Path, mask: Path, classes: ClassTable, seed: int) -> tup
     return features_HWF.reshape(-1, features_HWF.shape[2])[chosen], index_HW.ravel()[chosen]
 
 
-def _draw_groups(group_N: pd.Series) -> np.ndarray:
-    """(N,) bool: all tiles of as many groups, in random order, as make MAX_TILES."""
-    sizes = group_N.value_counts(sort=False).sort_index()
-    shuffled = sizes.iloc[np.random.default_rng(0).permutation(len(sizes))]
-    return group_N.isin(shuffled.index[shuffled.cumsum() - shuffled < MAX_TILES]).to_numpy()
+def _draw_groups(group_N: pd.Series, k: int) -> np.ndarray:
+    """(N,) bool: the tiles of as many groups, in random order, as make MAX_TILES.
+
+    A group gives no more than a share of them, drawn at random, with which there are twice as many groups as folds, or
+    all that there are.
+    """
+    rng = np.random.default_rng(0)
+    groups = group_N.drop_duplicates().sort_values().tolist()
+    most = max(1, MAX_TILES // min(2 * k, len(groups)))
+    used = np.zeros(len(group_N), bool)
+    for group in rng.permutation(groups):
+        if used.sum() >= MAX_TILES:
+            break
+        tiles = np.flatnonzero(group_N == group)
+        used[tiles if len(tiles) <= most else rng.choice(tiles, most, replace=False)] = True
+    return used
 
 
 def main(argv: list[str] | None = None) -> None:

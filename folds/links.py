@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from base.files import read_json, whole_folder, write_json
+from base.tables import read_csv
 from config import Run
 from folds.duplicates import find_duplicates
 from folds.mosaic import recover_mosaics
@@ -70,7 +71,7 @@ def _read(folder: Path, tile_names: np.ndarray) -> Links:
     position = {name: n for n, name in enumerate(tile_names)}
     tables = []
     for file, columns in ((FILES[0], ("a", "b")), (FILES[1], ("a", "b")), (FILES[2], ("mosaic",))):
-        table = pd.read_csv(folder / file, dtype=dict.fromkeys(columns, str), keep_default_na=False, na_values=[""])
+        table = read_csv(folder / file, dtype=dict.fromkeys(columns, str))
         tables.append(table.assign(**{column: table[column].map(position).astype(np.int64) for column in columns}))
     neighbours, copies, places = tables
     return Links(neighbours, copies, places.drop(columns="tile"), read_json(folder / FILES[3]))

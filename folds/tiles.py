@@ -10,6 +10,7 @@ import pandas as pd
 from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_value, whole_file
+from base.tables import read_csv
 from config import Run, load_experiment, open_run
 from config.data import TILE_COLUMNS, Data
 from folds.classes import ClassTable
@@ -59,7 +60,7 @@ def read_tiles(path: Path) -> pd.DataFrame:
     """The tile table as written by this stage; names and groups are text, counts are Int64."""
     if not path.exists():
         raise UserError(f"{path}: no tile table yet. Run: python -m folds.tiles --config FILE")
-    table = pd.read_csv(path, dtype={"name": str, "group": str, "split": str}, keep_default_na=False, na_values=[""])
+    table = read_csv(path, dtype={"name": str, "group": str, "split": str})
     counts = [column for column in table if column not in TILE_COLUMNS]
     return table.astype(dict.fromkeys(counts, "Int64"))
 

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from base.errors import UserError
@@ -8,7 +9,7 @@ from base.files import read_json
 from config import Run, load_experiment, open_run
 from folds import leak
 from folds.classes import ClassTable
-from folds.leak import WINDOWS_PX, measure_leak, pixel_features, sample_pixels
+from folds.leak import WINDOWS_PX, _draw_groups, measure_leak, pixel_features, sample_pixels
 from folds.metrics import mean_iou
 from folds.tiles import make_tiles
 from tests.tiny import tiny_values, write_config, write_mask, write_tif
@@ -99,7 +100,17 @@ def test_the_same_pixels_are_drawn_whatever_the_order_and_ignored_ones_never(tmp
     assert set(sample_pixels(train, root, ignoring, seed=0)[1]) == {0, 1}
 
 
-def test_large_data_is_measured_on_whole_groups(tmp_path, monkeypatch):
-    monkeypatch.setattr(leak, "MAX_TILES", 10)
+def test_large_data_is_measured_on_some_tiles_of_enough_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr(leak, "MAX_TILES", 12)
     found = measure_leak(run_of(write_scenes(tmp_path / "data", 1.0)))
-    assert found.grouped_RCC.sum() == 12 * 120  # three scenes of four tiles
+    assert found.grouped_RCC.sum() == 12 * 120  # two tiles of each of six scenes
+
+
+@pytest.mark.parametrize(("groups", "tiles"), [(20, 300), (12, 160), (8, 700), (5, 2000), (300, 1)])
+def test_few_large_groups_give_enough_groups_and_not_all_their_tiles(groups, tiles):
+    group_N = pd.Series(np.repeat([f"scene{i:03d}" for i in range(groups)], tiles))
+    used = _draw_groups(group_N, k=5)
+    drawn = group_N[used].value_counts()
+    assert len(drawn) >= min(groups, 10)
+    assert drawn.sum() <= 600
+    assert drawn.sum() > 540 or used.all()
