@@ -62,6 +62,7 @@ class Augmentation(Section):
         ]
         if unknown:
             raise ValueError(f"{self.name}: {', '.join(unknown)}")
-        if self.name == "copy_paste" and not self.params.get("classes"):
+        classes = self.params.get("classes")
+        if self.name == "copy_paste" and not (classes and isinstance(classes, list)):
             raise ValueError("copy_paste: params.classes names the classes that are pasted, as in {classes: [grass]}")
         return self

@@ -51,7 +51,7 @@ class Jobs(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Jobs":
         devices = [self.devices] if isinstance(self.devices, str) else self.devices
-        if len({*devices}) < len(devices):
+        if len({"cuda:0" if device == "cuda" else device for device in devices}) < len(devices):
             raise ValueError("devices: one is given twice")
         if "cpu" in devices and len(devices) > 1:
             raise ValueError("devices: cpu stands alone; jobs on it would take the cores that feed the GPUs")

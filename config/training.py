@@ -7,7 +7,7 @@ that a wrong or missing one is found when the experiment is read and not at epoc
 from importlib.util import find_spec
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from config.augmentations import Augmentation
 from config.base import Section
@@ -152,4 +152,10 @@ class Train(Section):
         return []
 
 
-Seeds = Annotated[list[int], Field(min_length=1)]
+def _distinct(seeds: list[int]) -> list[int]:
+    if len({*seeds}) < len(seeds):
+        raise ValueError("one is given twice: it would train the same members again")
+    return seeds
+
+
+Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from config.training import Train
+from models.zoo import padded_logits
 
 
 class Averages:
@@ -71,7 +72,7 @@ def update_batch_statistics(network: nn.Module, batches: Iterable[Tensor]) -> No
         layer.momentum = None  # a plain mean over the batches
         layer.train()
     for image_NCHW in batches:
-        network(image_NCHW)
+        padded_logits(network, image_NCHW)  # as in training: a tile's side may be no multiple of the network's
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.train(was_training)

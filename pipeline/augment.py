@@ -103,6 +103,8 @@ def build_augment(
     steps = []
     for augmentation in augmentations:
         arguments = DEFAULTS.get(augmentation.name, {}) | _with_tuples(augmentation.params)
+        if "translate_px" in augmentation.params and "translate_percent" not in augmentation.params:
+            del arguments["translate_percent"]  # albumentations takes one of the two
         try:
             step = BUILDERS[augmentation.name](arguments, names=names, scale=scale)
         except (ValueError, TypeError) as error:

@@ -36,7 +36,7 @@ class TrainState:
             identity: the member's keys and inputs, compared before anything is resumed.
         """
         random_state = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
+        if next(self.network.parameters()).is_cuda:  # asked of the network: the question itself would wake a GPU
             random_state["cuda"] = torch.cuda.get_rng_state()
         with whole_file(path) as aside:
             torch.save(
@@ -65,18 +65,22 @@ class TrainState:
         """
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # whatever a damaged or foreign file makes torch raise
+            of = saved["identity"]
+        except Exception as error:  # whatever a damaged or foreign file makes torch raise, or is instead
             raise UserError(
                 f"{path}: not a checkpoint of ours ({' '.join(str(error).split())[:120]}). "
                 f"Delete the member's folder to train it from the start"
             ) from None
-        differing = sorted(key for key in identity if saved["identity"].get(key) != identity[key])
+        differing = sorted(key for key in identity if of.get(key) != identity[key])
         if differing:
-            changes = ", ".join(f"{key} {saved['identity'].get(key)} -> {identity[key]}" for key in differing[:10])
+            changes = ", ".join(f"{key} {of.get(key)} -> {identity[key]}" for key in differing[:10])
             raise UserError(f"{path}: checkpoint of another experiment: {changes}. Say redo=stale to train again")
         self.network.load_state_dict(saved["network"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        self.scaler.load_state_dict(saved["scaler"])
+        if saved[
+            "scaler"
+        ]:  # none where it was saved in bf16, on a GPU that has it; fp16 then begins with its first scale
+            self.scaler.load_state_dict(saved["scaler"])
         self.averages.load_state_dict(saved["averages"])
         self.plateau.load_state_dict(saved["plateau"])
         self.epoch, self.micro_step = saved["epoch"], saved["micro_step"]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -34,13 +35,15 @@ class Batch:
         return bool((self.share_N < 1).any())
 
     def split(self, parts: int) -> list["Batch"]:
-        """The batch in so many parts of nearly equal size, none of them empty."""
+        """The batch in so many parts, or fewer: sizes differ by one at most, and a part has two tiles where the batch
+        has, since one tile alone may have no batch statistics."""
         if parts == 1:
             return [self]
-        size = -(-len(self.keys) // parts)
+        bounds = (
+            np.linspace(0, len(self.keys), max(1, min(parts, len(self.keys) // 2)) + 1).round().astype(int).tolist()
+        )
         tensors = (self.pixels_NHWB, self.target_NHW, self.second_NHW, self.share_N)
-        cut = [slice(first, first + size) for first in range(0, len(self.keys), size)]
-        return [Batch(self.keys[where], *(tensor[where] for tensor in tensors)) for where in cut]
+        return [Batch(self.keys[a:b], *(tensor[a:b] for tensor in tensors)) for a, b in pairwise(bounds)]
 
     def pin_memory(self) -> "Batch":
         tensors = (self.pixels_NHWB, self.target_NHW, self.second_NHW, self.share_N)

@@ -87,7 +87,8 @@ def fit(
             state.averages.after_step(state.network)
             state.micro_step += len(micro_batches)
             state.loss_sum += sum(losses)
-            progress.step(state.epoch, state.micro_step, micro_steps, sum(losses) / len(losses), lr, train.batch)
+            tiles = sum(len(batch.keys) for batch in micro_batches)
+            progress.step(state.epoch, state.micro_step, micro_steps, sum(losses) / len(losses), lr, tiles)
             stopping = bool(stop)  # asked once: the answer may change between two questions
             if stopping or time.monotonic() - saved_at > plan.checkpoint_s:
                 save(state)
@@ -101,7 +102,7 @@ def fit(
 
 def current_lr(state: TrainState, step: int, steps: int, train: Train) -> float:
     """The learning rate of a step of the state's epoch."""
-    return state.plateau.scale * lr_at(state.epoch * steps + step, steps, train)
+    return lr_at(state.epoch * steps + step, steps, train, state.plateau.scale)
 
 
 def optimizer_step(

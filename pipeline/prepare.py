@@ -48,7 +48,8 @@ class Preparation:
 
     def _ndvi(self, image_NHWB: torch.Tensor) -> torch.Tensor:
         """(nir - red) / (nir + red), in [-1, 1]; in float: on uint8 the difference would wrap around."""
-        red, nir = (image_NHWB[..., self.bands.index(band)] for band in ("red", "nir"))
+        # Floats may be a little below 0, stretched ones far: with a sum near 0 the quotient would be anything.
+        red, nir = (image_NHWB[..., self.bands.index(band)].clamp_min(0) for band in ("red", "nir"))
         return ((nir - red) / (nir + red).clamp_min(NDVI_FLOOR))[..., None]
 
 

@@ -33,7 +33,8 @@ def measure(run: Run, model: Model, height: int, width: int, device: torch.devic
     network = build_model(model.model_copy(update={"encoder_weights": None}), channels, outputs).to(device)
     layout = torch.channels_last if train.channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)
-    batch = max(2, min(BATCH, train.batch))  # batch norm needs two where the deepest layer is one pixel
+    part = train.batch // run.experiment.jobs.split_batch
+    batch = max(2, min(BATCH, part))  # batch norm needs two where the deepest layer is one pixel
     image_NCHW = torch.randn(batch, channels, height, width, device=device).to(memory_format=layout)
     optimizer = torch.optim.AdamW(network.parameters())
     dtype = autocast_dtype(train.precision, device)

@@ -53,20 +53,22 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
         group["lr"] = lr * group["lr_scale"]
 
 
-def lr_at(step: int, steps_per_epoch: int, train: Train) -> float:
+def lr_at(step: int, steps_per_epoch: int, train: Train, scale: float = 1.0) -> float:
     """The learning rate of optimizer step `step`, counted from 0 over the whole run.
 
     After a warm-up of W steps, in which it is lr (step + 1) / (W + 1), the curve begins at step W. With `swa`, the
-    curve gives way to `swa.lr` from swa.start_epoch on, along a cosine as torch's SWALR has it. For `plateau` this is
-    the rate before `Plateau.scale`.
+    curve gives way to `swa.lr` from swa.start_epoch on, along a cosine as torch's SWALR has it.
+
+    Args:
+        scale: `Plateau.scale`, of the curve; `swa.lr` is what it says.
     """
     swa = train.swa
     if swa is None or step < swa.start_epoch * steps_per_epoch:
-        return _curve(step, steps_per_epoch, train)
+        return scale * _curve(step, steps_per_epoch, train)
     first = swa.start_epoch * steps_per_epoch
     anneal_steps = swa.anneal_epochs * steps_per_epoch
     done = min((step - first) / anneal_steps, 1.0) if anneal_steps else 1.0
-    return _cosine(_curve(first, steps_per_epoch, train), swa.lr, done)
+    return _cosine(scale * _curve(first, steps_per_epoch, train), swa.lr, done)
 
 
 def _curve(step: int, steps_per_epoch: int, train: Train) -> float:
@@ -144,6 +146,9 @@ def _arguments(optimizer: OptimizerKind) -> dict[str, object]:
         case Adaptive(name="adamw"):
             # fused: one pass over the weights, a third of the time of torch's default on a CPU
             return {"opt": "adamw", "betas": optimizer.betas, "eps": optimizer.eps, "fused": True}
+        case Adaptive(name="lamb"):
+            # clipping is train.clip_grad_norm's, for all optimizers; timm's would come on top
+            return {"opt": "lamb", "betas": optimizer.betas, "eps": optimizer.eps, "max_grad_norm": None}
         case Adaptive():
             return {"opt": optimizer.name, "betas": optimizer.betas, "eps": optimizer.eps}
         case Lion():

@@ -1,11 +1,17 @@
-"""SIGINT and SIGTERM ask for an end at the next step boundary, with a checkpoint written; a second one ends at once."""
+"""SIGINT and SIGTERM ask for an end at the next step boundary, with a checkpoint written; a second one ends at once.
+
+But for a SIGTERM soon after the first: a batch system at its time limit tells every process, and our guard passes on to
+its job what the job was told already.
+"""
 
 import signal
 import sys
+import time
 from collections.abc import Callable
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object] | int | None
+SAME_S = 5.0  # so soon, a SIGTERM is the one before
 
 
 class Stopped(Exception):
@@ -21,6 +27,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._since = 0.0
         self._before: dict[int, Handler] = {}
 
     def __enter__(self) -> "StopRequest":
@@ -40,6 +47,9 @@ class StopRequest:
         return 128 + (self.signal or 0)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL)  # the second one does not ask
-        print(f"stopping at the next step ({signal.Signals(number).name})", file=sys.stderr, flush=True)
+        if self.signal is None:
+            self.signal, self._since = number, time.monotonic()
+            print(f"stopping at the next step ({signal.Signals(number).name})", file=sys.stderr, flush=True)
+        elif number == signal.SIGINT or time.monotonic() - self._since > SAME_S:
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)

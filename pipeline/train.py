@@ -35,6 +35,8 @@ from pipeline.progress import TrainProgress
 from pipeline.setup import set_up, targets
 from pipeline.stopping import Stopped, StopRequest
 
+ONE_VALUE = "Expected more than 1 value per channel"  # torch's batch norm, of one image of one pixel
+
 
 def train_member(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path:
     """Train a member to its end, from `last.pt` if there is one; return its folder.
@@ -61,7 +63,8 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     num_classes = max(len(setup.record.classes), 2)
 
     def validate(evaluated: nn.Module) -> float:
-        settings = Predict(tta="none")  # for the curves; the OOF score has its views
+        batch = max(1, run.experiment.predict.batch // run.experiment.jobs.split_batch)
+        settings = Predict(tta="none", batch=batch)  # for the curves; the OOF score has its views
         pixels = pack.train_image_NHWB
         probs = forward_probs(evaluated, preparation, pixels, setup.val_N, settings, train.precision, device)
         return mean_iou(confusion_of_batches(probs, truth_NHW, num_classes))
@@ -83,6 +86,13 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
             fit(plan, state, compiled, loader, batches, preparation, loss_fn, scored, save, save_best, stop, progress)
         except TorchDynamoException as error:
             raise UserError(f"{member}: {_uncompiled(error)}") from error
+        except ValueError as error:
+            if ONE_VALUE not in str(error):
+                raise
+            raise UserError(
+                f"{member}: {member.model.arch} averages over whole images, so its batch norm needs two at once: set "
+                f"train.batch to twice jobs.split_batch or more (they are {train.batch} and {plan.split_batch})"
+            ) from error
 
     write_weights(folder, "last", state.network)
     for kind, averaged in state.averages.networks().items():
@@ -124,7 +134,11 @@ def confusion_of_batches(batches: Iterable[np.ndarray], truth_NHW: np.ndarray, n
 def plain_batches(
     pack: Pack, tile_N: np.ndarray, batch: int, preparation: Preparation, device: torch.device
 ) -> Iterator[torch.Tensor]:
-    """Prepared training tiles without augmentation, as averaged weights need them for their batch statistics."""
+    """Prepared training tiles without augmentation, as averaged weights need them for their batch statistics.
+
+    In random order, always the same: by name a batch is of one scene, and its variance that within a scene.
+    """
+    tile_N = np.random.default_rng(0).permutation(tile_N)
     for first in range(0, max(len(tile_N) - batch, 0) + 1, batch):
         pixels = np.array(pack.train_image_NHWB[tile_N[first : first + batch]])
         yield preparation(torch.from_numpy(pixels).to(device))

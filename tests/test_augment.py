@@ -172,6 +172,14 @@ def test_image_and_mask_move_together(name):
         assert np.mean(sample.image[seen][:, 0] == sample.mask[seen] * 60 + 20) > 0.8
 
 
+def test_a_shift_in_pixels_takes_the_place_of_the_usual_one_in_percent():
+    image = np.random.default_rng(0).integers(1, 255, (32, 32, 3), dtype=np.uint8)
+    shift = {"translate_px": [5, 5], "scale": [1, 1], "rotate": [0, 0]}
+    sample = apply(build("shift_scale_rotate", image=image, params=shift), (image, image[..., 0]))
+    assert np.array_equal(sample.image[5:, 5:], image[:-5, :-5])
+    assert (sample.mask[:5] == 255).all()
+
+
 @pytest.mark.parametrize("name", ["shift_scale_rotate", "random_resized_crop", "grid_distortion", "coarse_dropout"])
 def test_geometry_keeps_the_values_of_floats(name):
     tile = draw_tile(1, dtype="float32")

@@ -98,9 +98,10 @@ def test_saved_and_loaded_goes_on_as_if_nothing_had_been(tmp_path):
 
 def test_batch_statistics_are_those_of_the_batches():
     net = network().train()
-    batches = [3 + 2 * torch.randn(4, 2, 6, 6, generator=torch.Generator().manual_seed(i)) for i in range(3)]
+    batches = [3 + 2 * torch.randn(4, 2, 20, 32, generator=torch.Generator().manual_seed(i)) for i in range(3)]
     update_batch_statistics(net, batches)
-    outputs = [net[0](batch) for batch in batches]
+    # As in training: a side that is no multiple of 32 is padded by its edge.
+    outputs = [net[0](nn.functional.pad(batch, (0, 0, 0, 12), mode="replicate")) for batch in batches]
     torch.testing.assert_close(net[1].running_mean, torch.stack([out.mean((0, 2, 3)) for out in outputs]).mean(0))
     torch.testing.assert_close(net[1].running_var, torch.stack([out.var((0, 2, 3)) for out in outputs]).mean(0))
     assert net[1].momentum == pytest.approx(0.1)

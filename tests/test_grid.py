@@ -1,6 +1,7 @@
 """What the grid plans: which members, what is left of each, in which order; and that a plan changes nothing."""
 
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from config import Run, load_experiment
 from folds.assign import read_folds
 from folds.tiles import read_tiles
 from pipeline import cv, mean, predict
-from pipeline.costs import Cost, TileCounts, as_entry, cost_key, costs_path, makespan_s, pace_of
+from pipeline.costs import Cost, TileCounts, as_entry, cost_key, costs_path, makespan_s, measure_costs, pace_of
 from pipeline.grid import chosen_members, make_grid
 from pipeline.supervise import Attempt, JobState
 from tests.spoiled import write_clean
@@ -157,3 +158,13 @@ def test_a_member_and_a_mean_are_worked_on_by_one_process_at_a_time(run, clean):
         mean.main(words)
     mean.main(words)
     assert run.test_store(model).exists()
+
+
+def test_networks_that_cannot_be_timed_leave_the_grid_without_costs(run, monkeypatch, capsys):
+    """As when another run fills the GPU: costs order jobs, and every run goes without them."""
+    answer = subprocess.CompletedProcess([], 1, "", "Traceback ...\ntorch.OutOfMemoryError: CUDA out of memory\n")
+    monkeypatch.setattr(subprocess, "run", lambda *arguments, **keywords: answer)
+    assert measure_costs(run, counts_of(run), ["--config", "x"]) == {}
+    said = capsys.readouterr().err
+    assert said.startswith("networks could not be timed")
+    assert "torch.OutOfMemoryError: CUDA out of memory" in said

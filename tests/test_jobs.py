@@ -250,9 +250,22 @@ def test_a_stop_request_listens_only_within_its_block(capsys):
         os.kill(os.getpid(), signal.SIGTERM)
         assert stop
         assert stop.exit_code == 143
-        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # the second one does not ask
+        os.kill(os.getpid(), signal.SIGTERM)  # told twice, by the batch system and by the guard: we live
     assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
     assert "SIGTERM" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("second", [signal.SIGINT, signal.SIGTERM])
+def test_a_second_signal_does_not_ask(second):
+    words = ["import time, pipeline.stopping as stopping", "stopping.SAME_S = 0.2", "with stopping.StopRequest():",
+             "    print('ready', flush=True)", "    while True: time.sleep(0.01)"]  # fmt: skip
+    with subprocess.Popen([sys.executable, "-c", "\n".join(words)], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.4)
+        assert process.poll() is None
+        process.send_signal(second)
+        assert process.wait(timeout=20) == -second
 
 
 # Locks, slots, sessions

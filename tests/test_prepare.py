@@ -48,6 +48,15 @@ def test_ndvi_is_in_float_and_between_minus_1_and_1(dtype):
     np.testing.assert_allclose(ndvi, [-1, 0, 1 / 3], atol=3e-3)
 
 
+def test_ndvi_of_floats_below_0_stays_between_minus_1_and_1():
+    """As atmospheric correction leaves them over water, and as a percent stretch makes them."""
+    pixels = torch.zeros(1, 1, 4, 4)
+    pixels[0, 0, :, 0] = torch.tensor([-0.03, -0.3, 0.1, 0.4])  # red
+    pixels[0, 0, :, 3] = torch.tensor([0.02, -0.1, -0.5, 0.2])  # nir
+    ndvi = preparation(derived=["ndvi"])(pixels)[0, 4, 0]
+    np.testing.assert_allclose(ndvi, [1, 0, -1, -1 / 3], atol=1e-6)
+
+
 def test_dtypes_of_one_picture_agree(pixels_NHWB):
     small = preparation()(torch.from_numpy(pixels_NHWB))
     wide = preparation()(torch.from_numpy(pixels_NHWB.astype(np.uint16) * 257))

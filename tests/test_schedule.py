@@ -267,3 +267,17 @@ def test_group_factors_survive_a_checkpoint(tmp_path):
     set_lr(loaded, 1.0)
     assert group_of(loaded, network.encoder[0].weight)["lr"] == pytest.approx(0.1)
     assert group_of(loaded, network.decoder[0].weight)["lr"] == pytest.approx(1.0)
+
+
+def test_a_lowered_plateau_lowers_no_rate_of_swa():
+    settings = train("plateau", swa={"start_epoch": 4, "lr": 0.003, "anneal_epochs": 1})
+    curve = [lr_at(step, STEPS, settings, scale=0.25) for step in range(EPOCHS * STEPS)]
+    assert curve[0] == pytest.approx(LR / 4)
+    assert curve[-1] == pytest.approx(0.003)
+
+
+def test_no_optimizer_clips_by_itself():
+    """`clip_grad_norm: null` is not clipped: a gradient and its hundredfold differ where the optimizer's rule does."""
+    network = nn.Linear(2, 2)
+    optimizer = build_optimizer(network, Train(optimizer={"name": "lamb"}))
+    assert optimizer.defaults["max_grad_norm"] is None

@@ -20,6 +20,7 @@ from models.averaging import update_batch_statistics
 from models.class_weights import training_weights
 from models.zoo import build_model
 from pipeline import loop, train
+from pipeline.data import Batch
 from pipeline.setup import Setup, set_up
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.train import plain_batches, train_member
@@ -220,6 +221,56 @@ def test_a_network_that_cannot_be_compiled_is_the_users_to_mend(tmp_path, monkey
     assert not list(run.member_dir(member_of(run)).rglob("*.safetensors"))
 
 
+@pytest.mark.parametrize("arch", ["UPerNet", "UnetPlusPlus"])
+def test_averages_are_finished_on_tiles_whose_side_fits_no_network(tmp_path, arch):
+    values = tiny_values(write_tiny(tmp_path / "data", px=40), tmp_path)
+    values["models"] = [{"name": "net", "arch": arch, "encoder": "resnet18"}]
+    values["train"] |= {"ema": {"decay": 0.9}, "epochs": 1}
+    run = open_run(load_experiment(write_config(tmp_path / "tiny.yaml", values)))
+    make_folds(run)
+    assert (trained(run) / "weights" / "ema.safetensors").exists()
+
+
+def test_one_tile_at_a_time_is_the_users_to_mend(tmp_path):
+    values = tiny_values(write_tiny(tmp_path / "data"), tmp_path)
+    values["models"] = [{"name": "net", "arch": "DeepLabV3Plus", "encoder": "resnet18"}]
+    values["train"] |= {"batch": 1}
+    run = open_run(load_experiment(write_config(tmp_path / "tiny.yaml", values)))
+    make_folds(run)
+    with pytest.raises(UserError, match=r"DeepLabV3Plus averages over whole images.*train.batch.*they are 1 and 1"):
+        trained(run)
+
+
+@pytest.mark.parametrize(("tiles", "parts"), [(10, 4), (7, 3), (16, 6), (5, 8), (2, 2), (1, 3), (8, 1)])
+def test_parts_of_a_batch_differ_by_one_tile_and_none_is_of_one(tiles, parts):
+    pixels = torch.arange(tiles * 3).reshape(tiles, 1, 1, 3)
+    batch = Batch([(0, n, 0) for n in range(tiles)], pixels, pixels[..., 0], pixels[..., 1], torch.ones(tiles))
+    found = batch.split(parts)
+    sizes = [len(part.keys) for part in found]
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= min(2, tiles)
+    assert len(found) == max(1, min(parts, tiles // 2))
+    assert torch.equal(torch.cat([part.pixels_NHWB for part in found]), pixels)
+    assert [key for part in found for key in part.keys] == batch.keys
+
+
+def test_a_checkpoint_without_a_scale_goes_on_in_fp16(tmp_path):
+    """Saved in bf16, which has no scaler, and taken up by a GPU that has no bf16."""
+    run = run_of(tmp_path)
+    setup = set_up(run, member_of(run), CPU)
+    setup.state.save(tmp_path / "last.pt", {})
+    setup.state.scaler = torch.amp.GradScaler("cpu", enabled=True, init_scale=8.0)
+    setup.state.load(tmp_path / "last.pt", {}, CPU)
+    assert setup.state.scaler.get_scale() == 8.0
+
+
+def test_another_programs_file_is_no_checkpoint(tmp_path):
+    run = run_of(tmp_path)
+    torch.save({"model": {}}, tmp_path / "last.pt")
+    with pytest.raises(UserError, match="not a checkpoint of ours"):
+        set_up(run, member_of(run), CPU).state.load(tmp_path / "last.pt", {}, CPU)
+
+
 def test_averaged_weights_have_the_statistics_of_the_training_tiles_as_they_are(tmp_path):
     run = run_of(tmp_path, ema={"decay": 0.5}, augment=[{"name": "band_gain", "p": 1.0, "params": {"gain": 0.5}}])
     member = member_of(run)
@@ -227,12 +278,12 @@ def test_averaged_weights_have_the_statistics_of_the_training_tiles_as_they_are(
     setup = set_up(run, member, CPU)
     network = build_model(member.model, setup.preparation.channels, len(setup.record.classes))
     network.load_state_dict(written)
-    tiles = setup.pack.train_image_NHWB[setup.train_N]
-    batches = [setup.preparation(torch.from_numpy(tiles[first : first + 2])) for first in range(0, len(tiles), 2)]
-    ours = list(plain_batches(setup.pack, setup.train_N, 2, setup.preparation, CPU))
-    assert len(ours) == len(batches) == 3
-    for batch, expected in zip(ours, batches, strict=True):
-        assert torch.equal(batch, expected)
+    tiles = setup.preparation(torch.from_numpy(setup.pack.train_image_NHWB[setup.train_N]))
+    batches = list(plain_batches(setup.pack, setup.train_N, 2, setup.preparation, CPU))
+    assert [len(batch) for batch in batches] == [2, 2, 2]
+    place_of = [[n for n in range(len(tiles)) if torch.equal(tile, tiles[n])] for tile in torch.cat(batches)]
+    assert sorted(place_of) == [[n] for n in range(6)]  # every training tile once, and as it is
+    assert place_of != sorted(place_of)  # by name a batch would be of one scene
     update_batch_statistics(network, batches)
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, written[name], rtol=1e-4, atol=1e-5, msg=name)
