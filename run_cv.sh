@@ -5,7 +5,9 @@
 #   bash run_cv.sh                                              the generated demo competition
 #   bash run_cv.sh configs/naip.yaml data.root=DIR              your tiles
 #   bash run_cv.sh configs/suichang.yaml redo=stale             after a change of keys: make again what depends on them
+#   bash run_cv.sh configs/naip.yaml data.root=DIR 'data.test_images=testB/*.tif'    other test tiles: trains nothing
 set -euo pipefail
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit; fi
 cd "$(dirname "${BASH_SOURCE[0]}")"
 source scripts/environment.sh requirements.txt
 

@@ -1,6 +1,10 @@
-"""Files are whole or absent: written aside, flushed, renamed. Also the hashes by which stages know each other."""
+"""Files are whole or absent: written aside, flushed, renamed; folders likewise, but not flushed.
+
+Also the hashes by which stages know each other.
+"""
 
 import contextlib
+import csv
 import errno
 import filecmp
 import glob
@@ -10,6 +14,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -118,6 +123,19 @@ def hash_file(path: str | Path) -> str:
     """sha256 of a file's bytes, in hex."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def hash_rows(path: Path, column: str, value: str, without: tuple[str, ...] = ()) -> str:
+    """sha256 of those rows of a csv that have a value in a column, in their order, but for some of their columns."""
+    stat = path.stat()
+    return _hash_rows(path, (stat.st_ino, stat.st_mtime_ns, stat.st_size), column, value, without)
+
+
+@lru_cache(maxsize=64)  # asked once for each of hundreds of members
+def _hash_rows(path: Path, version: tuple[int, ...], column: str, value: str, without: tuple[str, ...]) -> str:
+    with open(path, encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row.get(column) == value]
+    return hash_value([{key: cell for key, cell in row.items() if key not in without} for row in rows])
 
 
 def hash_value(value: Any) -> str:

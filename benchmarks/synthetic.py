@@ -72,6 +72,7 @@ def draw_scan(
         zero_NB=0 * ones,
         full_NB=0 * ones,
         digest_N=np.array([f"{n:064d}" for n in range(tiles)]),
+        mask_digest_N=np.array(["0" * 64] * tiles),
         sample_NPB=np.zeros((tiles, 1, bands), np.uint8),
         thumb_NEEB=thumbs,
         **borders,

@@ -17,8 +17,8 @@ LANDSCAPE_CLASSES = (
 AuditError = Literal[
     "class_in_few_groups", "copies_across_folds", "dead_band", "neighbours_across_folds", "one_label_masks"
 ]
-TILE_COLUMNS = ("name", "split", "image", "mask", "height", "width", "group")
-"""Columns of `tiles.csv`; a column of pixel counts per class follows."""
+TILE_COLUMNS = ("name", "split", "image", "mask", "height", "width", "group", "sha256")
+"""Columns of `tiles.csv`; a column of pixel counts per class follows. sha256 begins the hash of image and mask."""
 OOF_COLUMNS = (
     "kind", "name", "fold", "seed", "weights", "tta", "tiles", "miou", "miou_low", "miou_high", "miou_in_sample"
 )  # fmt: skip
@@ -38,7 +38,7 @@ class ClassSpec(Section):
 class Landscape(Section):
     """The generated demo competition: `folds/landscape.py` draws it into `data.root` when this section is there."""
 
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Other seeds draw other landscapes."""
     train_scenes: int = Field(8, ge=2)
     """Scenes cut into train tiles; a scene is a group that nobody is told of."""
@@ -145,7 +145,7 @@ class Folds(Section):
     split_groups_of: list[str] = []
     """Classes that live in too few groups: the tiles that hold one of them leave their groups, so that every fold can
     have some. Neighbours may then stand on both sides."""
-    seed: int = 0
+    seed: int = Field(0, ge=0)
     """Order among equals in the assignment."""
     file: str | None = None
     """A csv with columns name and fold, made by hand or elsewhere, used instead of the assignment; null: assign. Its

@@ -137,7 +137,9 @@ def _override(values: dict[str, Any], override: str) -> None:
     """Apply one `a.b.c=value` in place. Entries of named lists are reached by name or number: models.unet.arch."""
     path, equals, text = override.partition("=")
     if not equals or not path:
-        raise UserError(f"{override!r}: expected key=value, as in train.epochs=3")
+        is_file = override.endswith((".yaml", ".yml"))
+        hint = f"; an experiment is given by --config {override}" if is_file else ""
+        raise UserError(f"{override!r}: expected key=value, as in train.epochs=3{hint}")
     try:
         value = read_yaml(text)
     except ValueError as error:

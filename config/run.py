@@ -6,21 +6,27 @@ members that would come out different stop the run, and nothing is ever mixed si
 
 import shutil
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import yaml
 
-from base.errors import UserError, listed
-from base.files import hash_file, write_text
+from base.errors import UserError, listed, refuse_all
+from base.files import hash_file, hash_rows, write_text
+from base.locks import held
 from base.stamps import Stamp, hash_files, read_stamp, stamp_path, write_stamp
 from config.experiment import Experiment, flat
 from config.training import Model, Train
 
 # Keys of `data` that change no result: where the data lies, and test labels, which nothing is made from.
 PLACE_KEYS = {"data.root", "data.test_masks"}
+# Keys of `data` that change no member: which files there are, which the tile table says by their content.
+FILE_KEYS = {"data.train_images", "data.train_masks", "data.test_images"}
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,9 @@ class Run:
         train: Train = self.experiment.train_of(model)
         own = model.model_dump(mode="json", exclude={"train", "folds"})  # more members change none
         recipe = train.model_dump(mode="json", exclude={"tensorboard"})  # another picture of the same training
-        return self.folds_keys | flat({"models": {model.name: own}, "train": recipe})
+        tiles = {key: value for key, value in self.folds_keys.items() if key not in FILE_KEYS}
+        tiles = {key: value for key, value in tiles.items() if not fnmatch(key, "data.classes.*.color")}  # for pictures
+        return tiles | flat({"models": {model.name: own}, "train": recipe})
 
     @property
     def blend_keys(self) -> dict[str, Any]:
@@ -149,8 +157,18 @@ class Run:
         return flat({section: values[section] for section in ("predict", "blend", "submission")})
 
     def member_inputs(self) -> dict[str, str]:
-        """Hashes of the files that every member depends on."""
-        return hash_files([self.tiles_csv, self.folds_csv])
+        """Hashes of what every member depends on: a new test set retrains none."""
+        return self._tiles_input("train") | hash_files([self.folds_csv])
+
+    def test_inputs(self) -> dict[str, str]:
+        """Hashes of what test predictions depend on, beside their members."""
+        return self._tiles_input("test")
+
+    def _tiles_input(self, split: str) -> dict[str, str]:
+        path = self.tiles_csv
+        if not path.exists():
+            return {}
+        return {f"{path.name}: {split}": hash_rows(path, "split", split, without=("image", "mask"))}
 
     def begin(self, artifact: Path, keys: dict[str, Any], inputs: dict[str, str], is_folder: bool = True) -> None:
         """Say from what an artifact is about to be made, so that a half-made one is never taken for another."""
@@ -183,12 +201,32 @@ class Run:
         return stale
 
 
+def refuse_unwritable(experiment: Experiment) -> None:
+    """Before time is spent: where results and zips go can be made and written.
+
+    Raises:
+        UserError: lists those that cannot.
+    """
+    problems = []
+    for key in ("runs_dir", "zips_dir"):
+        path = Path(getattr(experiment, key))
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            problems.append(f"{key} {path} ({error.strerror})")
+    refuse_all("folders that cannot be made or written", problems)
+
+
 def open_run(experiment: Experiment) -> Run:
     """The run of an experiment, its `experiment.yaml` written.
 
     Raises:
-        UserError: members exist that were made with other keys or files, and `redo=stale` was not said.
+        UserError: members exist that were made with other keys or files, and `redo=stale` was not said; or it was, and
+            one of them is just being trained; or results cannot be written.
     """
+    refuse_unwritable(experiment)
     run = Run(experiment)
     stale = run.stale_members()
     if stale and experiment.redo != "stale":
@@ -198,8 +236,11 @@ def open_run(experiment: Experiment) -> Run:
             f"what differs: {listed(changes)}. Say redo=stale to throw them away and train again, "
             f"or give this run another name (name=...)"
         )
-    for member in stale:
-        shutil.rmtree(run.member_dir(member))
+    with ExitStack() as locks:
+        for member in stale:
+            locks.enter_context(held(run.member_lock(member), f"member {member}, which redo=stale would throw away,"))
+        for member in stale:
+            shutil.rmtree(run.member_dir(member))
     text = yaml.safe_dump(experiment.dump(), sort_keys=False, allow_unicode=True)
     path = run.dir / "experiment.yaml"
     if not path.exists() or path.read_text(encoding="utf-8") != text:

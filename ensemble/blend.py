@@ -104,7 +104,16 @@ def gain_of_fold_means(run: Run, built: RunBlend, source: TestStores) -> float |
 
 
 def run_of_receipt(experiment: Experiment, receipt: dict[str, Any]) -> Run:
-    """The experiment's run with the blend of a receipt, so that nobody has to say its keys again."""
+    """The experiment's run with the blend of a receipt, so that nobody has to say its keys again.
+
+    Raises:
+        UserError: the receipt is of another run.
+    """
+    if receipt.get("run", experiment.name) != experiment.name:
+        record = Path(experiment.runs_dir) / receipt["run"] / "experiment.yaml"
+        raise UserError(
+            f"the receipt is of run {receipt['run']!r}, the experiment is {experiment.name!r}: give --config {record}"
+        )
     if "experiment" not in receipt:
         return Run(experiment)
     return Run(experiment.model_copy(update={"blend": Blend.model_validate(receipt["experiment"]["blend"])}))

@@ -23,7 +23,7 @@ from config.data import IGNORE_INDEX
 from folds.classes import ClassTable
 from folds.images import read_image, read_mask
 
-FORMAT = 1  # raised when a field changes its meaning, so that older scans are not taken for new ones
+FORMAT = 2  # raised when a field changes its meaning, so that older scans are not taken for new ones
 THUMB_CELLS = 32
 SAMPLE_PX = 64
 
@@ -44,6 +44,8 @@ class Scan:
     """Share of pixels at the integer dtype's largest value; 0 for floats."""
     digest_N: np.ndarray
     """sha256 of size and pixels: equal for exact copies."""
+    mask_digest_N: np.ndarray
+    """sha256 of the mask's class indices; zeros for a tile without mask."""
     sample_NPB: np.ndarray
     """Pixels of a regular grid, for percentiles; own dtype."""
     thumb_NEEB: np.ndarray
@@ -115,7 +117,7 @@ def _scan_tile(
     try:
         image_HWB = read_image(root / image)
         if image_HWB.shape[2] == bands:
-            row = fields_of(image_HWB) | {"hist_NC": np.zeros(len(classes), np.int64)}
+            row = fields_of(image_HWB) | fields_without_mask(len(classes))
         else:
             problems.append(f"{image}: {image_HWB.shape[2]} bands, data.bands names {bands}")
     except UserError as error:
@@ -131,6 +133,7 @@ def _scan_tile(
         problems.append(f"{mask}: {index_HW.shape[0]}x{index_HW.shape[1]}, its image is {height}x{width}")
     if row:
         row["hist_NC"] = np.bincount(index_HW[index_HW != IGNORE_INDEX], minlength=len(classes))
+        row["mask_digest_N"] = np.array(hashlib.sha256(index_HW.tobytes()).hexdigest())
     return row, problems
 
 
@@ -160,6 +163,11 @@ def fields_of(image_HWB: np.ndarray) -> dict[str, np.ndarray]:
         "bottom_N2WB": image_HWB[:-3:-1].copy(),
         "top_N2WB": image_HWB[:2].copy(),
     }
+
+
+def fields_without_mask(num_classes: int) -> dict[str, np.ndarray]:
+    """The fields of `Scan` that come from the mask, for a tile that has none."""
+    return {"hist_NC": np.zeros(num_classes, np.int64), "mask_digest_N": np.array("0" * 64)}
 
 
 def thumbnail(image_HWB: np.ndarray, cells: int) -> np.ndarray:

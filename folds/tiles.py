@@ -11,11 +11,13 @@ from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_value, whole_file
 from base.tables import read_csv
-from config import Run, load_experiment, open_run
+from config import Run, load_experiment, open_run, refuse_unwritable
 from config.data import TILE_COLUMNS, Data
 from folds.classes import ClassTable
 from folds.groups import GROUP_KEYS, column_groups, group_inputs, tile_groups
 from folds.scan import Scan, open_scan
+
+SOURCES = "image and mask files"  # name of their hash among what the table was made from
 
 
 def find_tiles(data: Data) -> pd.DataFrame:
@@ -25,8 +27,7 @@ def find_tiles(data: Data) -> pd.DataFrame:
         UserError: no image, an image without mask, a mask without image, or a name that stands for two images.
     """
     root = Path(data.root)
-    train = _by_name(root, data.train_images, "train")
-    test = _by_name(root, data.test_images, "test") if data.test_images else {}
+    train, test = _by_names(root, {"train": data.train_images, "test": data.test_images})
     mask_of = {name: data.train_masks.format(name=name) for name in train}
     masks = {_stem(data.train_masks, path): path for path in _glob(root, data.train_masks.format(name="*"))}
     lone_images = [train[name] for name in train if not (root / mask_of[name]).exists()]
@@ -43,12 +44,15 @@ def find_tiles(data: Data) -> pd.DataFrame:
 
 
 def tile_table(found: pd.DataFrame, scan: Scan, classes: ClassTable) -> pd.DataFrame:
-    """Adds height, width and pixels per class (empty for test tiles) to the files found.
+    """Adds height, width, a hash of the content, and pixels per class (empty for test tiles) to the files found.
 
     Raises:
         UserError: a class has no pixel in any train tile.
     """
-    table = found.assign(height=scan.size_N2[:, 0], width=scan.size_N2[:, 1])
+    contents = zip(scan.digest_N.tolist(), scan.mask_digest_N.tolist(), strict=True)
+    table = found.assign(
+        height=scan.size_N2[:, 0], width=scan.size_N2[:, 1], sha256=[hash_value(each)[:16] for each in contents]
+    )
     for c, name in enumerate(classes.names):
         table[name] = pd.array(scan.hist_NC[:, c], dtype="Int64")
         table.loc[table.split == "test", name] = pd.NA
@@ -60,7 +64,7 @@ def read_tiles(path: Path) -> pd.DataFrame:
     """The tile table as written by this stage; names and groups are text, counts are Int64."""
     if not path.exists():
         raise UserError(f"{path}: no tile table yet. Run: python -m folds.tiles --config FILE")
-    table = read_csv(path, dtype={"name": str, "group": str, "split": str})
+    table = read_csv(path, dtype=dict.fromkeys(("name", "group", "split", "sha256"), str))
     counts = [column for column in table if column not in TILE_COLUMNS]
     return table.astype(dict.fromkeys(counts, "Int64"))
 
@@ -75,7 +79,7 @@ def make_tiles(run: Run) -> pd.DataFrame:
     data, folds = run.experiment.data, run.experiment.folds
     found = find_tiles(data)
     sources = sources_hash(found, Path(data.root))
-    inputs = {"image and mask files": sources} | group_inputs(data, folds)
+    inputs = {SOURCES: sources} | group_inputs(data, folds)
     keys = run.data_keys | {key: value for key, value in run.folds_keys.items() if key in GROUP_KEYS}
     if run.is_fresh(run.tiles_csv, keys, inputs, is_folder=False):
         return read_tiles(run.tiles_csv)
@@ -96,16 +100,32 @@ def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("folds.tiles", __doc__)
     add_json(parser)
     args = parser.parse_intermixed_args(argv)
-    run = open_run(load_experiment(args.config, args.overrides))
-    tiles = make_tiles(run)
+    experiment = load_experiment(args.config, args.overrides)
+    refuse_unwritable(experiment)
+    tiles = make_tiles(Run(experiment))
+    run = open_run(experiment)  # after the table, so that tiles which were put back make members valid again
     train = tiles[tiles.split == "train"]
-    shares = train[list(ClassTable.of(run.experiment.data).names)].sum() / (train.height * train.width).sum()
+    counts_C = train[list(ClassTable.of(run.experiment.data).names)].sum()
+    shares = counts_C / counts_C.sum()
     print(
         f"{run.tiles_csv}: {len(train)} train and {len(tiles) - len(train)} test tiles, {train.group.nunique()} groups"
     )
     print("  ".join(f"{name} {share:.2%}" for name, share in shares.items()))
     counts = {"train": len(train), "test": len(tiles) - len(train), "groups": train.group.nunique()}
     write_figures(args.json, counts | {"class_shares": shares.astype(float).to_dict()})
+
+
+def _by_names(root: Path, patterns: dict[str, str | None]) -> list[dict[str, str]]:
+    """Name -> path of the images of each split; without a pattern there are none."""
+    found, problems = [], []
+    for split, pattern in patterns.items():
+        try:
+            found.append(_by_name(root, pattern, split) if pattern else {})
+        except UserError as error:
+            problems.append(str(error))
+    if problems:
+        raise UserError("; ".join(problems))
+    return found
 
 
 def _by_name(root: Path, pattern: str, split: str) -> dict[str, str]:

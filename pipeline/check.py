@@ -116,7 +116,7 @@ def _member_store_problems(run: Run, member: Member, path: Path, kind: str, trut
         "kind": kind,
         "variant": run.variant,
         "weights_sha256": weights_hash(run, member),
-        "inputs": run.member_inputs(),
+        "inputs": run.member_inputs() | (run.test_inputs() if kind == "test" else {}),
         "keys_sha256": hash_value(run.member_keys(member.model)),
     }
     held_out = [name for name, fold in truth.fold_of.items() if fold == member.fold]
@@ -167,6 +167,7 @@ def _mean_store_problems(run: Run, model: Model, path: Path, truth: Truth, conte
         return [str(error)]
     members = {str(member): weights_hash(run, member) for member in run.members(model)}
     expected = {"kind": "test", "model": model.name, "variant": run.variant, "members": members}
+    expected["inputs"] = run.test_inputs()
     problems = _unlike(store.manifest, expected) + _names_problems(store.names, truth.test_names)
     if store.classes != _channels(run, model):
         problems.append(f"classes are {listed(store.classes)}, not {listed(_channels(run, model))}")
@@ -179,14 +180,14 @@ def _unlike(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
     for key, value in expected.items():
         if found.get(key) == value:
             continue
-        plain = isinstance(value, str | int) and not key.endswith("sha256")
+        plain = (value is None or isinstance(value, str | int)) and not key.endswith("sha256")
         problems.append(f"{key} is {found.get(key)!r}, not {value!r}" if plain else CONTRADICTIONS[key])
     return problems
 
 
 CONTRADICTIONS = {
     "weights_sha256": "predicted by other weights than its member has now",
-    "inputs": "made with another tiles.csv or folds.csv",
+    "inputs": "made with another tiles.csv or folds.csv, or when images or masks had other pixels",
     "keys_sha256": "made with other keys of data, folds, model or train",
     "members": "the mean over other members, or over other weights of them",
 }

@@ -1,6 +1,7 @@
 """What of a member is finished and valid. Without torch, so that a grid of hundreds of members is planned at once."""
 
 from pathlib import Path
+from typing import Any
 
 from base.errors import UserError
 from base.stamps import read_stamp, stamp_path
@@ -28,15 +29,22 @@ def weights_hash(run: Run, member: Member) -> str | None:
 
 
 def mean_is_finished(run: Run, model: Model) -> bool:
-    """Whether the model's test store is there, and made from the weights that all of its members have now."""
-    wanted = {str(member): weights_hash(run, member) for member in run.members(model)}
-    return _manifest(run.test_store(model)).get("members") == wanted
+    """Whether the model's test store is there, of the test tiles and by the weights that all its members have now."""
+    wanted = {"members": {str(member): weights_hash(run, member) for member in run.members(model)}}
+    return _says(run.test_store(model), wanted | {"inputs": run.test_inputs()})
 
 
 def part_is_finished(run: Run, member: Member) -> bool:
-    """Whether the member's own test predictions are there, and made from its weights."""
+    """Whether the member's own predictions of these test tiles are there, and made from its weights."""
     made_from = weights_hash(run, member)
-    return made_from is not None and _manifest(run.test_part(member)).get("weights_sha256") == made_from
+    inputs = run.member_inputs() | run.test_inputs()
+    return made_from is not None and _says(run.test_part(member), {"weights_sha256": made_from, "inputs": inputs})
+
+
+def oof_is_finished(run: Run, member: Member) -> bool:
+    """Whether the member's predictions of its held-out fold are there, and made from its weights."""
+    made_from = weights_hash(run, member)
+    return made_from is not None and _says(run.oof_store(member), {"weights_sha256": made_from})
 
 
 def steps_left(run: Run, member: Member, has_test: bool) -> list[str]:
@@ -44,20 +52,21 @@ def steps_left(run: Run, member: Member, has_test: bool) -> list[str]:
     wanted = {"train": True, "oof": member.fold is not None, "test": has_test}
     if not member_is_finished(run, member):
         return [step for step in STEPS if wanted[step]]
-    made_from = weights_hash(run, member)
     left = []
-    if wanted["oof"] and _manifest(run.oof_store(member)).get("weights_sha256") != made_from:
+    if wanted["oof"] and not oof_is_finished(run, member):
         left.append("oof")
     if has_test and not part_is_finished(run, member) and not mean_is_finished(run, member.model):
         left.append("test")
     return left
 
 
-def _manifest(path: Path) -> dict:
-    """A store's manifest; empty when there is no store, or a damaged one, of which the job will say more."""
+def _says(path: Path, wanted: dict[str, Any]) -> bool:
+    """Whether a store's manifest holds all of this; no where there is no store, or a damaged one, of which the job will
+    say more."""
     if not path.exists():
-        return {}
+        return False
     try:
-        return open_store(path).manifest
+        manifest = open_store(path).manifest
     except UserError:
-        return {}
+        return False
+    return all(manifest.get(key) == value for key, value in wanted.items())

@@ -16,13 +16,13 @@ from base.version import code_version
 from config import Member, Run, load_experiment, open_run
 from folds.tiles import read_tiles
 from pipeline.device import pick_device, set_up_cpu
-from pipeline.finished import SECONDS, mean_is_finished, weights_hash
+from pipeline.finished import SECONDS, mean_is_finished, oof_is_finished, part_is_finished, weights_hash
 from pipeline.forward import member_probs
 from pipeline.images import add_image_options, label_by_members, wanted_of
 from pipeline.members import MemberRecord, add_member_options, load_member, member_of
 from pipeline.pack import open_pack
 from pipeline.stopping import Stopped, StopRequest
-from pipeline.store import open_store, write_store
+from pipeline.store import write_store
 
 
 def predict_oof(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path:
@@ -46,9 +46,9 @@ def predict_test(run: Run, member: Member, device: torch.device, stop: StopReque
 def _predict_split(
     run: Run, member: Member, device: torch.device, path: Path, kind: str, names: list[str], stop: StopRequest
 ) -> Path:
-    loaded, made_from = load_member(run, member, device), weights_hash(run, member)
-    if path.exists() and open_store(path).manifest["weights_sha256"] == made_from:
+    if oof_is_finished(run, member) if kind == "oof" else part_is_finished(run, member):
         return path
+    loaded = load_member(run, member, device)
     settings = run.experiment.predict
     batch = max(1, settings.batch // run.experiment.jobs.split_batch)
     settings = settings.model_copy(update={"batch": batch})
@@ -68,8 +68,8 @@ def _predict_split(
         "target": member.model.target,
         "variant": run.variant,
         "weights": settings.weights,
-        "weights_sha256": made_from,
-        "inputs": run.member_inputs(),
+        "weights_sha256": weights_hash(run, member),
+        "inputs": run.member_inputs() | (run.test_inputs() if kind == "test" else {}),
         "keys_sha256": hash_value(run.member_keys(member.model)),
         "code": code_version(),
     }

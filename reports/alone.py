@@ -3,8 +3,7 @@
 from collections.abc import Callable
 
 from base.command import stage_parser
-from config import Run, load_experiment
-from reports.material import Material
+from reports.material import Material, run_to_look_at
 from reports.page import Facts, Section
 from reports.render import render, write_page, write_pngs
 
@@ -14,9 +13,7 @@ def section_command(module: str, what: str, build: Callable[[Material], Section]
 
     def main(argv: list[str] | None = None) -> None:
         args = stage_parser(module, what).parse_intermixed_args(argv)
-        run = Run(
-            load_experiment(args.config, args.overrides)
-        )  # only looks: nothing is made again, and nothing thrown away
+        run = run_to_look_at(args.config, args.overrides)
         section = build(Material(run))
         folder = run.dir / "report"
         name = run.experiment.name

@@ -11,8 +11,7 @@ import socket
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError
-from config import Run, load_experiment
-from reports.material import Material
+from reports.material import Material, run_to_look_at
 from reports.tile_view import TileView
 
 PORT = 8050
@@ -76,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("reports.browse", __doc__)
     parser.add_argument("--port", type=port_number, default=PORT, help="0: any that is free (default: %(default)s)")
     args = parser.parse_intermixed_args(argv)
-    view = TileView(Material(Run(load_experiment(args.config, args.overrides))))
+    view = TileView(Material(run_to_look_at(args.config, args.overrides)))
     with open_port(args.port) as opened:
         serve(view, opened)
 

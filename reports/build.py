@@ -11,10 +11,10 @@ from base.errors import UserError
 from base.files import hash_value
 from base.stamps import hash_files
 from base.version import code_version
-from config import Run, load_experiment
+from config import Run
 from ensemble.oof import oof_table
 from reports import data, folds, oof, submission, tiles, training
-from reports.material import Material
+from reports.material import Material, run_to_look_at
 from reports.page import Facts, Section
 from reports.render import built, render, write_page, write_pngs
 from reports.suspects import SUSPECTS
@@ -107,7 +107,7 @@ def _listing(folder: Path, pattern: str) -> str:
 
 def main(argv: list[str] | None = None) -> None:
     args = stage_parser("reports.build", __doc__).parse_intermixed_args(argv)
-    run = Run(load_experiment(args.config, args.overrides))
+    run = run_to_look_at(args.config, args.overrides)
     written = make_report(run)
     path = run.dir / "report.html"
     print(f"report: {path} ({path.stat().st_size / 2**20:.1f} MiB{'' if written else ', as it was'})")

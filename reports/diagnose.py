@@ -67,7 +67,7 @@ def diagnose(run: Run, zip_path: Path, predictions: Predictions) -> dict[str, li
         "the zip verifies": causes.of_verify(verdict.problems),
         "the run is still what the zip was made from": causes.stale(predictions.changed),
         "OOF labels survive the way into a zip": causes.round_trip(from_zip, predictions.oof_miou),
-        "no neighbour nor copy lies in another fold": causes.leak(links, fold_N),
+        "no neighbour nor copy that was found lies in another fold": causes.leak(links, fold_N),
         "the blend scores as well on folds it was not fitted on": None
         if honest is None
         else causes.in_sample(predictions.oof_miou, honest),

@@ -1,5 +1,6 @@
 """What all sections draw from, opened once, when first asked for."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -9,7 +10,7 @@ import pandas as pd
 from base.errors import UserError
 from base.files import hash_file
 from base.stamps import hash_files
-from config import Run
+from config import Run, load_experiment
 from ensemble.build import BLEND, RunBlend, read_blend
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
@@ -23,6 +24,18 @@ from reports.look import OofLook, look_at_oof
 from reports.pictures import Stretch
 
 STRETCH_TILES = 64  # from which the limits of the pictures' colours are taken
+
+
+def run_to_look_at(config: str, overrides: Sequence[str]) -> Run:
+    """The run of an experiment, of which nothing is made again and nothing thrown away.
+
+    Raises:
+        UserError: there is no such run.
+    """
+    run = Run(load_experiment(config, overrides))
+    if not run.dir.exists():
+        raise UserError(f"{run.dir}: no such run. Run: bash run_cv.sh {config}")
+    return run
 
 
 @dataclass(frozen=True)

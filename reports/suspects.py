@@ -17,9 +17,8 @@ from base.command import run as run_command
 from base.command import stage_parser
 from base.files import whole_file
 from base.tables import read_csv
-from config import Run, load_experiment
 from reports.look import OofLook, look_at_oof
-from reports.material import Material
+from reports.material import Material, run_to_look_at
 from reports.patches import FLOOR, HABIT_STEP, Habits, Patch, probability_bin
 
 SUSPECTS = "suspects.csv"
@@ -104,7 +103,7 @@ def suspects_of(seen: OofLook, material: Material) -> pd.DataFrame:
 
 def main(argv: list[str] | None = None) -> None:
     args = stage_parser("reports.suspects", __doc__).parse_intermixed_args(argv)
-    material = Material(Run(load_experiment(args.config, args.overrides)))
+    material = Material(run_to_look_at(args.config, args.overrides))
     table, tiles = make_suspects(material, everything=True)
     if len(table):
         print(table.head(SHOWN).to_string(index=False, float_format="{:.3f}".format))

@@ -57,7 +57,10 @@ def verify_submission(
     layout = Layout.of(experiment, tiles)
     classes = layout.classes
     if expected_shares and set(expected_shares) != set(classes.names):
-        raise UserError(f"class_shares_oof are of {listed(expected_shares)}; data.classes are {listed(classes.names)}")
+        raise UserError(
+            f"class_shares_oof are of {listed(expected_shares)}; data.classes are {listed(classes.names)}. Is --config "
+            f"that of the zip?"
+        )
 
     def look(tile: Tile, label_HW: np.ndarray) -> tuple[np.ndarray, int]:
         counts = np.bincount(label_HW.ravel(), minlength=256)

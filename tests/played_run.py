@@ -164,6 +164,7 @@ def _play_test(
     test = tiles[tiles.split == "test"]
     members = {str(member): weights_hash(run, member) for member in run.members(model)}
     manifest = {"kind": "test", "model": model.name, "variant": run.variant, "members": members}
+    manifest["inputs"] = run.test_inputs()
     size_px = int(test.height.iloc[0]), int(test.width.iloc[0])
     channels = _channels(model, classes)
     with write_store(run.test_store(model), test.name.tolist(), channels, *size_px, manifest) as writer:

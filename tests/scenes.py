@@ -5,7 +5,7 @@ from dataclasses import fields
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from folds.scan import Scan, fields_of
+from folds.scan import Scan, fields_of, fields_without_mask
 
 
 def draw_texture(rng: np.random.Generator, height: int, width: int, bands: int, dtype: str = "uint8") -> np.ndarray:
@@ -55,5 +55,5 @@ def shuffled_scenes(
 
 def scan_of(images: list[np.ndarray], num_classes: int = 2) -> Scan:
     """What `scan_tiles` would keep of these images."""
-    rows = [fields_of(image) | {"hist_NC": np.zeros(num_classes, np.int64)} for image in images]
+    rows = [fields_of(image) | fields_without_mask(num_classes) for image in images]
     return Scan(**{field.name: np.stack([row[field.name] for row in rows]) for field in fields(Scan)})

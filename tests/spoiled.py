@@ -56,7 +56,7 @@ def manifest_of(run: Run, member: Member, kind: str) -> dict:
         "target": member.model.target,
         "variant": run.variant,
         "weights_sha256": weights_hash(run, member),
-        "inputs": run.member_inputs(),
+        "inputs": run.member_inputs() | (run.test_inputs() if kind == "test" else {}),
         "keys_sha256": hash_value(run.member_keys(member.model)),
     }
 
@@ -73,6 +73,7 @@ def write_run(config: Path) -> Run:
     unet, bare = run.experiment.models
     members = {str(member): weights_hash(run, member) for member in run.members(unet)}
     mean = {"kind": "test", "model": unet.name, "variant": run.variant, "members": members}
+    mean["inputs"] = run.test_inputs()
     write_probs(run.test_store(unet), test, CLASSES, mean)
     for member in run.members(bare):  # its mean is still to come
         write_probs(run.test_part(member), test, ["bare"], manifest_of(run, member, "test"))
@@ -250,7 +251,7 @@ def older_mean(run: Run) -> None:
 def mean_of_other_tiles(run: Run) -> None:
     path = run.test_store(run.experiment.models[0])
     store = open_store(path)
-    facts = {key: store.manifest[key] for key in ("kind", "model", "variant", "members")}
+    facts = {key: store.manifest[key] for key in ("kind", "model", "variant", "members", "inputs")}
     write_probs(path, store.names[:-1], CLASSES, facts)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -14,7 +15,7 @@ import pytest
 
 from ensemble.oof import oof_table
 from folds.images import read_mask
-from tests.tiny import TINY_CLASSES, tiny_values, write_config, write_tiny
+from tests.tiny import TINY_CLASSES, tiny_values, write_config, write_mask, write_tiny
 
 ROOT = Path(__file__).parent.parent
 
@@ -60,7 +61,7 @@ def test_the_run_leaves_what_others_rely_on(finished):
     run_dir = folder / "runs" / "tiny"
     tiles = pd.read_csv(run_dir / "tiles.csv", dtype={"name": str})
     names = [spec["name"] for spec in TINY_CLASSES]
-    assert tiles.columns.tolist() == ["name", "split", "image", "mask", "height", "width", "group", *names]
+    assert tiles.columns.tolist() == ["name", "split", "image", "mask", "height", "width", "group", "sha256", *names]
     assert tiles.split.value_counts().to_dict() == {"train": 9, "test": 4}
     folds = pd.read_csv(run_dir / "folds.csv", dtype={"name": str})
     assert folds.columns.tolist() == ["name", "group", "fold"]
@@ -137,3 +138,37 @@ def test_the_first_failing_stage_ends_the_run_with_its_message_and_code(tmp_path
     assert "train/000002.tif" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "runs" / "tiny" / "tiles.csv").exists()
+
+
+def members_of(folder: Path) -> dict[str, int]:
+    return {name: time for name, time in files_of(folder).items() if "members" in name and "weights" in name}
+
+
+def test_pixels_that_change_are_noticed_and_pixels_that_are_put_back_are_good_again(finished):
+    """A mask turned by 180 degrees has the same size and the same pixels of each class."""
+    folder, config, _ = finished
+    mask = folder / "data" / "train" / "000004.png"
+    before, weights = mask.read_bytes(), members_of(folder)
+    write_mask(mask, read_mask(mask)[::-1, ::-1].copy())
+    blend = [sys.executable, "-m", "ensemble.blend", "--config", str(config), "--name", "new"]
+    alone = subprocess.run(blend, cwd=ROOT, capture_output=True, text=True)
+    assert alone.returncode == 2
+    assert "images or masks were written after it. Run: python -m folds.tiles" in alone.stderr
+    refused = run_cv(config, check=False)
+    assert refused.returncode == 2
+    assert "what differs: tiles.csv: train has other content" in refused.stderr
+    mask.write_bytes(before)
+    run_cv(config)
+    assert members_of(folder) == weights
+
+
+def test_a_new_test_set_is_labelled_by_the_members_there_are(finished):
+    folder, config, _ = finished
+    weights = members_of(folder)
+    write_tiny(folder / "b", train=0, test=3, seed=5)
+    shutil.copytree(folder / "b" / "test", folder / "data" / "B")
+    (folder / "data" / "B" / "000001.tif").rename(folder / "data" / "B" / "new.tif")
+    run_cv(config, "data.test_images=B/*.tif")
+    assert members_of(folder) == weights
+    with zipfile.ZipFile(folder / "zips" / "tiny.zip") as archive:
+        assert archive.namelist() == [f"results/{name}.png" for name in ("000000", "000002", "new")]

@@ -5,6 +5,7 @@ import yaml
 
 from base.errors import UserError
 from base.files import write_text
+from base.locks import held
 from config import Experiment, Member, Run, load_experiment, open_run
 from tests.tiny import tiny_values, write_config
 
@@ -83,6 +84,9 @@ def test_all_differing_keys_are_listed_at_once(finished, tmp_path):
         "name=other",
         "data.root=elsewhere",
         "train.tensorboard=true",
+        "data.test_images=B/*.tif",
+        "data.train_masks=masks/{name}.png",
+        "data.classes.field.color=[1, 2, 3]",
     ],
 )
 def test_other_keys_leave_members_alone(finished, tmp_path, override):
@@ -118,3 +122,49 @@ def test_stores_of_other_views_stand_side_by_side(tmp_path):
     member = next(iter(runs[0].members()))
     assert len({run.oof_store(member) for run in runs}) == 3
     assert len({run.test_store(member.model) for run in runs}) == 3
+
+
+TILES = """name,split,image,mask,height,width,group,sha256,field
+a,train,train/a.tif,train/a.png,32,32,s1,aaaa,700
+b,train,train/b.tif,train/b.png,32,32,s2,bbbb,300
+a,test,test/a.tif,,32,32,,cccc,
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "train", "test"),
+    [
+        (",bbbb,", ",dddd,", True, False),  # other pixels in a train image, or its mask
+        (",cccc,", ",dddd,", False, True),
+        ("a,test,test/a.tif,,32,32,,cccc,\n", "", False, True),
+        ("s2", "s1", True, False),
+        ("train/b.tif,train/b.png", "images/b.tif,masks/b.png", False, False),  # other folders, the same pixels
+        ("test/a.tif", "B/a.tif", False, False),
+    ],
+)
+def test_members_depend_on_the_content_of_train_tiles_and_test_predictions_on_that_of_test_tiles(
+    finished, old, new, train, test
+):
+    write_text(finished.tiles_csv, TILES)
+    before = finished.member_inputs(), finished.test_inputs()
+    write_text(finished.tiles_csv, TILES.replace(old, new))
+    assert (finished.member_inputs() != before[0]) is train
+    assert (finished.test_inputs() != before[1]) is test
+
+
+def test_folders_that_cannot_be_written_are_named_at_once_before_anything_is_made(tmp_path):
+    (tmp_path / "file").write_text("not a folder")
+    (tmp_path / "gone").symlink_to(tmp_path / "disk" / "that" / "is" / "not" / "mounted")
+    with pytest.raises(UserError, match=r"runs_dir .*gone \(.*zips_dir .*zips \(Not a directory\)"):
+        open_run(experiment_of(tmp_path, f"runs_dir={tmp_path / 'gone'}", f"zips_dir={tmp_path / 'file' / 'zips'}"))
+
+
+def test_a_member_that_is_being_trained_is_not_thrown_away(finished, tmp_path):
+    done, begun, _ = finished.members()
+    with (
+        held(finished.member_lock(begun), "member"),
+        pytest.raises(UserError, match=r"fold1-seed0.*is being worked on"),
+    ):
+        open_run(experiment_of(tmp_path, "train.lr=0.5", "redo=stale"))
+    assert finished.member_dir(done).exists()
+    assert finished.member_dir(begun).exists()
