@@ -10,6 +10,7 @@ import pandas as pd
 from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_value, whole_file
+from base.stamps import read_stamp, stamp_path
 from base.tables import read_csv
 from config import Run, load_experiment, open_run, refuse_unwritable
 from config.data import TILE_COLUMNS, Data
@@ -94,6 +95,21 @@ def make_tiles(run: Run) -> pd.DataFrame:
         table.to_csv(aside, index=False)
     run.finish(run.tiles_csv, keys, inputs, [run.tiles_csv], is_folder=False)
     return table
+
+
+def written_since(run: Run, tiles: pd.DataFrame) -> list[str]:
+    """What says that images or masks are others than those that the run's table was made from; empty: nothing."""
+    stamp = read_stamp(stamp_path(run.tiles_csv, is_folder=False))
+    try:
+        sources = sources_hash(tiles, Path(run.experiment.data.root))
+    except FileNotFoundError as error:
+        return [f"{error.filename}: no such file any more, but {run.tiles_csv} names it"]
+    if not stamp or stamp.inputs.get(SOURCES) == sources:
+        return []
+    return [
+        f"{run.tiles_csv}: images or masks were written after it. Run: python -m folds.tiles --config FILE, which "
+        f"tells whether their pixels are others"
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -22,7 +22,7 @@ from base.stamps import read_stamp, stamp_path
 from config import Member, Run, load_experiment
 from config.training import Model
 from folds.assign import read_folds
-from folds.tiles import read_tiles
+from folds.tiles import read_tiles, written_since
 from pipeline.finished import weights_hash
 from pipeline.store import content_problems, open_store
 
@@ -212,6 +212,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     # Not open_run: it would stop at members that are stale, and this command tells everything and writes nothing.
     run = Run(load_experiment(args.config, args.overrides))
+    # Here alone: readers of stores need neither images nor masks, which may lie on another machine.
+    refuse_all("nothing can be proven", written_since(run, read_tiles(run.tiles_csv)))
     checked = check_stores(run, content=True)
     members = [member for member in run.members() if member.fold is not None]  # one of all tiles has no OOF
     oof = sum(run.oof_store(member) in checked for member in members)

@@ -17,14 +17,13 @@ from filelock import FileLock
 from joblib import Parallel, delayed
 
 from base.command import run, stage_parser
-from base.errors import UserError
+from base.errors import UserError, refuse_all
 from base.files import clear_aside, hash_value, read_json, whole_folder, write_json
 from base.progress import track
-from base.stamps import read_stamp, stamp_path
 from config import Run, load_experiment, open_run
 from folds.classes import ClassTable
 from folds.images import read_image, read_mask
-from folds.tiles import SOURCES, make_tiles, sources_hash
+from folds.tiles import make_tiles, sources_hash, written_since
 
 FORMAT = 1  # raised when the arrays' meaning changes, so that older packs are not taken for new ones
 
@@ -76,7 +75,7 @@ def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
     Raises:
         UserError: images or masks have changed since the run's table was made.
     """
-    _refuse_outdated(run, tiles)
+    refuse_all("tiles", written_since(run, tiles))
     folder = pack_dir(run, tiles)
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -87,19 +86,6 @@ def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
                 with whole_folder(folder) as aside:
                     _write_pack(aside, tiles, Path(run.experiment.data.root), ClassTable.of(run.experiment.data))
     return _read_pack(folder, tiles)
-
-
-def _refuse_outdated(run: Run, tiles: pd.DataFrame) -> None:
-    stamp = read_stamp(stamp_path(run.tiles_csv, is_folder=False))
-    try:
-        sources = sources_hash(tiles, Path(run.experiment.data.root))
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename}: no such file any more, but {run.tiles_csv} names it") from None
-    if stamp and stamp.inputs.get(SOURCES) != sources:
-        raise UserError(
-            f"{run.tiles_csv}: images or masks were written after it. Run: python -m folds.tiles --config FILE, which "
-            f"tells whether their pixels are others"
-        )
 
 
 def pack_dir(run: Run, tiles: pd.DataFrame) -> Path:

@@ -151,9 +151,11 @@ def test_pixels_that_change_are_noticed_and_pixels_that_are_put_back_are_good_ag
     before, weights = mask.read_bytes(), members_of(folder)
     write_mask(mask, read_mask(mask)[::-1, ::-1].copy())
     blend = [sys.executable, "-m", "ensemble.blend", "--config", str(config), "--name", "new"]
-    alone = subprocess.run(blend, cwd=ROOT, capture_output=True, text=True)
-    assert alone.returncode == 2
-    assert "images or masks were written after it. Run: python -m folds.tiles" in alone.stderr
+    check = [sys.executable, "-m", "pipeline.check", "--config", str(config)]
+    for command in (blend, check):
+        alone = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+        assert alone.returncode == 2
+        assert "images or masks were written after it. Run: python -m folds.tiles" in alone.stderr
     refused = run_cv(config, check=False)
     assert refused.returncode == 2
     assert "what differs: tiles.csv: train has other content" in refused.stderr

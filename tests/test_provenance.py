@@ -7,7 +7,7 @@ import pytest
 
 from base.errors import UserError
 from config import Run, load_experiment
-from pipeline.check import check_stores, leak_problems, main
+from pipeline.check import _unlike, check_stores, leak_problems, main
 from pipeline.store import open_store
 from tests.spoiled import (
     SPOILED,
@@ -95,3 +95,8 @@ def test_a_leak_is_a_tile_or_a_neighbour_of_its_group():
     assert "1 of the tiles that it predicts: c" in leak_problems(["c"], ["c", "d"], group_of)[0]
     assert "the groups of 1 tiles that it predicts: b" in leak_problems(["a", "d"], ["b", "c"], group_of)[0]
     assert len(leak_problems(["a", "c"], ["b", "c"], group_of)) == 2
+
+
+def test_a_fold_where_there_should_be_none_is_told():
+    """As when a fold member's folder is copied to one that is trained on every tile."""
+    assert _unlike({"fold": 0, "seed": 1}, {"fold": None, "seed": 1}) == ["fold is 0, not None"]
