@@ -202,7 +202,7 @@ class Run:
 
 
 def refuse_unwritable(experiment: Experiment) -> None:
-    """Before time is spent: where results and zips go can be made and written.
+    """Where results and zips go can be made and written: asked where the main job begins, before time is spent.
 
     Raises:
         UserError: lists those that cannot.
@@ -224,9 +224,8 @@ def open_run(experiment: Experiment) -> Run:
 
     Raises:
         UserError: members exist that were made with other keys or files, and `redo=stale` was not said; or it was, and
-            one of them is just being trained; or results cannot be written.
+            one of them is just being trained.
     """
-    refuse_unwritable(experiment)
     run = Run(experiment)
     stale = run.stale_members()
     if stale and experiment.redo != "stale":

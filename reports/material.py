@@ -106,10 +106,9 @@ class Material:
     @cached_property
     def fitted(self) -> RunBlend | None:
         """The blend as `ensemble.blend` left it; None: not fitted yet, or of models that are no longer blended."""
-        try:
-            fitted = read_blend(self.run)
-        except UserError:  # none yet, or of another version; ensemble.blend makes it anew
+        if not (self.run.blend_dir / BLEND).exists():
             return None
+        fitted = read_blend(self.run)
         specialists = {specialist.name for specialist in fitted.blend.specialists}
         known = set(fitted.blend.models) <= set(self.oof.models) and specialists <= self.oof.specialists.keys()
         return fitted if known else None

@@ -6,7 +6,7 @@ import yaml
 from base.errors import UserError
 from base.files import write_text
 from base.locks import held
-from config import Experiment, Member, Run, load_experiment, open_run
+from config import Experiment, Member, Run, load_experiment, open_run, refuse_unwritable
 from tests.tiny import tiny_values, write_config
 
 
@@ -156,7 +156,9 @@ def test_folders_that_cannot_be_written_are_named_at_once_before_anything_is_mad
     (tmp_path / "file").write_text("not a folder")
     (tmp_path / "gone").symlink_to(tmp_path / "disk" / "that" / "is" / "not" / "mounted")
     with pytest.raises(UserError, match=r"runs_dir .*gone \(.*zips_dir .*zips \(Not a directory\)"):
-        open_run(experiment_of(tmp_path, f"runs_dir={tmp_path / 'gone'}", f"zips_dir={tmp_path / 'file' / 'zips'}"))
+        refuse_unwritable(
+            experiment_of(tmp_path, f"runs_dir={tmp_path / 'gone'}", f"zips_dir={tmp_path / 'file' / 'zips'}")
+        )
 
 
 def test_a_member_that_is_being_trained_is_not_thrown_away(finished, tmp_path):
