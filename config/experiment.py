@@ -81,6 +81,11 @@ class Experiment(Section):
         return self.model_dump(mode="json", exclude={"redo", "jobs"})
 
     @property
+    def images_at_once(self) -> int:
+        """Images of one pass of prediction."""
+        return max(1, self.predict.batch // self.jobs.split_batch)
+
+    @property
     def member_count(self) -> int:
         return sum(self.folds.k + (model.folds == "each+all") for model in self.models) * len(self.seeds)
 

@@ -25,8 +25,9 @@ from config.training import Model, Train
 
 # Keys of `data` that change no result: where the data lies, and test labels, which nothing is made from.
 PLACE_KEYS = {"data.root", "data.test_masks"}
-# Keys of `data` that change no member: which files there are, which the tile table says by their content.
-FILE_KEYS = {"data.train_images", "data.train_masks", "data.test_images"}
+# Patterns of keys of `data` that change no member: which files there are, which the tile table says by their content,
+# and what colours pictures have.
+NO_MEMBERS_KEYS = ("data.train_images", "data.train_masks", "data.test_images", "data.classes.*.color")
 
 
 @dataclass(frozen=True)
@@ -147,8 +148,11 @@ class Run:
         train: Train = self.experiment.train_of(model)
         own = model.model_dump(mode="json", exclude={"train", "folds"})  # more members change none
         recipe = train.model_dump(mode="json", exclude={"tensorboard"})  # another picture of the same training
-        tiles = {key: value for key, value in self.folds_keys.items() if key not in FILE_KEYS}
-        tiles = {key: value for key, value in tiles.items() if not fnmatch(key, "data.classes.*.color")}  # for pictures
+        tiles = {
+            key: value
+            for key, value in self.folds_keys.items()
+            if not any(fnmatch(key, pattern) for pattern in NO_MEMBERS_KEYS)
+        }
         return tiles | flat({"models": {model.name: own}, "train": recipe})
 
     @property

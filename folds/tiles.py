@@ -9,7 +9,7 @@ import pandas as pd
 
 from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError, listed, refuse_all
-from base.files import hash_value, whole_file
+from base.files import hash_stats, hash_value, whole_file
 from base.stamps import read_stamp, stamp_path
 from base.tables import read_csv
 from config import Run, load_experiment, open_run, refuse_unwritable
@@ -98,12 +98,13 @@ def make_tiles(run: Run) -> pd.DataFrame:
 
 
 def written_since(run: Run, tiles: pd.DataFrame) -> list[str]:
-    """What says that images or masks are others than those that the run's table was made from; empty: nothing."""
+    """What says that images or masks may be others than those that the run's table was made from; empty: nothing."""
     stamp = read_stamp(stamp_path(run.tiles_csv, is_folder=False))
     try:
         sources = sources_hash(tiles, Path(run.experiment.data.root))
     except FileNotFoundError as error:
-        return [f"{error.filename}: no such file any more, but {run.tiles_csv} names it"]
+        again = "put it back, or run: python -m folds.tiles --config FILE"
+        return [f"{error.filename}: no such file any more, but {run.tiles_csv} names it; {again}"]
     if not stamp or stamp.inputs.get(SOURCES) == sources:
         return []
     return [
@@ -192,10 +193,8 @@ def _refuse_absent_classes(train: pd.DataFrame, classes: ClassTable) -> None:
 
 
 def sources_hash(found: pd.DataFrame, root: Path) -> str:
-    """A hash over the names, sizes and times of all source files: quick, and any touched file changes it."""
-    paths = [*found.image, *found["mask"].dropna()]
-    stats = [(root / path).stat() for path in paths]
-    return hash_value([(path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, stats, strict=True)])
+    """A hash over the names, sizes and times of all source files."""
+    return hash_stats(root, [*found.image, *found["mask"].dropna()])
 
 
 if __name__ == "__main__":

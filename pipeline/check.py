@@ -166,8 +166,8 @@ def _mean_store_problems(run: Run, model: Model, path: Path, truth: Truth, conte
     except UserError as error:
         return [str(error)]
     members = {str(member): weights_hash(run, member) for member in run.members(model)}
-    expected = {"kind": "test", "model": model.name, "variant": run.variant, "members": members}
-    expected["inputs"] = run.test_inputs()
+    expected = {"kind": "test", "model": model.name, "variant": run.variant}
+    expected |= {"members": members, "inputs": run.test_inputs()}
     problems = _unlike(store.manifest, expected) + _names_problems(store.names, truth.test_names)
     if store.classes != _channels(run, model):
         problems.append(f"classes are {listed(store.classes)}, not {listed(_channels(run, model))}")

@@ -42,8 +42,8 @@ def mean_test(run: Run, model: Model) -> Path | None:
             )
         parts = [open_store(run.test_part(member)) for member in members]
         made_from = {str(member): weights_hash(run, member) for member in members}
-        manifest = {"kind": "test", "model": model.name, "members": made_from, "inputs": run.test_inputs()}
-        manifest["variant"] = run.variant
+        manifest = {"kind": "test", "model": model.name, "variant": run.variant}
+        manifest |= {"members": made_from, "inputs": run.test_inputs()}
         first, dtype = parts[0], run.experiment.predict.dtype
         for member, part in zip(members, parts, strict=True):  # before the mean, which says that all is done
             _keep_excerpt(run.test_excerpt(member), part)

@@ -49,9 +49,7 @@ def _predict_split(
     if oof_is_finished(run, member) if kind == "oof" else part_is_finished(run, member):
         return path
     loaded = load_member(run, member, device)
-    settings = run.experiment.predict
-    batch = max(1, settings.batch // run.experiment.jobs.split_batch)
-    settings = settings.model_copy(update={"batch": batch})
+    settings = run.experiment.predict.model_copy(update={"batch": run.experiment.images_at_once})
     pack = open_pack(run, read_tiles(run.tiles_csv))
     pixels, order = (
         (pack.train_image_NHWB, pack.train_names) if kind == "oof" else (pack.test_image_NHWB, pack.test_names)

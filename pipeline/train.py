@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import get_args
 
@@ -27,7 +27,7 @@ from pipeline.curves import Curves
 from pipeline.device import autocast, make_deterministic, pick_device, set_up_cpu
 from pipeline.finished import member_is_finished
 from pipeline.forward import forward_probs
-from pipeline.loop import fit
+from pipeline.loop import Plan, fit
 from pipeline.members import add_member_options, member_of, weights_path
 from pipeline.pack import Pack
 from pipeline.prepare import Preparation
@@ -63,8 +63,9 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     num_classes = max(len(setup.record.classes), 2)
 
     def validate(evaluated: nn.Module) -> float:
-        batch = max(1, run.experiment.predict.batch // run.experiment.jobs.split_batch)
-        settings = Predict(tta="none", batch=batch)  # for the curves; the OOF score has its views
+        settings = Predict(
+            tta="none", batch=run.experiment.images_at_once
+        )  # for the curves; the OOF score has its views
         pixels = pack.train_image_NHWB
         probs = forward_probs(evaluated, preparation, pixels, setup.val_N, settings, train.precision, device)
         return mean_iou(confusion_of_batches(probs, truth_NHW, num_classes))
@@ -82,17 +83,8 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
         curves = stack.enter_context(Curves(folder / "tensorboard", state.log)) if train.tensorboard else None
         progress = stack.enter_context(TrainProgress(str(member), train.epochs, state.epoch, curves))
         scored = validate if len(setup.val_N) else None
-        try:
-            fit(plan, state, compiled, loader, batches, preparation, loss_fn, scored, save, save_best, stop, progress)
-        except TorchDynamoException as error:
-            raise UserError(f"{member}: {_uncompiled(error)}") from error
-        except ValueError as error:
-            if ONE_VALUE not in str(error):
-                raise
-            raise UserError(
-                f"{member}: {member.model.arch} averages over whole images, so its batch norm needs two at once: set "
-                f"train.batch to twice jobs.split_batch or more (they are {train.batch} and {plan.split_batch})"
-            ) from error
+        stack.enter_context(_in_users_words(member, plan))
+        fit(plan, state, compiled, loader, batches, preparation, loss_fn, scored, save, save_best, stop, progress)
 
     write_weights(folder, "last", state.network)
     for kind, averaged in state.averages.networks().items():
@@ -105,13 +97,25 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     return folder
 
 
-def _uncompiled(error: TorchDynamoException) -> str:
-    cause = getattr(error, "inner_exception", error)  # what torch wrapped of the compiler's own
-    said = next(iter(str(cause).splitlines()), "")
-    return (
-        f"the network cannot be compiled here: {type(cause).__name__}: {said}. torch.compile needs a C++ compiler on a "
-        "CPU, and triton with a C compiler on a GPU: install them, or set train.compile to false"
-    )
+@contextmanager
+def _in_users_words(member: Member, plan: Plan) -> Iterator[None]:
+    """What torch raises in the block for a machine or settings that a person can mend becomes a `UserError`."""
+    try:
+        yield
+    except TorchDynamoException as error:
+        cause = getattr(error, "inner_exception", error)  # what torch wrapped of the compiler's own
+        said = next(iter(str(cause).splitlines()), "")
+        raise UserError(
+            f"{member}: the network cannot be compiled here: {type(cause).__name__}: {said}. torch.compile needs a C++ "
+            f"compiler on a CPU, and triton with a C compiler on a GPU: install them, or set train.compile to false"
+        ) from error
+    except ValueError as error:
+        if ONE_VALUE not in str(error):
+            raise
+        raise UserError(
+            f"{member}: {member.model.arch} averages over whole images, so its batch norm needs two at once: set "
+            f"train.batch to twice jobs.split_batch or more (they are {plan.train.batch} and {plan.split_batch})"
+        ) from error
 
 
 def clear_killed(folder: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError
-from base.files import hash_value
+from base.files import hash_stats
 from base.stamps import hash_files
 from base.version import code_version
 from config import Run
@@ -99,10 +99,7 @@ def report_inputs(run: Run) -> dict[str, str]:
 
 
 def _listing(folder: Path, pattern: str) -> str:
-    """A hash of names, sizes and times of the files that match: their contents may be gigabytes."""
-    found = [name for name in sorted(glob(pattern, root_dir=folder)) if (folder / name).is_file()]
-    stats = [(folder / name).stat() for name in found]
-    return hash_value([[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(found, stats, strict=True)])
+    return hash_stats(folder, [name for name in sorted(glob(pattern, root_dir=folder)) if (folder / name).is_file()])
 
 
 def main(argv: list[str] | None = None) -> None:

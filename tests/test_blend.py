@@ -257,6 +257,13 @@ def test_a_receipt_says_what_has_changed(played, tmp_path):
         make_again(load_experiment(played, ["submission.folder=elsewhere"]), receipt_of(played))
 
 
+def test_a_receipt_of_another_run_says_whose_it_is(played):
+    with pytest.raises(
+        UserError, match=r"receipt is of run 'played', the experiment is 'other': give --config .*played"
+    ):
+        make_again(load_experiment(played, ["name=other"]), receipt_of(played))
+
+
 def test_another_rule_gives_other_bytes_and_they_are_not_kept(played, tmp_path):
     receipt = read_json(receipt_of(played))
     receipt["fitted"]["gain_C"][0] *= 3

@@ -15,6 +15,7 @@ import pytest
 import yaml
 from matplotlib.colors import to_hex
 
+from base.errors import UserError
 from config import Run, load_experiment
 from ensemble.apply import apply_blend
 from ensemble.evidence import class_intervals, tally_of_counts
@@ -161,6 +162,14 @@ def test_what_is_missing_is_said(without, gone, name, said):
     made = built(name, title, section, Material(without(gone)))
     assert made.title == title
     assert said in " ".join(part.text for part in made.parts if isinstance(part, Note))
+
+
+def test_a_run_that_does_not_exist_is_not_reported_on(played, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(yaml.safe_dump(played.experiment.dump() | {"name": "plaid"}))
+    with pytest.raises(UserError, match=r"plaid: no such run\. Run: bash run_cv\.sh"):
+        build.main(["--config", str(config)])
+    assert not (Path(played.experiment.runs_dir) / "plaid").exists()
 
 
 def test_the_report_of_a_run_that_has_nothing_yet(without):

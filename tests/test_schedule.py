@@ -277,7 +277,7 @@ def test_a_lowered_plateau_lowers_no_rate_of_swa():
 
 
 def test_no_optimizer_clips_by_itself():
-    """`clip_grad_norm: null` is not clipped: a gradient and its hundredfold differ where the optimizer's rule does."""
+    """`clip_grad_norm: null` is not clipped, and any other value is the only clipping."""
     network = nn.Linear(2, 2)
     optimizer = build_optimizer(network, Train(optimizer={"name": "lamb"}))
     assert optimizer.defaults["max_grad_norm"] is None

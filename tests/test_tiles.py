@@ -98,6 +98,8 @@ def test_groups_follow_their_csv(root):
     csv = root / "scenes.csv"
     csv.write_text(csv.read_text().replace("000008,scene2", "000008,scene0"))
     assert make_tiles(run_of(root)).group.dropna().tolist()[-1] == "scene0"
+    csv.write_text(csv.read_text().replace("000008,scene0", "000008,NA"))
+    assert make_tiles(run_of(root)).group.tolist()[8] == "NA"
 
 
 def test_linked_tiles_have_the_name_of_their_first_train_tile():
@@ -113,6 +115,9 @@ def test_linked_tiles_have_the_name_of_their_first_train_tile():
 def test_no_tiles(root):
     message = refusal(root, train_images="nowhere/*.tif")
     assert "no train tiles: nothing matches nowhere/*.tif" in message
+    both = refusal(root, train_images="nowhere/*.tif", test_images="neither/*.tif")
+    assert "no train tiles: nothing matches nowhere/*.tif" in both
+    assert "no test tiles: nothing matches neither/*.tif" in both
     assert f"(there is no {root / 'nowhere'}); set data.root=DIR" in message
     assert "no test tiles" in refusal(root, test_images="nowhere/*.tif")
 
