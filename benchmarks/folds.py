@@ -25,11 +25,11 @@ from config import load_experiment
 from folds.assign import assign_folds, relative_deviation
 from folds.classes import ClassTable
 from folds.duplicates import find_duplicates
+from folds.files import find_tiles
 from folds.landscape import make_landscape
 from folds.links import find_links
 from folds.mosaic import recover_mosaics
 from folds.scan import scan_tiles
-from folds.tiles import find_tiles
 
 K, GROUPS = 5, 400
 ROUNDS = 5  # interleaved, each with another seed

@@ -20,7 +20,6 @@ from base.tables import read_csv
 from benchmarks.machine import ROOT
 from config import Run, load_experiment
 from folds.classes import ClassTable
-from folds.images import read_mask
 from folds.landscape import make_landscape
 from submissions import png
 from tests.planted import plant_flips, planted_share
@@ -44,7 +43,7 @@ def flipped(folder: Path) -> tuple[Path, list[str], list[tuple[int, np.ndarray]]
     paths = sorted((folder / "data" / "train").glob("*.png"))
     kept = folder / "masks.npy"  # as they were drawn
     if not kept.exists():
-        np.save(kept, np.stack([classes.to_index(read_mask(path)) for path in paths]))
+        np.save(kept, np.stack([classes.read_index(path) for path in paths]))
     truth_NHW = np.load(kept)
     planted = plant_flips(truth_NHW, len(classes), SHARE, SEED)
     for path, truth_HW in zip(paths, truth_NHW, strict=True):

@@ -23,6 +23,8 @@ OOF_COLUMNS = (
     "kind", "name", "fold", "seed", "weights", "tta", "tiles", "miou", "miou_low", "miou_high", "miou_in_sample"
 )  # fmt: skip
 """Columns of `oof.csv`; a column of IoU per class follows."""
+NAME = "{name}"
+"""Where the name of a tile stands in a pattern of files."""
 IGNORE_INDEX = 255  # inside the program; a mask on disk may use any value for it, or none
 
 
@@ -58,14 +60,17 @@ class Data(Section):
     root: str = "."
     """Folder that every other path of this section is relative to."""
     train_images: str = "train/*.tif"
-    """Glob of the train images. A tile's name is its file's stem."""
+    """Glob of the train images. A tile's name is its file's stem, or what stands for {name}: train/{name}_sat.jpg."""
     train_masks: str = "train/{name}.png"
-    """Mask of the tile {name}."""
+    """Mask of the tile {name}; a glob too, as in train/*/masks/{name}.png. A file that both patterns match is what the
+    longer one says."""
     test_images: str | None = "test/*.tif"
-    """Glob of the test images; null: there is no test set."""
+    """Glob of the test images, as of the train images; null: there is no test set."""
     test_masks: str | None = None
     """Mask of the test tile {name}, where test labels are known: the zip is scored with them, and nothing reads them
     before; null: they are not."""
+    mask_values: Literal["labels", "colors"] = "labels"
+    """What a mask holds: labels, in one band; or the classes' colours, in three."""
     bands: list[str] = Field(["red", "green", "blue", "nir"], min_length=1)
     """Names of the image's bands in file order; their count is checked against the files."""
     derived: list[Literal["ndvi"]] = []
@@ -74,6 +79,8 @@ class Data(Section):
     """Each band to mean 0 and std 1: by the train tiles' statistics, or by each tile's own (for shifted test sets)."""
     ignore_label: int | None = Field(None, ge=0, le=255)
     """Mask value that is neither trained on nor scored; null: every pixel counts."""
+    ignore_color: Color | None = None
+    """The same for masks of colours."""
     classes: list[ClassSpec] = Field(min_length=2, max_length=255)
     """The classes in index order."""
     generate: Landscape | None = None
@@ -95,14 +102,38 @@ class Data(Section):
             raise ValueError(f"classes: name {', '.join(taken)} is a column of tables that have one for each class")
         if self.ignore_label in [c.label for c in self.classes]:
             raise ValueError(f"ignore_label {self.ignore_label} is also the label of a class")
-        for key, pattern in (("train_masks", self.train_masks), ("test_masks", self.test_masks)):
-            if pattern is not None and _fields(pattern) != ["name"]:
-                raise ValueError(f"{key} {pattern!r} must hold {{name}} once, and no other braces")
+        self._patterns_name_tiles()
+        self._masks_can_be_read()
         if "ndvi" in self.derived and not {"red", "nir"} <= set(self.bands):
             raise ValueError(f"derived ndvi needs bands red and nir; there are {', '.join(self.bands)}")
         if self.generate:
             self._must_be_what_is_drawn()
         return self
+
+    def _patterns_name_tiles(self) -> None:
+        for key in ("train_images", "train_masks", "test_images", "test_masks"):
+            pattern = getattr(self, key)
+            if pattern is None or (key.endswith("images") and not _fields(pattern)):
+                continue
+            if _fields(pattern) != ["name"]:
+                raise ValueError(f"{key} {pattern!r} must hold {{name}} once, and no other braces")
+            before, after = pattern.split(NAME)
+            if "**" in after or any(sign in before.split("/")[-1] + after.split("/")[0] for sign in "*?["):
+                raise ValueError(f"{key} {pattern!r} must have no wildcard beside {{name}}, and no ** after it")
+        if self.train_images.replace(NAME, "*") == self.train_masks.replace(NAME, "*"):
+            raise ValueError(f"train_images and train_masks match the same files, {self.train_images}")
+
+    def _masks_can_be_read(self) -> None:
+        if self.mask_values == "labels":
+            if self.ignore_color:
+                raise ValueError("ignore_color is for masks of colours; those of labels have ignore_label")
+            return
+        if self.ignore_label is not None:
+            raise ValueError("ignore_label is for masks of labels; those of colours have ignore_color")
+        colors = [tuple(c.color) for c in self.classes] + ([tuple(self.ignore_color)] if self.ignore_color else [])
+        twice = sorted({color for color in colors if colors.count(color) > 1})
+        if twice:
+            raise ValueError(f"mask_values colors: {', '.join(map(str, twice))} is given twice")
 
     def _must_be_what_is_drawn(self) -> None:
         names = [c.name for c in self.classes]
@@ -113,6 +144,7 @@ class Data(Section):
             ("train_images", "train/*.tif"),
             ("train_masks", "train/{name}.png"),
             ("test_images", "test/*.tif"),
+            ("mask_values", "labels"),
         ):
             if getattr(self, key) != drawn:
                 raise ValueError(f"generate writes {key} {drawn}; found {getattr(self, key)}")
@@ -130,18 +162,23 @@ def _fields(pattern: str) -> list[str]:
 class Folds(Section):
     k: int = Field(5, ge=2)
     """Number of folds."""
-    groups: Literal["none", "column", "mosaic", "mosaic+duplicates"] = "mosaic+duplicates"
-    """Tiles that must stay in one fold: none (each tile alone); a column of `groups_csv`; the tiles of one scene, found
-    by their borders; or those together with copies of each other."""
+    groups: Literal["none", "column", "georeference", "mosaic", "mosaic+duplicates"] = "mosaic+duplicates"
+    """Tiles that must stay in one fold: none (each tile alone); a column of `groups_csv`; tiles that overlap, touch or
+    are near each other by their files' coordinates; the tiles of one scene, found by their borders; or those together
+    with copies of each other."""
     groups_csv: str = "tiles.csv"
     """For `groups: column`: a csv under data.root with one row per train tile."""
     groups_column: str = "scene"
     """For `groups: column`: its column with the group."""
     name_column: str = "name"
     """For `groups: column`: its column with the tile's name."""
+    gap_tiles: float = Field(0.0, ge=0)
+    """For `groups: georeference`: tiles no further apart than this many sides of a tile, along each axis, stay
+    together; 0: those that overlap or touch."""
     block_tiles: int | None = Field(None, ge=2)
-    """For mosaics: cut them into blocks of this many tiles in width and height, for scenes so large that whole ones
-    cannot be balanced, or are fewer than k. Neighbours across blocks may then stand on both sides; null: never."""
+    """For mosaics and georeference: cut them into blocks of this many tiles in width and height, for scenes so large
+    that whole ones cannot be balanced, or are fewer than k. Neighbours across blocks may then stand on both sides, but
+    never tiles whose coordinates overlap; null: never cut."""
     split_groups_of: list[str] = []
     """Classes that live in too few groups: the tiles that hold one of them leave their groups, so that every fold can
     have some. Neighbours may then stand on both sides."""

@@ -145,3 +145,16 @@ class Submission(Section):
     Kaggle's run-length codes."""
     folder: str | None = Field("results", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")
     """Folder inside the zip; null: the files lie at its top. Not for rle, which is one file at the top."""
+    file: str = Field("{name}", pattern=r"^[A-Za-z0-9_.-]*\{name\}[A-Za-z0-9_.-]*$")
+    """What the file of the tile {name} is called in the zip, without extension. Not for rle, which has tiles' names."""
+    labels: list[Annotated[int, Field(ge=0, le=255)]] | None = None
+    """The values that stand for the classes in the zip, in their order, where a board wants others than the masks have;
+    null: the classes' labels."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Submission":
+        if self.labels and len(set(self.labels)) < len(self.labels):
+            raise ValueError(f"labels {self.labels}: a value stands for two classes")
+        if self.format == "rle" and self.file != "{name}":
+            raise ValueError(f"file {self.file}: format rle has no files of tiles, and names tiles by their names")
+        return self

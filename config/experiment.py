@@ -44,6 +44,8 @@ class Experiment(Section):
         problems = [f"models: name {', '.join(twice)} is given twice"] if twice else []
         problems += _unknown(self.blend.models or [], names, "blend.models")
         problems += _unknown(self.folds.split_groups_of, classes, "folds.split_groups_of")
+        if self.submission.labels and len(self.submission.labels) != len(classes):
+            problems.append(f"submission.labels: {len(self.submission.labels)} values for {len(classes)} classes")
         for model in self.models:
             if model.target != "all":
                 problems += _unknown([model.target], classes, f"models.{model.name}.target")

@@ -97,7 +97,8 @@ class Train(Section):
     channels_last: bool = True
     """Memory layout of images and weights; faster nearly everywhere."""
     compile: bool = False
-    """torch.compile the network: needs a C++ compiler and a minute or more at the start. On CPUs it gains nothing, or loses."""
+    """torch.compile the network: needs a C++ compiler and a minute or more at the start. On CPUs it gains nothing or
+    loses."""
     validate_every: int = Field(0, ge=0)
     """Score the held-out fold every this many epochs, for the curves; 0: only at the end. Chooses nothing unless
     predict.weights is best or the schedule is plateau."""

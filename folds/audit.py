@@ -170,7 +170,8 @@ def fold_findings(
         a_P, b_P = a_P[among], b_P[among]
         apart = fold_N[a_P] != fold_N[b_P]
         # Groups that were made of these links are split only where block_tiles or split_groups_of says so.
-        chosen = apart & (left_N[a_P] | left_N[b_P] | (asked.groups in grouped_by))
+        cut = asked.groups == "georeference" and asked.block_tiles is not None and kind == "neighbours_across_folds"
+        chosen = apart & (left_N[a_P] | left_N[b_P] | (asked.groups in grouped_by) | cut)
         said = f"of {len(a_P)} {what} stand in two folds"
         if chosen.any():
             why = f"{chosen.sum()} {said}, as folds.block_tiles or folds.split_groups_of lets them"

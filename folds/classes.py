@@ -1,11 +1,15 @@
-"""The one door between labels (values in a mask PNG) and indices (0..C-1 inside the program)."""
+"""The one door between what masks hold, labels or colours, and indices (0..C-1 inside the program)."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from base.errors import UserError, listed
 from config.data import IGNORE_INDEX, Data
+from folds.images import read_color_mask, read_mask
+
+Color = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -14,8 +18,11 @@ class ClassTable:
 
     labels: tuple[int, ...]
     names: tuple[str, ...]
-    colors: tuple[tuple[int, int, int], ...]
+    colors: tuple[Color, ...]
     ignore_label: int | None = None
+    in_colors: bool = False
+    """Whether mask files hold the colours."""
+    ignore_color: Color | None = None
 
     @classmethod
     def of(cls, data: Data) -> "ClassTable":
@@ -24,10 +31,28 @@ class ClassTable:
             names=tuple(c.name for c in data.classes),
             colors=tuple(tuple(c.color) for c in data.classes),
             ignore_label=data.ignore_label,
+            in_colors=data.mask_values == "colors",
+            ignore_color=tuple(data.ignore_color) if data.ignore_color else None,
         )
+
+    @property
+    def coding(self) -> list[object]:
+        """All that the indices of a mask file depend on, beside its bytes."""
+        return [self.colors, self.ignore_color] if self.in_colors else [self.labels, self.ignore_label]
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def read_index(self, path: Path) -> np.ndarray:
+        """(H, W) uint8 indices of a mask file; what is ignored is IGNORE_INDEX.
+
+        Raises:
+            UserError: unreadable, not of the bands or dtype that masks have, or a value of no class; the file's path
+                comes first.
+        """
+        if self.in_colors:
+            return self._of_colors(read_color_mask(path), str(path))
+        return self.to_index(read_mask(path), str(path))
 
     def to_index(self, label_HW: np.ndarray, where: str = "mask") -> np.ndarray:
         """Labels -> indices, uint8; `ignore_label` becomes IGNORE_INDEX. Any shape.
@@ -41,10 +66,30 @@ class ClassTable:
         unknown = sorted(set(np.unique(label_HW).tolist()) - known)
         if unknown:
             ignored = "" if self.ignore_label is None else f" and ignore_label {self.ignore_label}"
-            raise UserError(
-                f"{where}: holds labels {listed(unknown)}; known are {', '.join(map(str, self.labels))}{ignored}"
-            )
+            expected = f"known are {', '.join(map(str, self.labels))}{ignored}"
+            if len(unknown) == 1 and self.ignore_label is None:
+                expected += f"; if it stands for pixels without a class, set data.ignore_label={unknown[0]}"
+            raise UserError(f"{where}: holds labels {listed(unknown)}; {expected}")
         return lut[label_HW]
+
+    def _of_colors(self, color_HW3: np.ndarray, where: str) -> np.ndarray:
+        number_HW = _number(color_HW3)
+        known = {_number(np.array(color, np.uint8)): c for c, color in enumerate(self.colors)}
+        if self.ignore_color:
+            known[_number(np.array(self.ignore_color, np.uint8))] = IGNORE_INDEX
+        index_HW, is_known_HW = np.full(number_HW.shape, IGNORE_INDEX, np.uint8), np.zeros(number_HW.shape, bool)
+        for number, index in known.items():
+            here_HW = number_HW == number
+            index_HW[here_HW] = index
+            is_known_HW |= here_HW
+        unknown = np.unique(color_HW3[~is_known_HW], axis=0).tolist()
+        if unknown:
+            ignored = f" and ignore_color {list(self.ignore_color)}" if self.ignore_color else ""
+            expected = f"known are {', '.join(str(list(color)) for color in self.colors)}{ignored}"
+            if len(unknown) == 1 and not self.ignore_color:
+                expected += f"; if it stands for pixels without a class, set data.ignore_color={unknown[0]}"
+            raise UserError(f"{where}: holds colours {listed(unknown)}; {expected}")
+        return index_HW
 
     def to_label(self, index_HW: np.ndarray) -> np.ndarray:
         """Indices 0..C-1 -> labels, uint8. Any shape. An index outside, IGNORE_INDEX too, is a bug: IndexError."""
@@ -55,3 +100,8 @@ class ClassTable:
         palette = np.zeros((256, 3), np.uint8)
         palette[: len(self)] = self.colors
         return palette[index_HW]
+
+
+def _number(color_3: np.ndarray) -> np.ndarray:
+    """(..., 3) uint8 -> (...) one number per colour."""
+    return color_3.astype(np.int32) @ np.array([65536, 256, 1], np.int32)

@@ -13,11 +13,13 @@ from base.files import hash_file
 from base.tables import read_csv
 from config import Run
 from config.data import Data, Folds
+from folds.georeference import linked_tiles, read_footprints
 from folds.links import open_links
 from folds.scan import Scan
 
 GROUP_KEYS = {
-    f"folds.{key}" for key in ("groups", "groups_csv", "groups_column", "name_column", "block_tiles", "split_groups_of")
+    f"folds.{key}"
+    for key in ("groups", "groups_csv", "groups_column", "name_column", "gap_tiles", "block_tiles", "split_groups_of")
 }
 """The keys on which groups depend."""
 
@@ -28,7 +30,7 @@ def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str, given: 
     A group that was found, not given, has the name of its first train tile.
 
     Args:
-        given: `column_groups` of the train tiles, where `folds.groups` is column.
+        given: `given_groups` of the train tiles.
     """
     folds = run.experiment.folds
     is_train_N = (tiles.split == "train").to_numpy()
@@ -52,6 +54,21 @@ def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str, given: 
         alone_N = component_names(names, copies[leave_N[copies].all(1)])
         group_N = np.where(leave_N, group_N + "/" + alone_N, group_N)
     return [group if train else None for group, train in zip(group_N, is_train_N, strict=True)]
+
+
+def given_groups(train: pd.DataFrame, data: Data, folds: Folds) -> list[str] | None:
+    """The group of each train tile where no pixel has to be looked at for it; None where it takes them.
+
+    Args:
+        train: the train rows of `find_tiles`.
+    """
+    if folds.groups == "column":
+        return column_groups(train.name.tolist(), data, folds)
+    if folds.groups == "georeference":
+        footprints = read_footprints(Path(data.root), train.image.tolist())
+        pairs = linked_tiles(footprints, folds.gap_tiles, folds.block_tiles)
+        return component_names(train.name.to_numpy(object), pairs).tolist()
+    return None
 
 
 def component_names(names: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:

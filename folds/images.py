@@ -43,8 +43,22 @@ def read_mask(path: Path) -> np.ndarray:
     """
     mask_BHW = _read(path)
     if len(mask_BHW) != 1 or mask_BHW.dtype != np.uint8:
-        raise UserError(f"{path}: {len(mask_BHW)} bands of {mask_BHW.dtype}; a mask has one band of uint8 labels")
+        hint = "; data.mask_values=colors is for colours" if len(mask_BHW) == 3 else ""
+        raise UserError(f"{path}: {len(mask_BHW)} bands of {mask_BHW.dtype}; a mask has one band of uint8 labels{hint}")
     return mask_BHW[0]
+
+
+def read_color_mask(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 colours; a fourth band, alpha, is left out.
+
+    Raises:
+        UserError: unreadable or truncated, without colours, or not uint8.
+    """
+    mask_BHW = _read(path)
+    if len(mask_BHW) not in (3, 4) or mask_BHW.dtype != np.uint8:
+        hint = "; data.mask_values=labels is for labels" if len(mask_BHW) == 1 else ""
+        raise UserError(f"{path}: {len(mask_BHW)} bands of {mask_BHW.dtype}; a mask of colours has 3 of uint8{hint}")
+    return np.moveaxis(mask_BHW[:3], 0, -1)
 
 
 def write_image(path: Path, image_HWB: np.ndarray) -> None:

@@ -24,7 +24,7 @@ from config import Run, load_experiment, open_run
 from config.data import IGNORE_INDEX
 from folds.assign import assign_folds
 from folds.classes import ClassTable
-from folds.images import read_image, read_mask
+from folds.images import read_image
 from folds.metrics import confusion, iou_per_class, mean_iou
 from folds.tiles import hist_of, make_tiles
 
@@ -110,7 +110,7 @@ def cross_score(
 
 
 def _sample_tile(image: Path, mask: Path, classes: ClassTable, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    index_HW = classes.to_index(read_mask(mask), where=mask.name)
+    index_HW = classes.read_index(mask)
     labelled = np.flatnonzero(index_HW != IGNORE_INDEX)
     # A function of seed and tile, not of which thread comes first.
     rng = np.random.default_rng(int(hash_value([seed, image.name])[:16], 16))

@@ -21,7 +21,7 @@ from base.progress import track
 from config import Run
 from config.data import IGNORE_INDEX
 from folds.classes import ClassTable
-from folds.images import read_image, read_mask
+from folds.images import read_image
 
 FORMAT = 2  # raised when a field changes its meaning, so that older scans are not taken for new ones
 THUMB_CELLS = 32
@@ -72,7 +72,7 @@ def open_scan(run: Run, found: pd.DataFrame, sources: str) -> Scan:
     """
     data = run.experiment.data
     classes = ClassTable.of(data)
-    fingerprint = hash_value([FORMAT, sources, classes.labels, classes.ignore_label, len(data.bands)])
+    fingerprint = hash_value([FORMAT, sources, *classes.coding, len(data.bands)])
     folder = run.scans_dir / fingerprint[:16]
     if not folder.exists():
         scan = scan_tiles(found, Path(data.root), classes, len(data.bands))
@@ -94,9 +94,9 @@ def scan_tiles(found: pd.DataFrame, root: Path, classes: ClassTable, bands: int)
         delayed(_scan_tile)(root, image, mask, classes, bands) for image, mask in jobs
     )
     kept: dict[str, np.ndarray] = {}
-    sizes, dtypes, problems = [], [], []
+    sizes, dtypes, found_wrong = [], [], []
     for n, (row, wrong) in enumerate(track(scanned, "read tiles", total=len(jobs))):
-        problems += wrong
+        found_wrong += wrong
         sizes.append("x".join(map(str, row["size_N2"])) if row else None)
         dtypes.append(str(row["sample_NPB"].dtype) if row else None)
         if not kept and row:
@@ -104,6 +104,7 @@ def scan_tiles(found: pd.DataFrame, root: Path, classes: ClassTable, bands: int)
         if row and (sizes[-1], dtypes[-1]) == (sizes[0], dtypes[0]):
             for name, value in row.items():
                 kept[name][n] = value
+    problems = _gathered(found_wrong)
     problems += _odd_ones("size", found.image, sizes) + _odd_ones("dtype", found.image, dtypes)
     refuse_all(f"tiles in {root}: {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", problems)
     return Scan(**kept)
@@ -111,35 +112,46 @@ def scan_tiles(found: pd.DataFrame, root: Path, classes: ClassTable, bands: int)
 
 def _scan_tile(
     root: Path, image: str, mask: str | None, classes: ClassTable, bands: int
-) -> tuple[dict | None, list[str]]:
-    """The fields of one tile, and what is wrong with it; None where the image cannot be used."""
+) -> tuple[dict | None, list[tuple[str, str]]]:
+    """The fields of one tile, and (file, what is wrong with it); None where the image cannot be used."""
     row, problems = None, []
     try:
         image_HWB = read_image(root / image)
         if image_HWB.shape[2] == bands:
             row = fields_of(image_HWB) | fields_without_mask(len(classes))
         else:
-            problems.append(f"{image}: {image_HWB.shape[2]} bands, data.bands names {bands}")
+            problems.append((image, f"{image_HWB.shape[2]} bands, data.bands names {bands}"))
     except UserError as error:
-        problems.append(_under(root, error))
+        problems.append((image, _what(root / image, error)))
     if mask is None:
         return row, problems
     try:
-        index_HW = classes.to_index(read_mask(root / mask), where=mask)
+        index_HW = classes.read_index(root / mask)
     except UserError as error:
-        return row, [*problems, _under(root, error)]
+        return row, [*problems, (mask, _what(root / mask, error))]
     if row and index_HW.shape != tuple(row["size_N2"]):
         height, width = row["size_N2"]
-        problems.append(f"{mask}: {index_HW.shape[0]}x{index_HW.shape[1]}, its image is {height}x{width}")
+        problems.append((mask, f"{index_HW.shape[0]}x{index_HW.shape[1]}, its image is {height}x{width}"))
     if row:
         row["hist_NC"] = np.bincount(index_HW[index_HW != IGNORE_INDEX], minlength=len(classes))
         row["mask_digest_N"] = np.array(hashlib.sha256(index_HW.tobytes()).hexdigest())
     return row, problems
 
 
-def _under(root: Path, error: UserError) -> str:
-    """An error of a file, which begins with its path, with the path from `root` on: the headline names that."""
-    return str(error).removeprefix(f"{root}/")
+def _what(path: Path, error: UserError) -> str:
+    """An error of a file without the path that it begins with."""
+    return str(error).removeprefix(f"{path}: ")
+
+
+def _gathered(problems: list[tuple[str, str]]) -> list[str]:
+    """(file, what is wrong) -> a sentence for each thing that is wrong: a whole data set can have the same."""
+    files_with: dict[str, list[str]] = {}
+    for file, what in problems:
+        files_with.setdefault(what, []).append(file)
+    return [
+        f"{files[0]}: {what}" if len(files) == 1 else f"{len(files)} files: {what} ({listed(files, 5)})"
+        for what, files in files_with.items()
+    ]
 
 
 def fields_of(image_HWB: np.ndarray) -> dict[str, np.ndarray]:

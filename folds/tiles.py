@@ -1,47 +1,23 @@
 """The tile table: every tile, its files, size, group and pixels per class -> `runs/<name>/tiles.csv`."""
 
-import glob
-import os
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from base.command import add_json, run, stage_parser, write_figures
-from base.errors import UserError, listed, refuse_all
+from base.errors import UserError, listed
 from base.files import hash_stats, hash_value, whole_file
 from base.stamps import read_stamp, stamp_path
 from base.tables import read_csv
 from config import Run, load_experiment, open_run, refuse_unwritable
-from config.data import TILE_COLUMNS, Data
+from config.data import TILE_COLUMNS
 from folds.classes import ClassTable
-from folds.groups import GROUP_KEYS, column_groups, group_inputs, tile_groups
+from folds.files import find_tiles
+from folds.groups import GROUP_KEYS, given_groups, group_inputs, tile_groups
 from folds.scan import Scan, open_scan
 
 SOURCES = "image and mask files"  # name of their hash among what the table was made from
-
-
-def find_tiles(data: Data) -> pd.DataFrame:
-    """The files of a data set, sorted by name: columns name, split, image, mask; paths relative to `data.root`.
-
-    Raises:
-        UserError: no image, an image without mask, a mask without image, or a name that stands for two images.
-    """
-    root = Path(data.root)
-    train, test = _by_names(root, {"train": data.train_images, "test": data.test_images})
-    mask_of = {name: data.train_masks.format(name=name) for name in train}
-    masks = {_stem(data.train_masks, path): path for path in _glob(root, data.train_masks.format(name="*"))}
-    lone_images = [train[name] for name in train if not (root / mask_of[name]).exists()]
-    lone_masks = [path for name, path in masks.items() if name not in train]
-    problems = []
-    if lone_images:
-        problems.append(f"{len(lone_images)} images have no mask {data.train_masks}: {listed(lone_images)}")
-    if lone_masks:
-        problems.append(f"{len(lone_masks)} masks have no image {data.train_images}: {listed(lone_masks)}")
-    refuse_all(f"tiles in {root}", problems)
-    rows = [(name, "train", path, mask_of[name]) for name, path in train.items()]
-    rows += [(name, "test", path, None) for name, path in test.items()]
-    return pd.DataFrame(rows, columns=["name", "split", "image", "mask"])
 
 
 def tile_table(found: pd.DataFrame, scan: Scan, classes: ClassTable) -> pd.DataFrame:
@@ -84,10 +60,8 @@ def make_tiles(run: Run) -> pd.DataFrame:
     keys = run.data_keys | {key: value for key, value in run.folds_keys.items() if key in GROUP_KEYS}
     if run.is_fresh(run.tiles_csv, keys, inputs, is_folder=False):
         return read_tiles(run.tiles_csv)
-    # Before the pixels are read: a csv that does not fit is found at once.
-    given = (
-        column_groups(found.name[found.split == "train"].tolist(), data, folds) if folds.groups == "column" else None
-    )
+    # Before the pixels are read: a csv that does not fit, or images without coordinates, are found at once.
+    given = given_groups(found[found.split == "train"], data, folds)
     scan = open_scan(run, found, sources)
     table = tile_table(found, scan, ClassTable.of(data))
     table.insert(TILE_COLUMNS.index("group"), "group", tile_groups(run, table, scan, sources, given))
@@ -130,57 +104,6 @@ def main(argv: list[str] | None = None) -> None:
     print("  ".join(f"{name} {share:.2%}" for name, share in shares.items()))
     counts = {"train": len(train), "test": len(tiles) - len(train), "groups": train.group.nunique()}
     write_figures(args.json, counts | {"class_shares": shares.astype(float).to_dict()})
-
-
-def _by_names(root: Path, patterns: dict[str, str | None]) -> list[dict[str, str]]:
-    """Name -> path of the images of each split; without a pattern there are none."""
-    found, problems = [], []
-    for split, pattern in patterns.items():
-        try:
-            found.append(_by_name(root, pattern, split) if pattern else {})
-        except UserError as error:
-            problems.append(str(error))
-    if problems:
-        raise UserError("; ".join(problems))
-    return found
-
-
-def _by_name(root: Path, pattern: str, split: str) -> dict[str, str]:
-    paths = _glob(root, pattern)
-    if not paths:
-        raise UserError(
-            f"no {split} tiles: nothing matches {pattern} in {root.absolute()}{_why(root, pattern)}; set data.root=DIR"
-        )
-    by_name: dict[str, list[str]] = {}
-    for path in paths:
-        by_name.setdefault(Path(path).stem, []).append(path)
-    twice = [paths for paths in by_name.values() if len(paths) > 1]
-    refuse_all(f"{split} tiles in {root}: one name for several images", [" and ".join(paths) for paths in twice])
-    return {name: by_name[name][0] for name in sorted(by_name)}
-
-
-def _why(root: Path, pattern: str) -> str:
-    """What keeps a folder from being looked into, if that is the reason."""
-    folder = root
-    for part in Path(pattern).parent.parts:
-        if any(sign in part for sign in "*?["):
-            break
-        folder /= part
-        if not folder.is_dir():
-            break
-    if not folder.exists():
-        return f" (there is no {folder})"
-    return "" if os.access(folder, os.R_OK | os.X_OK) else f" (no permission to read {folder})"
-
-
-def _glob(root: Path, pattern: str) -> list[str]:
-    # Sorted and with forward slashes: the same table on every file system and operating system.
-    return sorted(Path(path).as_posix() for path in glob.glob(pattern, root_dir=root, recursive=True))
-
-
-def _stem(pattern: str, path: str) -> str:
-    before, after = pattern.split("{name}")
-    return path[len(before) : len(path) - len(after)]
 
 
 def _refuse_absent_classes(train: pd.DataFrame, classes: ClassTable) -> None:

@@ -22,7 +22,7 @@ from base.files import clear_aside, hash_value, read_json, whole_folder, write_j
 from base.progress import track
 from config import Run, load_experiment, open_run
 from folds.classes import ClassTable
-from folds.images import read_image, read_mask
+from folds.images import read_image
 from folds.tiles import make_tiles, sources_hash, written_since
 
 FORMAT = 1  # raised when the arrays' meaning changes, so that older packs are not taken for new ones
@@ -93,7 +93,7 @@ def pack_dir(run: Run, tiles: pd.DataFrame) -> Path:
     data = run.experiment.data
     classes = ClassTable.of(data)
     sources = sources_hash(tiles, Path(data.root))
-    fingerprint = hash_value([FORMAT, sources, classes.labels, classes.ignore_label, len(data.bands)])
+    fingerprint = hash_value([FORMAT, sources, *classes.coding, len(data.bands)])
     return run.packs_dir / fingerprint[:16]
 
 
@@ -105,7 +105,7 @@ def _write_pack(folder: Path, tiles: pd.DataFrame, root: Path, classes: ClassTab
         return read_image(root / path)
 
     def mask(path: str) -> np.ndarray:
-        return classes.to_index(read_mask(root / path), where=path)
+        return classes.read_index(root / path)
 
     _write_array(folder / "train_image.npy", _decoded(image, train.image, "pack images"), len(train), sums.add)
     _write_array(folder / "train_mask.npy", _decoded(mask, train["mask"], "pack masks"), len(train))

@@ -1,7 +1,7 @@
 """The report of a run: one HTML file to look at, and its figures as PNG -> `runs/<name>/report.html`, `report/`."""
 
 from datetime import UTC, datetime
-from glob import escape, glob
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from base.stamps import hash_files
 from base.version import code_version
 from config import Run
 from ensemble.oof import oof_table
+from folds.files import as_glob
 from reports import data, folds, oof, submission, tiles, training
 from reports.material import Material, run_to_look_at
 from reports.page import Facts, Section
@@ -94,12 +95,13 @@ def report_inputs(run: Run) -> dict[str, str]:
         inputs[pattern] = _listing(run.dir, pattern)
     data = run.experiment.data
     if data.test_masks:
-        inputs["data.test_masks"] = _listing(Path(data.root), escape(data.test_masks).format(name="*"))
+        inputs["data.test_masks"] = _listing(Path(data.root), as_glob(data.test_masks))
     return inputs
 
 
 def _listing(folder: Path, pattern: str) -> str:
-    return hash_stats(folder, [name for name in sorted(glob(pattern, root_dir=folder)) if (folder / name).is_file()])
+    names = sorted(glob(pattern, root_dir=folder, recursive=True))
+    return hash_stats(folder, [name for name in names if (folder / name).is_file()])
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -17,8 +17,8 @@ from ensemble.fitted import FittedBlend
 from ensemble.oof import oof_table
 from ensemble.source import Source
 from ensemble.stores import oof_stores, test_stores
+from folds.classes import ClassTable
 from folds.folds_csv import read_folds
-from folds.images import read_mask
 from folds.links import Links, open_links
 from folds.metrics import confusion, mean_iou
 from folds.scan import Scan, open_scan
@@ -82,13 +82,14 @@ def score_from_zip(run: Run, tiles: pd.DataFrame, labels: Labels) -> float:
     layout = Layout.of(run.experiment, tiles, split="train")
     mask_of = tiles[tiles.split == "train"].set_index("name")["mask"]
     root = Path(run.experiment.data.root)
-    conf_CC = np.zeros((len(layout.classes),) * 2, np.int64)
+    classes = ClassTable.of(run.experiment.data)  # the zip's may have other labels
+    conf_CC = np.zeros((len(classes),) * 2, np.int64)
     with tempfile.TemporaryDirectory(dir=run.dir) as folder:
         path = Path(folder) / "oof.zip"
         write_zip(layout, labels, path)
         for name, label_HW in read_submission(path, layout):
-            truth_HW = layout.classes.to_index(read_mask(root / mask_of[name]), where=mask_of[name])
-            conf_CC += confusion(layout.classes.to_index(label_HW, where=name), truth_HW, len(layout.classes))
+            truth_HW = classes.read_index(root / mask_of[name])
+            conf_CC += confusion(layout.classes.to_index(label_HW, where=name), truth_HW, len(classes))
     return mean_iou(conf_CC)
 
 

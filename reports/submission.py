@@ -9,7 +9,7 @@ from base.command import run as run_command
 from base.errors import UserError
 from base.files import hash_file
 from config.experiment import flat
-from folds.images import read_mask
+from folds.files import find_test_masks
 from folds.metrics import mean_iou
 from reports.alone import section_command
 from reports.figures import ACCENT, ACCENT2, GRID, MUTED, SERIES, WIDTH, canvas, finish, look, name_axis
@@ -128,19 +128,19 @@ def _samples(material: Material, path: Path) -> Gallery:
     names = list(layout.tiles)
     chosen = {names[i] for i in np.unique(np.linspace(0, len(names) - 1, SAMPLES).astype(int))}
     row_of = {name: row for row, name in enumerate(material.pack.test_names)}
+    mask_of = find_test_masks(experiment.data, sorted(chosen)) if experiment.data.test_masks else {}
     strips = []
     for name, label_HW in read_submission(path, layout):
         if name not in chosen:
             continue
-        index_HW = classes.to_index(label_HW, where=name)
+        index_HW = layout.classes.to_index(label_HW, where=name)
         rgb = material.stretch.true_color(material.pack.test_image_NHWB[row_of[name]])
         thumbs = [
             photo(rgb, f"Test tile {name}", "image"),
             drawing(classes.to_rgb(index_HW), f"Labels of {name} in the zip", "labels"),
         ]
         if experiment.data.test_masks:
-            mask = experiment.data.test_masks.format(name=name)
-            truth_HW = classes.to_index(read_mask(Path(experiment.data.root) / mask), where=mask)
+            truth_HW = classes.read_index(Path(experiment.data.root) / mask_of[name])
             thumbs += [
                 drawing(classes.to_rgb(truth_HW), f"True mask of {name}", "truth"),
                 photo(error_rgb(rgb, index_HW, truth_HW), f"Errors in {name}, in red", "errors"),

@@ -128,14 +128,16 @@ def _misplaced(name: str, tile: Tile | None, layout: Layout) -> Problem:
     if PurePosixPath(name).name == wanted.name:
         folder = str(PurePosixPath(name).parent)
         return Problem("folder", f"lies in {folder!r}; expected {str(wanted.parent)!r}", name)
-    return Problem("misnamed", f"a test tile is meant, but files are called NAME{wanted.suffix}, as in {example}", name)
+    called = layout.file.replace("{name}", "NAME") + wanted.suffix
+    return Problem("misnamed", f"a test tile is meant, but files are called {called}, as in {example}", name)
 
 
 def _guesses(layout: Layout) -> Callable[[str], Tile | None]:
     """name -> the tile that was probably meant: letter case, leading zeros and the extension do not count."""
     by_key = defaultdict(list)
     for tile in layout.tiles.values():
-        for key in {tile.name.casefold(), _number(tile.name)}:
+        stem = PurePosixPath(layout.entry(tile)).stem
+        for key in {tile.name.casefold(), _number(tile.name), stem.casefold(), _number(stem)}:
             by_key[key].append(tile)
 
     def guess(name: str) -> Tile | None:

@@ -109,8 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     path_a, path_b = map(Path, operands)
     experiment = load_experiment(args.config, overrides)
     tiles = read_tiles(Run(experiment).tiles_csv)
-    classes = ClassTable.of(experiment.data)
     layouts = [layout_for(path, experiment, tiles) for path in (path_a, path_b)]
+    classes = layouts[0].classes
     a = track(read_submission(path_a, layouts[0]), "compare", total=len(layouts[0].tiles))
     comparison = compare(iter(a), read_submission(path_b, layouts[1]), classes)
     print_comparison(comparison, classes)

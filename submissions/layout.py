@@ -1,12 +1,13 @@
 """What a submission must hold: the test tiles, the classes, the format, the names inside the zip."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pandas as pd
 
 from base.errors import UserError
 from config import Experiment
+from config.data import NAME
 from folds.classes import ClassTable
 
 EXTENSIONS = {"png": ".png", "geotiff": ".tif"}
@@ -34,10 +35,13 @@ class Layout:
     tiles: dict[str, Tile]
     """The tiles to hand in by name, sorted by name: the order of the zip."""
     classes: ClassTable
+    """With the labels that stand in the zip."""
     format: str
     """`submission.format`."""
     folder: str
     """`submission.folder`; empty: the files lie at the top of the zip."""
+    file: str = NAME
+    """`submission.file`."""
 
     @classmethod
     def of(cls, experiment: Experiment, tiles: pd.DataFrame, split: str = "test") -> "Layout":
@@ -56,9 +60,12 @@ class Layout:
         found = [Tile(row.name, int(row.height), int(row.width), root / row.image)
                  for row in rows.sort_values("name").itertuples(index=False)]  # fmt: skip
         submission = experiment.submission
-        return cls({t.name: t for t in found}, ClassTable.of(experiment.data), submission.format, submission.folder)
+        classes = ClassTable.of(experiment.data)
+        if submission.labels:
+            classes = replace(classes, labels=tuple(submission.labels))
+        return cls({t.name: t for t in found}, classes, submission.format, submission.folder, submission.file)
 
     def entry(self, tile: Tile) -> str:
         """The name of a tile's file inside the zip; not for the csv, which holds all tiles."""
-        name = tile.name + EXTENSIONS[self.format]
+        name = self.file.replace(NAME, tile.name) + EXTENSIONS[self.format]
         return f"{self.folder}/{name}" if self.folder else name

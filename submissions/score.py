@@ -10,10 +10,9 @@ from rich.console import Console
 from rich.table import Table
 
 from base.command import add_json, run, split_operands, stage_parser, write_figures
-from base.errors import UserError, listed
 from config import Experiment, Run, load_experiment
 from folds.classes import ClassTable
-from folds.images import read_mask
+from folds.files import find_test_masks
 from folds.metrics import confusion, iou_per_class, mean_iou
 from folds.tiles import read_tiles
 from submissions.formats import read_submission
@@ -27,19 +26,14 @@ def score_submission(path: Path, experiment: Experiment, tiles: pd.DataFrame) ->
         UserError: no `data.test_masks`, masks that are missing or unreadable, or a zip that does not verify.
     """
     data = experiment.data
-    if data.test_masks is None:
-        raise UserError("data.test_masks is not set: there are no test labels to score against")
     classes, root = ClassTable.of(data), Path(data.root)
-    names = tiles.name[tiles.split == "test"]
-    missing = [name for name in names if not (root / data.test_masks.format(name=name)).exists()]
-    if missing:
-        raise UserError(f"{root}: {len(missing)} test tiles have no mask {data.test_masks}: {listed(missing)}")
+    layout = Layout.of(experiment, tiles)
+    mask_of = find_test_masks(data, tiles.name[tiles.split == "test"].tolist())
 
     def counted() -> Iterator[np.ndarray]:
-        for name, label_HW in read_submission(path, Layout.of(experiment, tiles)):
-            mask = data.test_masks.format(name=name)
-            truth_HW = classes.to_index(read_mask(root / mask), where=mask)
-            yield confusion(classes.to_index(label_HW, where=name), truth_HW, len(classes))
+        for name, label_HW in read_submission(path, layout):
+            truth_HW = classes.read_index(root / mask_of[name])
+            yield confusion(layout.classes.to_index(label_HW, where=name), truth_HW, len(classes))
 
     return sum(counted())
 

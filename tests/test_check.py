@@ -268,6 +268,11 @@ def test_leaks_and_lonely_classes_are_found_in_folds():
     ]  # fmt: skip
     by_mosaic = fold_findings(train, fold_N, links, hist_NC, NAMES, Folds(k=2, groups="mosaic"))
     assert [f.kind for f in by_mosaic] == ["copies_across_folds", "chosen_leaks"]
+    # Coordinates that were to keep neighbours together and do not are wrong; with blocks they were not to.
+    for asked, kind in ((Folds(k=2), "neighbours_across_folds"), (Folds(k=2, block_tiles=2), "chosen_leaks")):
+        asked = asked.model_copy(update={"groups": "georeference"})
+        by_place = fold_findings(train, fold_N, links, hist_NC, NAMES, asked)
+        assert [f.kind for f in by_place] == ["copies_across_folds", kind]
 
 
 def test_a_group_larger_than_a_fold_is_said():

@@ -1,7 +1,13 @@
+import re
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from base.errors import UserError
 from config.data import IGNORE_INDEX
@@ -40,6 +46,27 @@ def test_the_ignored_label_becomes_the_ignored_index_and_never_a_label(table):
         assert table.to_index(np.array([table.ignore_label], np.uint8)).tolist() == [IGNORE_INDEX]
     with pytest.raises(IndexError):
         table.to_label(np.array([IGNORE_INDEX], np.uint8))
+
+
+@given(tables(), st.booleans(), st.integers(0, 2**32 - 1))
+def test_a_mask_of_colours_is_its_indices_and_every_other_colour_is_refused(table, ignores, seed):
+    ignored = (7, 0, 0) if ignores else None
+    table = replace(table, ignore_label=None, in_colors=True, ignore_color=ignored)
+    rng = np.random.default_rng(seed)
+    index_HW = rng.choice([*range(len(table)), *([IGNORE_INDEX] if ignores else [])], (5, 7)).astype(np.uint8)
+    color_of = {**dict(enumerate(table.colors)), IGNORE_INDEX: ignored}
+    color_HW3 = np.array([[color_of[index] for index in row] for row in index_HW.tolist()], np.uint8)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "mask.png"
+        Image.fromarray(color_HW3).save(path)
+        np.testing.assert_array_equal(table.read_index(path), index_HW)
+        other = tuple(int(value) for value in rng.integers(0, 256, 3))
+        color_HW3[4, 2] = other
+        Image.fromarray(color_HW3).save(path)
+        if other not in (*table.colors, ignored):
+            with pytest.raises(UserError, match=re.escape(f"{path}: holds colours {list(other)}; known are ")) as error:
+                table.read_index(path)
+            assert (f"set data.ignore_color={list(other)}" in str(error.value)) == (not ignores)
 
 
 @given(tables())

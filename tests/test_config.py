@@ -62,6 +62,11 @@ def test_the_usual_keys_are_a_valid_experiment():
         ("data.train_masks=train/{name}_{id}.png", "must hold {name} once, and no other braces"),
         ("data.test_masks='truth/{name:3}.png'", "must hold {name} once, and no other braces"),
         ("data.train_masks='train/{name.png'", "must hold {name} once, and no other braces"),
+        ("data.train_images='train/{name}*.tif'", "must have no wildcard beside {name}, and no ** after it"),
+        ("data.test_images='test/{name}/**/image.tif'", "must have no wildcard beside {name}, and no ** after it"),
+        ("data.train_images='train/{id}.tif'", "must hold {name} once, and no other braces"),
+        ("data.train_images='train/*.png'", "train_images and train_masks match the same files, train/*.png"),
+        ("data.ignore_color=[1, 2, 3]", "ignore_color is for masks of colours"),
         ("data.classes.bare.name=group", "classes: name group is a column of tables"),
         ("data.classes.bare.name=miou", "classes: name miou is a column of tables"),
         ("train.schedule.name=cosine_restarts", "train.schedule.t_0: missing"),
@@ -107,6 +112,19 @@ def test_the_usual_keys_are_a_valid_experiment():
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_path(base, override, message):
     assert message in refusal(base, override)
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("data.ignore_label=0", "ignore_label is for masks of labels"),
+        ("data.ignore_color=[0, 128, 0]", "mask_values colors: (0, 128, 0) is given twice"),
+        ("data.classes.bare.color=[0, 128, 0]", "mask_values colors: (0, 128, 0) is given twice"),
+    ],
+)
+def test_masks_of_colours_have_a_colour_for_each_class(base, key, message):
+    load_experiment(base, ["data.mask_values=colors", "data.ignore_color=[9, 9, 9]"])
+    assert message in refusal(base, "data.mask_values=colors", key)
 
 
 def test_all_mistakes_are_listed_at_once(base):

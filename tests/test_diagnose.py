@@ -9,17 +9,18 @@ from scipy.ndimage import gaussian_filter
 
 from base.errors import UserError
 from base.files import read_json, write_json
-from config import load_experiment, open_run
+from config import Run, load_experiment, open_run
+from config.data import IGNORE_INDEX
 from ensemble.blend import make_submission
 from ensemble.build import build_blend
 from folds.assign import make_folds
 from folds.classes import ClassTable
 from folds.images import read_mask
 from folds.metrics import confusion, mean_iou
-from folds.tiles import make_tiles
+from folds.tiles import make_tiles, read_tiles
 from reports import causes
 from reports.causes import CAUSES, Finding
-from reports.diagnose import Predictions, diagnose, main, predictions_of
+from reports.diagnose import Predictions, diagnose, main, predictions_of, score_from_zip
 from submissions import png
 from submissions.receipt import read_receipt, receipt_path
 from submissions.write import write_submission
@@ -193,6 +194,20 @@ def test_the_round_trip_of_a_real_blend_is_exact(played, tmp_path, capsys):
     assert "yes  OOF labels survive the way into a zip" in printed
     assert "yes  the run is still what the zip was made from" in printed
     assert read_json(tmp_path / "figures.json")["cause"] not in ("zip", "stale", "labels")
+
+
+def test_the_round_trip_knows_the_values_of_the_zip(played):
+    config, run = played
+    tiles, classes = read_tiles(run.tiles_csv), ClassTable.of(run.experiment.data)
+    values = [(3 * c + 5) % 250 for c in range(len(classes))]
+    other = Run(load_experiment(config, [f"submission.labels={values}"]))
+    train = tiles[tiles.split == "train"]
+    masks = (
+        (row.name, classes.read_index(Path(run.experiment.data.root) / row.mask))
+        for row in train.itertuples(index=False)
+    )
+    labels = ((name, np.where(index_HW == IGNORE_INDEX, 0, index_HW)) for name, index_HW in masks)
+    assert score_from_zip(other, tiles, labels) == 1
 
 
 def test_another_blend_than_the_zips_is_noticed(played):

@@ -15,6 +15,7 @@ from PIL import Image
 from base.errors import UserError
 from base.files import hash_file
 from config import load_experiment, open_run
+from folds.classes import ClassTable
 from folds.images import read_mask
 from folds.tiles import make_tiles
 from submissions import geotiff, png, rle
@@ -23,6 +24,8 @@ from submissions.layout import Layout
 from submissions.ledger import ledger_path, read_ledger
 from submissions.problems import FlawError
 from submissions.receipt import differences, read_receipt, receipt_path
+from submissions.score import score_submission
+from submissions.verify import verify_submission
 from submissions.write import main, write_submission, write_zip
 from tests.corruptions import draw_labels, write_competition
 from tests.tiny import tiny_values, write_config, write_mask
@@ -60,6 +63,61 @@ def test_what_goes_in_comes_out(opened, format, folder):
     back = dict(read_submission(path, Layout.of(run.experiment, tiles)))
     assert list(back) == list(labels)
     assert all(np.array_equal(back[name], labels[name] + 1) for name in labels)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_board_that_wants_other_names_and_values_gets_them(opened, tmp_path, format):
+    """And whatever reads the zip again takes them for the classes that they are."""
+    count = len(opened()[0].experiment.data.classes)
+    values = [(7 * c + 3) % 11 for c in range(count)]
+    overrides = [f"submission.labels={values}", f"data.test_masks='{tmp_path}/truth/*/m_{{name}}.png'"]
+    if format != "rle":
+        overrides.append("submission.file=x_{name}.label")
+    run, tiles, labels = opened(format, *overrides)
+    path = write_submission(run, tiles, labels.items(), RECEIPT)
+    layout = Layout.of(run.experiment, tiles)
+    back = dict(read_submission(path, layout))
+    assert all(np.array_equal(back[name], np.array(values)[labels[name]]) for name in labels)
+    if format != "rle":
+        with zipfile.ZipFile(path) as archive:
+            extension = ".png" if format == "png" else ".tif"
+            assert archive.namelist() == [f"results/x_{name}.label{extension}" for name in sorted(labels)]
+    masks = ClassTable.of(run.experiment.data)
+    for n, (name, index_HW) in enumerate(labels.items()):
+        truth_HW = np.where(np.indices(index_HW.shape)[1] < 9, (index_HW + 1) % count, index_HW)
+        write_mask(tmp_path / "truth" / str(n % 2) / f"m_{name}.png", masks.to_label(truth_HW))
+    conf_CC = score_submission(path, run.experiment, tiles)
+    wrong = sum(9 * index_HW.shape[0] for index_HW in labels.values())
+    assert conf_CC.sum() - np.trace(conf_CC) == wrong > 0
+    plain, *_ = opened(format)
+    kinds = {problem.kind for problem in verify_submission(path, plain.experiment, tiles).problems}
+    assert kinds & ({"labels", "rows"} if format == "rle" else {"extra"})
+
+
+def test_a_file_that_kept_the_tiles_own_name_is_known_for_what_it_is(opened):
+    run, tiles, labels = opened("png")
+    path = write_submission(run, tiles, labels.items(), RECEIPT)
+    renamed = load_experiment(run.dir / "experiment.yaml", ["submission.file='{name}_label'"])
+    problems = verify_submission(path, renamed, tiles).problems
+    assert {problem.kind for problem in problems} == {"misnamed"}
+    assert len(problems) == len(labels)
+    assert "files are called NAME_label.png, as in results/" in problems[0].what
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["submission.labels=[0, 1]"], "submission.labels: 2 values for "),
+        (["submission.labels=[0, 1, 1]"], "a value stands for two classes"),
+        (["submission.file=label"], "submission.file: 'label'"),
+        (["submission.file='../{name}'"], "submission.file"),
+        (["submission.file='{name}_x'", "submission.format=rle"], "format rle has no files of tiles"),
+    ],
+)
+def test_names_and_values_that_no_zip_can_have(tmp_path, overrides, message):
+    config = write_config(tmp_path / "c.yaml", tiny_values(tmp_path, tmp_path))
+    with pytest.raises(UserError, match=message):
+        load_experiment(config, overrides)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -11,9 +11,10 @@ from PIL import Image
 from base.errors import UserError
 from config import Run, load_experiment, open_run
 from folds.classes import ClassTable
+from folds.files import find_tiles
 from folds.groups import component_names
 from folds.images import read_image, read_mask
-from folds.tiles import find_tiles, hist_of, make_tiles, read_tiles, sources_hash
+from folds.tiles import hist_of, make_tiles, read_tiles, sources_hash
 from tests.tiny import TINY_CLASSES, tiny_values, write_config, write_mask, write_tif, write_tiny
 
 PX = 32
@@ -125,7 +126,7 @@ def test_no_tiles(root):
 def test_a_folder_that_may_not_be_read(root, monkeypatch):
     (root / "train").rename(root / "away")
     (root / "train").mkdir()
-    monkeypatch.setattr("folds.tiles.os.access", lambda path, mode: path.name != "train")  # root may read everything
+    monkeypatch.setattr("folds.files.os.access", lambda path, mode: path.name != "train")  # root may read everything
     assert f"(no permission to read {root / 'train'})" in refusal(root)
 
 

@@ -1,0 +1,163 @@
+"""Groups from coordinates: what overlaps, touches or is near stays together, whatever the units and the order."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import rasterio
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rasterio.transform import Affine, from_origin
+from rasterio.warp import transform
+
+from base.errors import UserError
+from config import Run, load_experiment, open_run
+from folds.georeference import Footprints, linked_tiles, read_footprints
+from folds.tiles import make_tiles
+from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_mask
+
+PX, GSD = 32, 0.5
+SIDE = PX * GSD
+UTM32, UTM33 = "EPSG:32632", "EPSG:32633"
+
+
+def write_placed(path: Path, west: float, north: float, crs: str | None = UTM32, gsd: float = GSD, seed: int = 0):
+    """An image and its mask at a place."""
+    rng = np.random.default_rng(seed)
+    mask_HW = draw_mask(rng, PX, [1, 2, 4])
+    image_HWB = draw_image(rng, mask_HW, 4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with rasterio.open(
+        path, "w", "GTiff", PX, PX, 4, dtype="uint8", crs=crs, transform=from_origin(west, north, gsd, gsd)
+    ) as file:
+        file.write(np.moveaxis(image_HWB, -1, 0))
+    write_mask(path.with_suffix(".png"), mask_HW)
+
+
+def write_scenes(root: Path, places: list[tuple[float, float]], **keys) -> None:
+    """Train tiles 000000.tif, ... at (column, row) in sides of a tile; fractions too."""
+    for n, (column, row) in enumerate(places):
+        write_placed(root / "train" / f"{n:06d}.tif", 5e5 + column * SIDE, 5.2e6 - row * SIDE, seed=n, **keys)
+
+
+def run_of(root: Path, **folds) -> Run:
+    values = tiny_values(root, root.parent)
+    values["data"]["test_images"] = None
+    values["folds"] = {"k": 2, "groups": "georeference"} | folds
+    return open_run(load_experiment(write_config(root.parent / "config.yaml", values)))
+
+
+def groups_of(root: Path, **folds) -> list[set[int]]:
+    """The groups, as sets of tiles."""
+    tiles = make_tiles(run_of(root, **folds))
+    assert all(rows.name.iloc[0] == group for group, rows in tiles.groupby("group"))
+    return sorted(({int(name) for name in rows.name} for _, rows in tiles.groupby("group")), key=min)
+
+
+def boxes(places_N2: np.ndarray, size: float = 1.0) -> Footprints:
+    return Footprints(np.concatenate([places_N2, places_N2 + size], axis=1), 0.5 / 256)
+
+
+def test_tiles_that_touch_at_sides_or_corners_are_one_group_and_others_are_not(tmp_path):
+    # A row of two, one at their corner; two that overlap elsewhere; one a pixel away from them; two less than half a
+    # pixel apart.
+    places = [(0, 0), (9, 9), (1, 0), (2, 1), (9.5, 9.2), (10.5 + 1 / PX, 9.2), (30, 0), (31 + 0.4 / PX, 0)]
+    write_scenes(tmp_path / "data", places)
+    assert groups_of(tmp_path / "data") == [{0, 2, 3}, {1, 4}, {5}, {6, 7}]
+
+
+def test_a_gap_is_counted_in_sides_of_a_tile(tmp_path):
+    write_scenes(tmp_path / "data", [(0, 0), (2.5, 0), (0, 3), (9, 9)])
+    assert groups_of(tmp_path / "data", gap_tiles=1.4) == [{0}, {1}, {2}, {3}]
+    assert groups_of(tmp_path / "data", gap_tiles=1.5) == [{0, 1}, {2}, {3}]
+    assert groups_of(tmp_path / "data", gap_tiles=2) == [{0, 1, 2}, {3}]
+
+
+def test_degrees_are_as_good_as_metres(tmp_path):
+    places = [(0, 0), (1, 0), (3, 0), (3, 1), (8, 8)]
+    for n, (column, row) in enumerate(places):
+        # A degree is shorter along a parallel than along a meridian; tiles need not be square on the ground.
+        path = tmp_path / "data" / "train" / f"{n:06d}.tif"
+        write_placed(path, 11 + column * PX * 1e-5, 48 - row * PX * 1e-5, crs="EPSG:4326", gsd=1e-5, seed=n)
+    assert groups_of(tmp_path / "data") == [{0, 1}, {2, 3}, {4}]
+
+
+def test_the_same_place_in_two_zones_is_one_place(tmp_path):
+    easts, norths = transform(UTM32, UTM33, [8e5, 9e5], [5.2e6, 5.2e6])
+    write_placed(tmp_path / "data" / "train" / "000000.tif", 8e5, 5.2e6, seed=0)
+    write_placed(tmp_path / "data" / "train" / "000001.tif", 8.5e5, 5.2e6, seed=1)
+    write_placed(tmp_path / "data" / "train" / "000002.tif", easts[0], norths[0], crs=UTM33, seed=2)
+    write_placed(tmp_path / "data" / "train" / "000003.tif", easts[1], norths[1], crs=UTM33, seed=3)
+    write_placed(tmp_path / "data" / "train" / "000004.tif", 8e5 - 40 * SIDE, 5.2e6, seed=4)
+    assert groups_of(tmp_path / "data") == [{0, 2}, {1}, {3}, {4}]
+
+
+def test_blocks_cut_links_but_never_shared_pixels(tmp_path):
+    grid = [(column, row) for row in range(4) for column in range(4)]
+    write_scenes(tmp_path / "data", grid)
+    assert groups_of(tmp_path / "data") == [set(range(16))]
+    blocks = [{0, 1, 4, 5}, {2, 3, 6, 7}, {8, 9, 12, 13}, {10, 11, 14, 15}]
+    assert groups_of(tmp_path / "data", block_tiles=2) == blocks
+    # One more tile lies across the border of the upper two blocks, another, smaller scene at no multiple of a side.
+    far = [(column + 50.3, row + 7.7) for column, row in grid[:2]]
+    write_scenes(tmp_path / "data", [*grid, (1.5, 0.2), *far])
+    joined = [blocks[0] | blocks[1] | {16}, blocks[2], blocks[3], {17, 18}]
+    assert groups_of(tmp_path / "data", block_tiles=2) == joined
+
+
+def test_a_turned_image_covers_the_box_around_it(tmp_path):
+    for n, turn in enumerate((0, 45)):
+        path = tmp_path / f"{n}.tif"
+        transform = Affine.translation(100, 200) @ Affine.rotation(turn) @ Affine.scale(1, -1)
+        with rasterio.open(path, "w", "GTiff", 20, 20, 1, dtype="uint8", transform=transform, crs=UTM32) as file:
+            file.write(np.ones((1, 20, 20), np.uint8))
+    box_N4 = read_footprints(tmp_path, ["0.tif", "1.tif"]).box_N4
+    ratio_2 = (box_N4[1, 2:] - box_N4[1, :2]) / (box_N4[0, 2:] - box_N4[0, :2])
+    np.testing.assert_allclose(ratio_2, 2**0.5)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 40), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 2**32 - 1))
+def test_links_are_those_of_all_pairs_compared_in_any_order_and_place(count, gap, seed):
+    rng = np.random.default_rng(seed)
+    places_N2 = rng.integers(0, 40, (count, 2)) / 4
+    size_N1 = rng.choice([0.5, 1.0, 1.25], (count, 1))
+    footprints = boxes(places_N2, size_N1)
+    west_N, south_N, east_N, north_N = footprints.box_N4.T
+    expected = set()
+    for a in range(count):
+        for b in range(a + 1, count):
+            across = max(west_N[a], west_N[b]) - min(east_N[a], east_N[b])
+            along = max(south_N[a], south_N[b]) - min(north_N[a], north_N[b])
+            if max(across, along) <= gap + footprints.touch:
+                expected.add((a, b))
+    assert {tuple(sorted(pair)) for pair in linked_tiles(footprints, gap, None).tolist()} == expected
+    order = rng.permutation(count)
+    moved = Footprints(footprints.box_N4[order] + [7e3, -3e3] * 2, footprints.touch)
+    found = {tuple(sorted(order[pair].tolist())) for pair in linked_tiles(moved, gap, None)}
+    assert found == expected
+
+
+def test_images_without_coordinates_are_named_before_a_pixel_is_read(tmp_path):
+    write_scenes(tmp_path / "data", [(n, 0) for n in range(4)])
+    path = tmp_path / "data" / "train" / "000002.tif"
+    with rasterio.open(path) as file:
+        pixels = file.read()
+    with rasterio.open(path, "w", "GTiff", PX, PX, 4, dtype="uint8") as file:
+        file.write(pixels)
+    (tmp_path / "data" / "train" / "000003.tif").write_bytes(b"no picture")
+    with pytest.raises(UserError) as error:
+        make_tiles(run_of(tmp_path / "data"))
+    assert "2 of 4 train images do not say where they lie" in str(error.value)
+    assert "no coordinates" in str(error.value)
+    assert "not recognized" in str(error.value)
+    assert "000002.tif, train/000003.tif; folds.groups=mosaic+duplicates" in str(error.value)
+    assert not run_of(tmp_path / "data").scans_dir.exists()
+
+
+def test_a_system_for_some_images_only_is_refused_and_for_none_is_taken_as_one(tmp_path):
+    write_scenes(tmp_path / "data", [(0, 0), (1, 0), (5, 5)], crs=None)  # as a world file gives them
+    assert groups_of(tmp_path / "data") == [{0, 1}, {2}]
+    write_placed(tmp_path / "data" / "train" / "000003.tif", 5e5, 5.2e6)
+    with pytest.raises(UserError, match=r"3 train images have coordinates of an unknown system: train/000000\.tif"):
+        make_tiles(run_of(tmp_path / "data"))
