@@ -23,12 +23,12 @@ from benchmarks.measure import peak_mib, told
 from benchmarks.synthetic import TILES, draw_groups, draw_hists, draw_scan
 from config import load_experiment
 from folds.assign import assign_folds, relative_deviation
-from folds.classes import ClassTable
 from folds.duplicates import find_duplicates
 from folds.files import find_tiles
 from folds.landscape import make_landscape
 from folds.links import find_links
 from folds.mosaic import recover_mosaics
+from folds.reader import TileReader
 from folds.scan import scan_tiles
 
 K, GROUPS = 5, 400
@@ -112,7 +112,7 @@ def recovery(what: str, config: str, root: Path, csv_name: str) -> tuple[float, 
     data = load_experiment(config, [f"data.root={root}"]).data
     found = find_tiles(data)
     started = time.perf_counter()
-    scan = scan_tiles(found, root, ClassTable.of(data), len(data.bands))
+    scan = scan_tiles(found, TileReader.of(data), len(data.bands))
     rate = len(found) / (time.perf_counter() - started)
     csv = pd.read_csv(root / csv_name, dtype={"name": str}).dropna(subset=["scene", "row", "col"])
     true = true_neighbours(csv, found)

@@ -3,7 +3,7 @@
 from string import Formatter
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from config.base import Section
 
@@ -25,6 +25,7 @@ OOF_COLUMNS = (
 """Columns of `oof.csv`; a column of IoU per class follows."""
 NAME = "{name}"
 """Where the name of a tile stands in a pattern of files."""
+Nodata = Annotated[float, Field(allow_inf_nan=False)] | Literal["nan"] | None
 IGNORE_INDEX = 255  # inside the program; a mask on disk may use any value for it, or none
 
 
@@ -81,10 +82,19 @@ class Data(Section):
     """Mask value that is neither trained on nor scored; null: every pixel counts."""
     ignore_color: Color | None = None
     """The same for masks of colours."""
+    nodata: Nodata = None
+    """The value that images have where they have no data: in all bands, of floats in any; nan: NaN and infinities. Such
+    pixels are neither trained on nor scored, and count in no statistic; null: every pixel is one."""
     classes: list[ClassSpec] = Field(min_length=2, max_length=255)
     """The classes in index order."""
     generate: Landscape | None = None
     """Draw a demo competition into `root` before anything else; null: the data is there."""
+
+    @field_validator("nodata", mode="before")
+    @classmethod
+    def _nan_by_name(cls, value: object) -> object:
+        # YAML has nan and .nan; a NaN would differ from itself wherever keys are compared.
+        return "nan" if isinstance(value, float) and value != value else value
 
     @model_validator(mode="after")
     def _consistent(self) -> "Data":
@@ -145,6 +155,7 @@ class Data(Section):
             ("train_masks", "train/{name}.png"),
             ("test_images", "test/*.tif"),
             ("mask_values", "labels"),
+            ("nodata", None),
         ):
             if getattr(self, key) != drawn:
                 raise ValueError(f"generate writes {key} {drawn}; found {getattr(self, key)}")

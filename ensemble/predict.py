@@ -20,6 +20,7 @@ from pipeline.images import (
     label_images,
     mean_of_members,
     predict_images,
+    reader_for,
     wanted_of,
 )
 from pipeline.members import LoadedMember, load_member
@@ -58,7 +59,8 @@ def label_by_blend(run: Run, blend: FittedBlend, wanted: Wanted, device: torch.d
     models = load_models(run, blend, device)
     first = models[0][0]
     found = find_images(wanted.images, first.preparation.bands, first.record.dtype)
-    images = predict_images(found, all_models(run, models, device), run.experiment.predict.batch)
+    read = reader_for(first, run.experiment.data.nodata)
+    images = predict_images(found, read, all_models(run, models, device), run.experiment.predict.batch)
     label_images(images, len(found), decision_of(blend), ClassTable.of(run.experiment.data), blend.classes, wanted)
     return len(found)
 

@@ -40,6 +40,11 @@ class ClassTable:
         """All that the indices of a mask file depend on, beside its bytes."""
         return [self.colors, self.ignore_color] if self.in_colors else [self.labels, self.ignore_label]
 
+    @property
+    def blank_label(self) -> int:
+        """What stands in a label image where nothing is predicted: `ignore_label`, else the least that is no label."""
+        return min(set(range(256)) - set(self.labels)) if self.ignore_label is None else self.ignore_label
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -11,6 +11,7 @@ from PIL import Image
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 
 from base.errors import UserError
+from config.data import Nodata
 
 # rasterio, not OpenCV or PIL: cv2.imread alters the colours of a TIFF whose 4th band is tagged alpha, PIL drops it.
 DTYPES = ("uint8", "uint16", "float32")
@@ -21,18 +22,29 @@ warnings.filterwarnings("ignore", category=NotGeoreferencedWarning)
 logging.getLogger("rasterio").setLevel(logging.CRITICAL)
 
 
-def read_image(path: Path) -> np.ndarray:
-    """(H, W, B) pixels in the file's own dtype.
+def read_image(path: Path, nodata: Nodata = None) -> np.ndarray:
+    """The first half of `read_pixels`."""
+    return read_pixels(path, nodata)[0]
+
+
+def read_pixels(path: Path, nodata: Nodata = None) -> tuple[np.ndarray, np.ndarray]:
+    """(H, W, B) pixels in the file's own dtype, and (H, W) bool: those without data, which are 0 in the first.
+
+    Args:
+        nodata: `data.nodata`.
 
     Raises:
-        UserError: unreadable or truncated, a dtype outside DTYPES, or NaN.
+        UserError: unreadable or truncated, a dtype outside DTYPES, or NaN that is not `nodata`.
     """
     image_HWB = np.ascontiguousarray(np.moveaxis(_read(path), 0, -1))
     if str(image_HWB.dtype) not in DTYPES:
         raise UserError(f"{path}: dtype {image_HWB.dtype}; expected one of {', '.join(DTYPES)}")
+    empty_HW = _empty(image_HWB, nodata)
+    image_HWB[empty_HW] = 0
     if image_HWB.dtype.kind == "f" and not np.isfinite(image_HWB).all():
-        raise UserError(f"{path}: holds {np.size(image_HWB) - np.isfinite(image_HWB).sum()} values that are NaN or inf")
-    return image_HWB
+        count = np.size(image_HWB) - np.isfinite(image_HWB).sum()
+        raise UserError(f"{path}: holds {count} values that are NaN or inf; data.nodata=nan says that they are no data")
+    return image_HWB, empty_HW
 
 
 def read_mask(path: Path) -> np.ndarray:
@@ -59,6 +71,16 @@ def read_color_mask(path: Path) -> np.ndarray:
         hint = "; data.mask_values=labels is for labels" if len(mask_BHW) == 1 else ""
         raise UserError(f"{path}: {len(mask_BHW)} bands of {mask_BHW.dtype}; a mask of colours has 3 of uint8{hint}")
     return np.moveaxis(mask_BHW[:3], 0, -1)
+
+
+def _empty(image_HWB: np.ndarray, nodata: Nodata) -> np.ndarray:
+    """(H, W) bool: the pixels without data. Integers may have the value in a band by chance; floats hardly do."""
+    if nodata is None:
+        return np.zeros(image_HWB.shape[:2], bool)
+    if nodata == "nan":
+        return ~np.isfinite(image_HWB).all(2)
+    equal_HWB = image_HWB == nodata
+    return equal_HWB.any(2) if image_HWB.dtype.kind == "f" else equal_HWB.all(2)
 
 
 def write_image(path: Path, image_HWB: np.ndarray) -> None:

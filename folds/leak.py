@@ -24,8 +24,8 @@ from config import Run, load_experiment, open_run
 from config.data import IGNORE_INDEX
 from folds.assign import assign_folds
 from folds.classes import ClassTable
-from folds.images import read_image
 from folds.metrics import confusion, iou_per_class, mean_iou
+from folds.reader import TileReader
 from folds.tiles import hist_of, make_tiles
 
 WINDOWS_PX = (5, 21)
@@ -62,9 +62,10 @@ def measure_leak(run: Run) -> Leak:
         )
     used = _draw_groups(train.group, k)
     train, hist_NC = train[used].reset_index(drop=True), hist_of(tiles, classes)[used]
+    reader = TileReader.of(experiment.data)
     confusions = {"random": [], "grouped": []}
     for repeat in range(REPEATS):
-        feature_PF, truth_P, tile_P = sample_pixels(train, Path(experiment.data.root), classes, repeat)
+        feature_PF, truth_P, tile_P = sample_pixels(train, reader, repeat)
         for kind, group_N in (("random", train.name.to_numpy()), ("grouped", train.group.to_numpy())):
             fold_N = assign_folds(hist_NC, group_N, k, seed=repeat)
             what = f"{kind} folds, {repeat + 1} of {REPEATS}"
@@ -72,11 +73,9 @@ def measure_leak(run: Run) -> Leak:
     return Leak(np.stack(confusions["random"]), np.stack(confusions["grouped"]))
 
 
-def sample_pixels(
-    train: pd.DataFrame, root: Path, classes: ClassTable, seed: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def sample_pixels(train: pd.DataFrame, reader: TileReader, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(P, F) features, (P,) indices and (P,) tile positions of some labelled pixels of every tile."""
-    jobs = (delayed(_sample_tile)(root / row.image, root / row.mask, classes, seed) for row in train.itertuples())
+    jobs = (delayed(_sample_tile)(reader, row.image, row.mask, seed) for row in train.itertuples())
     sampled = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(jobs)
     parts = list(track(sampled, "sample pixels", total=len(train)))
     tile_P = np.repeat(np.arange(len(train)), [len(truth) for _, truth in parts])
@@ -109,13 +108,13 @@ def cross_score(
     return conf_CC
 
 
-def _sample_tile(image: Path, mask: Path, classes: ClassTable, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    index_HW = classes.read_index(mask)
+def _sample_tile(reader: TileReader, image: str, mask: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    index_HW = reader.truth(image, mask)
     labelled = np.flatnonzero(index_HW != IGNORE_INDEX)
     # A function of seed and tile, not of which thread comes first.
-    rng = np.random.default_rng(int(hash_value([seed, image.name])[:16], 16))
+    rng = np.random.default_rng(int(hash_value([seed, Path(image).name])[:16], 16))
     chosen = rng.choice(labelled, min(PIXELS_PER_TILE, len(labelled)), replace=False)
-    features_HWF = pixel_features(read_image(image))
+    features_HWF = pixel_features(reader.image(image)[0])
     return features_HWF.reshape(-1, features_HWF.shape[2])[chosen], index_HW.ravel()[chosen]
 
 

@@ -11,7 +11,7 @@ from base.files import whole_folder
 from base.progress import track
 from base.stamps import hash_files
 from config import Run
-from folds.images import read_image
+from folds.reader import TileReader
 from folds.scan import Scan, thumbnail
 
 MOSAICS = 40  # pictures at most, the largest mosaics first
@@ -39,7 +39,7 @@ def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Sca
         low_B, high_B = np.percentile(scan.sample_NPB, [2, 98], axis=(0, 1))
         shown = _shown_bands(data.bands)
         drawn = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
-            delayed(_draw)(tiles[of], places[of], Path(data.root), shown, low_B, high_B)
+            delayed(_draw)(tiles[of], places[of], TileReader.of(data), shown, low_B, high_B)
             for of in (places.mosaic == mosaic for mosaic in chosen.index)
         )
         with whole_folder(folder) as aside:
@@ -56,14 +56,14 @@ def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Sca
     return sorted(folder.glob("*.png"))
 
 
-def _draw(tiles: pd.DataFrame, places: pd.DataFrame, root: Path, shown: list[int], low_B, high_B) -> np.ndarray:
+def _draw(tiles: pd.DataFrame, places: pd.DataFrame, reader: TileReader, shown: list[int], low_B, high_B) -> np.ndarray:
     """(rows, columns, 3) uint8 of one mosaic."""
     rows, columns = places.row.max() + 1, places.col.max() + 1
     height, width = int(tiles.height.iloc[0]), int(tiles.width.iloc[0])
     cell = int(np.clip(LONG_SIDE_PX // max(rows, columns), 16, min(height, width)))
     picture = np.full((rows * (cell + GAP_PX) + GAP_PX, columns * (cell + GAP_PX) + GAP_PX, 3), EMPTY, np.uint8)
     for tile, place in zip(tiles.itertuples(), places.itertuples(), strict=True):
-        small = thumbnail(read_image(root / tile.image), cell)
+        small = thumbnail(reader.image(tile.image)[0], cell)
         scaled = (small - low_B) / np.maximum(high_B - low_B, 1e-12)
         top, left = (GAP_PX + at * (cell + GAP_PX) for at in (place.row, place.col))
         here = picture[top : top + cell, left : left + cell]

@@ -20,8 +20,7 @@ from base.files import hash_value, whole_folder
 from base.progress import track
 from config import Run
 from config.data import IGNORE_INDEX
-from folds.classes import ClassTable
-from folds.images import read_image
+from folds.reader import TileReader, ignore_empty
 
 FORMAT = 2  # raised when a field changes its meaning, so that older scans are not taken for new ones
 THUMB_CELLS = 32
@@ -43,7 +42,7 @@ class Scan:
     full_NB: np.ndarray
     """Share of pixels at the integer dtype's largest value; 0 for floats."""
     digest_N: np.ndarray
-    """sha256 of size and pixels: equal for exact copies."""
+    """sha256 of size and pixels, without data 0: equal for exact copies."""
     mask_digest_N: np.ndarray
     """sha256 of the mask's class indices; zeros for a tile without mask."""
     sample_NPB: np.ndarray
@@ -71,18 +70,18 @@ def open_scan(run: Run, found: pd.DataFrame, sources: str) -> Scan:
         sources: `folds.tiles.sources_hash` of the table.
     """
     data = run.experiment.data
-    classes = ClassTable.of(data)
-    fingerprint = hash_value([FORMAT, sources, *classes.coding, len(data.bands)])
+    reader = TileReader.of(data)
+    fingerprint = hash_value([FORMAT, sources, *reader.coding, len(data.bands)])
     folder = run.scans_dir / fingerprint[:16]
     if not folder.exists():
-        scan = scan_tiles(found, Path(data.root), classes, len(data.bands))
+        scan = scan_tiles(found, reader, len(data.bands))
         with whole_folder(folder) as aside:
             for field in fields(Scan):
                 np.save(aside / f"{field.name}.npy", getattr(scan, field.name), allow_pickle=False)
     return Scan(*(np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in fields(Scan)))
 
 
-def scan_tiles(found: pd.DataFrame, root: Path, classes: ClassTable, bands: int) -> Scan:
+def scan_tiles(found: pd.DataFrame, reader: TileReader, bands: int) -> Scan:
     """Read every tile of the table once.
 
     Raises:
@@ -91,7 +90,7 @@ def scan_tiles(found: pd.DataFrame, root: Path, classes: ClassTable, bands: int)
     jobs = [(row.image, row.mask if row.split == "train" else None) for row in found.itertuples()]
     # Threads: GDAL and zlib work outside the interpreter's lock.
     scanned = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
-        delayed(_scan_tile)(root, image, mask, classes, bands) for image, mask in jobs
+        delayed(_scan_tile)(reader, image, mask, bands) for image, mask in jobs
     )
     kept: dict[str, np.ndarray] = {}
     sizes, dtypes, found_wrong = [], [], []
@@ -106,34 +105,35 @@ def scan_tiles(found: pd.DataFrame, root: Path, classes: ClassTable, bands: int)
                 kept[name][n] = value
     problems = _gathered(found_wrong)
     problems += _odd_ones("size", found.image, sizes) + _odd_ones("dtype", found.image, dtypes)
-    refuse_all(f"tiles in {root}: {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", problems)
+    refuse_all(f"tiles in {reader.root}: {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", problems)
     return Scan(**kept)
 
 
 def _scan_tile(
-    root: Path, image: str, mask: str | None, classes: ClassTable, bands: int
+    reader: TileReader, image: str, mask: str | None, bands: int
 ) -> tuple[dict | None, list[tuple[str, str]]]:
     """The fields of one tile, and (file, what is wrong with it); None where the image cannot be used."""
     row, problems = None, []
     try:
-        image_HWB = read_image(root / image)
+        image_HWB, empty_HW = reader.image(image)
         if image_HWB.shape[2] == bands:
-            row = fields_of(image_HWB) | fields_without_mask(len(classes))
+            row = fields_of(image_HWB, empty_HW) | fields_without_mask(len(reader.classes))
         else:
             problems.append((image, f"{image_HWB.shape[2]} bands, data.bands names {bands}"))
     except UserError as error:
-        problems.append((image, _what(root / image, error)))
+        problems.append((image, _what(reader.root / image, error)))
     if mask is None:
         return row, problems
     try:
-        index_HW = classes.read_index(root / mask)
+        index_HW = reader.classes.read_index(reader.root / mask)
     except UserError as error:
-        return row, [*problems, (mask, _what(root / mask, error))]
+        return row, [*problems, (mask, _what(reader.root / mask, error))]
     if row and index_HW.shape != tuple(row["size_N2"]):
         height, width = row["size_N2"]
         problems.append((mask, f"{index_HW.shape[0]}x{index_HW.shape[1]}, its image is {height}x{width}"))
     if row:
-        row["hist_NC"] = np.bincount(index_HW[index_HW != IGNORE_INDEX], minlength=len(classes))
+        ignore_empty(index_HW, empty_HW)
+        row["hist_NC"] = np.bincount(index_HW[index_HW != IGNORE_INDEX], minlength=len(reader.classes))
         row["mask_digest_N"] = np.array(hashlib.sha256(index_HW.tobytes()).hexdigest())
     return row, problems
 
@@ -154,10 +154,15 @@ def _gathered(problems: list[tuple[str, str]]) -> list[str]:
     ]
 
 
-def fields_of(image_HWB: np.ndarray) -> dict[str, np.ndarray]:
-    """The fields of `Scan` that come from the image, for one tile."""
+def fields_of(image_HWB: np.ndarray, empty_HW: np.ndarray | None = None) -> dict[str, np.ndarray]:
+    """The fields of `Scan` that come from the image, for one tile. Pixels without data count in none but the hash."""
     height, width, bands = image_HWB.shape
     pixels_PB = image_HWB.reshape(-1, bands)
+    digest = hashlib.sha256(np.array([height, width], "<i8").tobytes() + image_HWB.tobytes()).hexdigest()
+    if empty_HW is not None and empty_HW.any() and not empty_HW.all():
+        pixels_PB = image_HWB[~empty_HW]
+        # Where borders and thumbnails are compared, a tile's own mean is no edge and is like no other tile's.
+        image_HWB = np.where(empty_HW[..., None], pixels_PB.mean(0).astype(image_HWB.dtype), image_HWB)
     largest = np.iinfo(image_HWB.dtype).max if image_HWB.dtype.kind == "u" else np.inf
     grid = np.linspace(0, len(pixels_PB) - 1, SAMPLE_PX).astype(np.int64)
     size = np.array([height, width])
@@ -167,7 +172,7 @@ def fields_of(image_HWB: np.ndarray) -> dict[str, np.ndarray]:
         "std_NB": pixels_PB.std(0, dtype=np.float64),
         "zero_NB": (pixels_PB == 0).mean(0),
         "full_NB": (pixels_PB == largest).mean(0),
-        "digest_N": np.array(hashlib.sha256(size.astype("<i8").tobytes() + image_HWB.tobytes()).hexdigest()),
+        "digest_N": np.array(digest),
         "sample_NPB": pixels_PB[grid],
         "thumb_NEEB": thumbnail(image_HWB, min(THUMB_CELLS, height, width)),
         "right_N2HB": image_HWB[:, :-3:-1].swapaxes(0, 1).copy(),

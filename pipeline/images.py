@@ -24,11 +24,13 @@ from base.errors import UserError, refuse_all
 from base.files import whole_file
 from base.progress import bar
 from config import Member, Run
+from config.data import Nodata
 from folds.classes import ClassTable
-from folds.images import read_image
+from folds.images import read_pixels
 from folds.tiles import read_tiles
 from pipeline.forward import member_probs
 from pipeline.members import LoadedMember, load_member
+from pipeline.pack import fill_value
 
 WINDOW_PX = 1024
 OVERLAP = 0.25  # of a window's side: where the next one takes over, little by little
@@ -37,6 +39,8 @@ PredictPixels = Callable[[np.ndarray], np.ndarray]
 """(N, H, W, B) pixels -> (N, C, H, W) float32 probabilities."""
 Decide = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 """What was predicted of an image -> its (C, H, W) probabilities and (H, W) indices, None where it has no labels."""
+ReadPixels = Callable[[Path], tuple[np.ndarray, np.ndarray]]
+"""An image file -> (H, W, B) pixels, and (H, W) bool: those without data."""
 
 
 @dataclass(frozen=True)
@@ -124,19 +128,33 @@ def mean_of_members(run: Run, members: Sequence[LoadedMember], device: torch.dev
     return predict
 
 
+def reader_for(loaded: LoadedMember, nodata: Nodata) -> ReadPixels:
+    """A function from an image file to its pixels, filled as in the member's pack, and those without data."""
+
+    def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
+        image_HWB, empty_HW = read_pixels(path, nodata)
+        image_HWB[empty_HW] = fill_value(np.array(loaded.preparation.mean), image_HWB.dtype)
+        return image_HWB, empty_HW
+
+    return read
+
+
 def predict_images(
-    found: Sequence[Found], predict: PredictPixels, at_once: int, window_px: int = WINDOW_PX
-) -> Iterator[tuple[Found, np.ndarray]]:
-    """Each image with its (C, H, W) float32 probabilities; images of one size are predicted `at_once` together."""
+    found: Sequence[Found], read: ReadPixels, predict: PredictPixels, at_once: int, window_px: int = WINDOW_PX
+) -> Iterator[tuple[Found, np.ndarray, np.ndarray]]:
+    """Each image with its (C, H, W) float32 probabilities and its pixels without data; images of one size are
+    predicted `at_once` together."""
     for (height, width), alike in groupby(found, key=lambda image: (image.height, image.width)):
         alike = list(alike)
         if max(height, width) > window_px:
             for image in alike:
-                yield image, predict_scene(read_image(image.path), predict, window_px)
+                pixels_HWB, empty_HW = read(image.path)
+                yield image, predict_scene(pixels_HWB, predict, window_px), empty_HW
             continue
         for first in range(0, len(alike), at_once):
             images = alike[first : first + at_once]
-            yield from zip(images, predict(np.stack([read_image(image.path) for image in images])), strict=True)
+            pixels, empty = zip(*(read(image.path) for image in images), strict=True)
+            yield from zip(images, predict(np.stack(pixels)), empty, strict=True)
 
 
 def predict_scene(pixels_HWB: np.ndarray, predict: PredictPixels, window_px: int = WINDOW_PX) -> np.ndarray:
@@ -157,21 +175,26 @@ def predict_scene(pixels_HWB: np.ndarray, predict: PredictPixels, window_px: int
 
 
 def label_images(
-    images: Iterator[tuple[Found, np.ndarray]],
+    images: Iterator[tuple[Found, np.ndarray, np.ndarray]],
     total: int,
     decide: Decide,
     classes: ClassTable,
     names: Sequence[str],
     wanted: Wanted,
 ) -> None:
-    """Write what is wanted of each predicted image; `names` are those of the probabilities' channels."""
+    """Write what is wanted of each predicted image; `names` are those of the probabilities' channels.
+
+    Where an image has no data, its labels are `ClassTable.blank_label` and its probabilities NaN.
+    """
     progress, task = bar("predict images", total)
     with progress:
-        for image, predicted in images:
+        for image, predicted, empty_HW in images:
             probs_CHW, index_HW = decide(predicted)
             if index_HW is not None:
-                write_labels(wanted.out, image.path, classes.to_label(index_HW), classes, wanted.format)
+                label_HW = np.where(empty_HW, np.uint8(classes.blank_label), classes.to_label(index_HW))
+                write_labels(wanted.out, image.path, label_HW, classes, wanted.format)
             if wanted.probs:
+                probs_CHW = np.where(empty_HW, np.float32(np.nan), probs_CHW)
                 write_probs(wanted.out, image.path, probs_CHW, names)
             progress.advance(task)
 
@@ -188,7 +211,8 @@ def label_by_members(run: Run, members: Sequence[Member], wanted: Wanted, device
     if specialist and not wanted.probs:
         raise UserError(f"model {record.model} knows {record.target} only and gives no labels; ask for --probs")
     found = find_images(wanted.images, loaded[0].preparation.bands, record.dtype)
-    images = predict_images(found, mean_of_members(run, loaded, device), run.experiment.predict.batch)
+    read = reader_for(loaded[0], run.experiment.data.nodata)
+    images = predict_images(found, read, mean_of_members(run, loaded, device), run.experiment.predict.batch)
     label_images(
         images,
         len(found),
@@ -213,24 +237,25 @@ def write_labels(out: Path, image: Path, label_HW: np.ndarray, classes: ClassTab
         with whole_file(path) as aside:
             Image.fromarray(label_HW).save(aside, "png")
         return
-    with _geotiff(path, image, label_HW[None]) as file:
+    with _geotiff(path, image, label_HW[None], classes.blank_label) as file:
         file.write_colormap(1, dict(zip(classes.labels, classes.colors, strict=True)))
 
 
 def write_probs(out: Path, image: Path, probs_CHW: np.ndarray, names: Sequence[str]) -> None:
     """`<name>.probs.tif`, float32, a band per class with its name, which lies where the image does."""
-    with _geotiff(out / f"{image.stem}.probs.tif", image, probs_CHW) as file:
+    with _geotiff(out / f"{image.stem}.probs.tif", image, probs_CHW, np.nan) as file:
         file.descriptions = tuple(names)
 
 
 @contextlib.contextmanager
-def _geotiff(path: Path, image: Path, values_CHW: np.ndarray) -> Iterator[DatasetWriter]:
+def _geotiff(path: Path, image: Path, values_CHW: np.ndarray, nodata: float) -> Iterator[DatasetWriter]:
     """A compressed GeoTIFF with the coordinates of `image`, its bands written, still open."""
     with rasterio.open(image) as source:
         points, points_crs = source.gcps
         place = {"gcps": points, "crs": points_crs} if points else {"crs": source.crs, "transform": source.transform}
     count, height, width = values_CHW.shape
     kind = {"dtype": values_CHW.dtype, "compress": "deflate", "predictor": 3 if values_CHW.dtype.kind == "f" else 1}
+    kind["nodata"] = nodata
     kind["BIGTIFF"] = "IF_SAFER"  # probabilities of a large scene are more than the 4 GiB of a plain TIFF
     with whole_file(path) as aside, rasterio.open(aside, "w", "GTiff", width, height, count, **kind, **place) as file:
         file.write(values_CHW)

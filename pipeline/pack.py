@@ -7,9 +7,10 @@ sources give another pack.
 """
 
 import mmap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,11 +22,11 @@ from base.errors import UserError, refuse_all
 from base.files import clear_aside, hash_value, read_json, whole_folder, write_json
 from base.progress import track
 from config import Run, load_experiment, open_run
-from folds.classes import ClassTable
-from folds.images import read_image
+from folds.reader import TileReader
 from folds.tiles import make_tiles, sources_hash, written_since
 
-FORMAT = 1  # raised when the arrays' meaning changes, so that older packs are not taken for new ones
+T = TypeVar("T")
+FORMAT = 2  # raised when the arrays' meaning changes, so that older packs are not taken for new ones
 
 
 @dataclass(frozen=True)
@@ -84,34 +85,40 @@ def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
             if not folder.exists():
                 clear_aside(folder)  # what a killed packer was writing, as large as the data
                 with whole_folder(folder) as aside:
-                    _write_pack(aside, tiles, Path(run.experiment.data.root), ClassTable.of(run.experiment.data))
+                    _write_pack(aside, tiles, TileReader.of(run.experiment.data))
     return _read_pack(folder, tiles)
 
 
 def pack_dir(run: Run, tiles: pd.DataFrame) -> Path:
     """Where the pack of a tile table lies, or would lie."""
     data = run.experiment.data
-    classes = ClassTable.of(data)
     sources = sources_hash(tiles, Path(data.root))
-    fingerprint = hash_value([FORMAT, sources, *classes.coding, len(data.bands)])
+    fingerprint = hash_value([FORMAT, sources, *TileReader.of(data).coding, len(data.bands)])
     return run.packs_dir / fingerprint[:16]
 
 
-def _write_pack(folder: Path, tiles: pd.DataFrame, root: Path, classes: ClassTable) -> None:
+def _write_pack(folder: Path, tiles: pd.DataFrame, reader: TileReader) -> None:
     train, test = tiles[tiles.split == "train"], tiles[tiles.split == "test"]
     sums = _BandSums()
+    empty_at: dict[str, dict[int, np.ndarray]] = {"train": {}, "test": {}}
 
-    def image(path: str) -> np.ndarray:
-        return read_image(root / path)
+    def images(split: str, paths: Sequence[str]) -> Iterator[np.ndarray]:
+        for row, (image_HWB, empty_HW) in enumerate(_decoded(reader.image, zip(paths), f"pack {split} images")):
+            if empty_HW.any():
+                empty_at[split][row] = np.packbits(empty_HW)
+            if split == "train":
+                sums.add(image_HWB[~empty_HW])
+            yield image_HWB
 
-    def mask(path: str) -> np.ndarray:
-        return classes.read_index(root / path)
-
-    _write_array(folder / "train_image.npy", _decoded(image, train.image, "pack images"), len(train), sums.add)
-    _write_array(folder / "train_mask.npy", _decoded(mask, train["mask"], "pack masks"), len(train))
+    _write_array(folder / "train_image.npy", images("train", train.image.tolist()), len(train))
+    truth = _decoded(reader.truth, zip(train.image, train["mask"], strict=True), "pack masks")
+    _write_array(folder / "train_mask.npy", truth, len(train))
     if len(test):
-        _write_array(folder / "test_image.npy", _decoded(image, test.image, "pack test"), len(test))
+        _write_array(folder / "test_image.npy", images("test", test.image.tolist()), len(test))
     mean_B, std_B = sums.mean_std()
+    for split, empty_of in empty_at.items():
+        if empty_of:
+            _fill(folder / f"{split}_image.npy", empty_of, mean_B)
     write_json(folder / "pack.json", {"mean": mean_B.tolist(), "std": std_B.tolist()})
 
 
@@ -130,18 +137,39 @@ def _read_pack(folder: Path, tiles: pd.DataFrame) -> Pack:
     )
 
 
-def _decoded(read: Callable[[str], np.ndarray], paths: Iterable[str], what: str) -> Iterable[np.ndarray]:
-    paths = list(paths)
+def fill_value(mean_B: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """(B,) what stands where an image has no data: the mean of the train tiles, which a network sees as 0."""
+    value_B = np.asarray(mean_B) * full_scale(dtype)
+    return (np.rint(value_B) if np.issubdtype(dtype, np.integer) else value_B).astype(dtype)
+
+
+def _fill(path: Path, empty_of: dict[int, np.ndarray], mean_B: np.ndarray) -> None:
+    """Put the fill value into the pixels without data: the mean is known only when all tiles have been read.
+
+    Args:
+        empty_of: row -> its (H, W) pixels, packed.
+    """
+    array_NHWB = np.load(path, mmap_mode="r")
+    height, width = array_NHWB.shape[1:3]
+    with open(path, "r+b") as file:
+        for row, packed in empty_of.items():
+            empty_HW = np.unpackbits(packed, count=height * width).reshape(height, width).astype(bool)
+            image_HWB = array_NHWB[row].copy()
+            image_HWB[empty_HW] = fill_value(mean_B, image_HWB.dtype)
+            file.seek(array_NHWB.offset + row * image_HWB.nbytes)
+            file.write(image_HWB.data)
+
+
+def _decoded(read: Callable[..., T], arguments: Iterable[tuple], what: str) -> Iterable[T]:
+    arguments = list(arguments)
     # Threads: GDAL decodes outside the interpreter's lock. pre_dispatch bounds what waits in memory.
     tiles = Parallel(n_jobs=-1, prefer="threads", return_as="generator", pre_dispatch="2*n_jobs")(
-        delayed(read)(path) for path in paths
+        delayed(read)(*each) for each in arguments
     )
-    return track(tiles, what, total=len(paths))
+    return track(tiles, what, total=len(arguments))
 
 
-def _write_array(
-    path: Path, tiles: Iterable[np.ndarray], count: int, each: Callable[[np.ndarray], None] | None = None
-) -> None:
+def _write_array(path: Path, tiles: Iterable[np.ndarray], count: int) -> None:
     """Write equally shaped tiles as one .npy, in order. Not through a memory map: a full disk would be a SIGBUS."""
     with open(path, "wb") as file:
         first = None
@@ -153,8 +181,6 @@ def _write_array(
             if tile.dtype != first.dtype:
                 raise UserError(f"tiles of dtype {tile.dtype} and {first.dtype}: a data set has one dtype")
             file.write(np.ascontiguousarray(tile).data)
-            if each:
-                each(tile)
 
 
 class _BandSums:
@@ -163,8 +189,8 @@ class _BandSums:
     def __init__(self) -> None:
         self.count, self.sum_B, self.square_B = 0, 0.0, 0.0
 
-    def add(self, image_HWB: np.ndarray) -> None:
-        pixels = image_HWB.reshape(-1, image_HWB.shape[-1]) / full_scale(image_HWB.dtype)
+    def add(self, pixels_PB: np.ndarray) -> None:
+        pixels = pixels_PB.astype(np.float64) / full_scale(pixels_PB.dtype)
         self.count += len(pixels)
         self.sum_B = self.sum_B + pixels.sum(0)
         self.square_B = self.square_B + np.square(pixels).sum(0)

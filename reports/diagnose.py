@@ -17,10 +17,10 @@ from ensemble.fitted import FittedBlend
 from ensemble.oof import oof_table
 from ensemble.source import Source
 from ensemble.stores import oof_stores, test_stores
-from folds.classes import ClassTable
 from folds.folds_csv import read_folds
 from folds.links import Links, open_links
 from folds.metrics import confusion, mean_iou
+from folds.reader import TileReader
 from folds.scan import Scan, open_scan
 from folds.tiles import read_tiles, sources_hash
 from reports import causes
@@ -80,16 +80,16 @@ def diagnose(run: Run, zip_path: Path, predictions: Predictions) -> dict[str, li
 def score_from_zip(run: Run, tiles: pd.DataFrame, labels: Labels) -> float:
     """mIoU of OOF labels against the mask files after they went through the writer of submissions and its reader."""
     layout = Layout.of(run.experiment, tiles, split="train")
-    mask_of = tiles[tiles.split == "train"].set_index("name")["mask"]
-    root = Path(run.experiment.data.root)
-    classes = ClassTable.of(run.experiment.data)  # the zip's may have other labels
-    conf_CC = np.zeros((len(classes),) * 2, np.int64)
+    train = tiles[tiles.split == "train"].set_index("name")
+    reader = TileReader.of(run.experiment.data)  # the labels of the zip may be others than the masks'
+    num_classes = len(layout.classes)
+    conf_CC = np.zeros((num_classes, num_classes), np.int64)
     with tempfile.TemporaryDirectory(dir=run.dir) as folder:
         path = Path(folder) / "oof.zip"
         write_zip(layout, labels, path)
         for name, label_HW in read_submission(path, layout):
-            truth_HW = classes.read_index(root / mask_of[name])
-            conf_CC += confusion(layout.classes.to_index(label_HW, where=name), truth_HW, len(classes))
+            truth_HW = reader.truth(train.image[name], train["mask"][name])
+            conf_CC += confusion(layout.classes.to_index(label_HW, where=name), truth_HW, num_classes)
     return mean_iou(conf_CC)
 
 

@@ -11,6 +11,7 @@ from base.files import hash_file
 from config.experiment import flat
 from folds.files import find_test_masks
 from folds.metrics import mean_iou
+from folds.reader import TileReader
 from reports.alone import section_command
 from reports.figures import ACCENT, ACCENT2, GRID, MUTED, SERIES, WIDTH, canvas, finish, look, name_axis
 from reports.material import Material
@@ -128,6 +129,7 @@ def _samples(material: Material, path: Path) -> Gallery:
     names = list(layout.tiles)
     chosen = {names[i] for i in np.unique(np.linspace(0, len(names) - 1, SAMPLES).astype(int))}
     row_of = {name: row for row, name in enumerate(material.pack.test_names)}
+    image_of = material.tiles[material.tiles.split == "test"].set_index("name").image
     mask_of = find_test_masks(experiment.data, sorted(chosen)) if experiment.data.test_masks else {}
     strips = []
     for name, label_HW in read_submission(path, layout):
@@ -140,7 +142,7 @@ def _samples(material: Material, path: Path) -> Gallery:
             drawing(classes.to_rgb(index_HW), f"Labels of {name} in the zip", "labels"),
         ]
         if experiment.data.test_masks:
-            truth_HW = classes.read_index(Path(experiment.data.root) / mask_of[name])
+            truth_HW = TileReader.of(experiment.data).truth(image_of[name], mask_of[name])
             thumbs += [
                 drawing(classes.to_rgb(truth_HW), f"True mask of {name}", "truth"),
                 photo(error_rgb(rgb, index_HW, truth_HW), f"Errors in {name}, in red", "errors"),

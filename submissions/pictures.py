@@ -36,7 +36,7 @@ def draw_changes(
         b_rgb = classes.to_rgb(b_HW)
         faded = b_rgb // 4 + 191
         pictures = (
-            (name, to_rgb(read_image(images[name]), data.bands)),
+            (name, to_rgb(read_image(images[name], data.nodata), data.bands)),
             (titles[0], classes.to_rgb(a_HW)),
             (f"{titles[1]}: {changed_HW.mean():.1%} changed", np.where(changed_HW[:, :, None], b_rgb, faded)),
         )

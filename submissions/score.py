@@ -14,6 +14,7 @@ from config import Experiment, Run, load_experiment
 from folds.classes import ClassTable
 from folds.files import find_test_masks
 from folds.metrics import confusion, iou_per_class, mean_iou
+from folds.reader import TileReader
 from folds.tiles import read_tiles
 from submissions.formats import read_submission
 from submissions.layout import Layout
@@ -26,14 +27,14 @@ def score_submission(path: Path, experiment: Experiment, tiles: pd.DataFrame) ->
         UserError: no `data.test_masks`, masks that are missing or unreadable, or a zip that does not verify.
     """
     data = experiment.data
-    classes, root = ClassTable.of(data), Path(data.root)
-    layout = Layout.of(experiment, tiles)
-    mask_of = find_test_masks(data, tiles.name[tiles.split == "test"].tolist())
+    reader, layout = TileReader.of(data), Layout.of(experiment, tiles)
+    image_of = tiles[tiles.split == "test"].set_index("name").image
+    mask_of = find_test_masks(data, image_of.index.tolist())
 
     def counted() -> Iterator[np.ndarray]:
         for name, label_HW in read_submission(path, layout):
-            truth_HW = classes.read_index(root / mask_of[name])
-            yield confusion(layout.classes.to_index(label_HW, where=name), truth_HW, len(classes))
+            truth_HW = reader.truth(image_of[name], mask_of[name])
+            yield confusion(layout.classes.to_index(label_HW, where=name), truth_HW, len(layout.classes))
 
     return sum(counted())
 

@@ -11,6 +11,7 @@ from folds import leak
 from folds.classes import ClassTable
 from folds.leak import WINDOWS_PX, _draw_groups, measure_leak, pixel_features, sample_pixels
 from folds.metrics import mean_iou
+from folds.reader import TileReader
 from folds.tiles import make_tiles
 from tests.tiny import tiny_values, write_config, write_mask, write_tif
 
@@ -89,15 +90,15 @@ def test_features_are_the_bands_and_their_means_around():
 def test_the_same_pixels_are_drawn_whatever_the_order_and_ignored_ones_never(tmp_path):
     root = write_scenes(tmp_path / "data", 1.0)
     run = run_of(root)
-    train, classes = make_tiles(run), ClassTable.of(run.experiment.data)
-    features, truth, tile = sample_pixels(train, root, classes, seed=0)
-    back_features, back_truth, back_tile = sample_pixels(train[::-1], root, classes, seed=0)
+    train, reader = make_tiles(run), TileReader.of(run.experiment.data)
+    features, truth, tile = sample_pixels(train, reader, seed=0)
+    back_features, back_truth, back_tile = sample_pixels(train[::-1], reader, seed=0)
     for n in range(24):
         np.testing.assert_array_equal(features[tile == n], back_features[back_tile == 23 - n])
         np.testing.assert_array_equal(truth[tile == n], back_truth[back_tile == 23 - n])
-    assert (sample_pixels(train, root, classes, seed=1)[0] != features).any()
-    ignoring = ClassTable((1, 2), ("a", "b"), ((0, 0, 0), (1, 1, 1)), ignore_label=4)
-    assert set(sample_pixels(train, root, ignoring, seed=0)[1]) == {0, 1}
+    assert (sample_pixels(train, reader, seed=1)[0] != features).any()
+    ignoring = TileReader(root, ClassTable((1, 2), ("a", "b"), ((0, 0, 0), (1, 1, 1)), ignore_label=4))
+    assert set(sample_pixels(train, ignoring, seed=0)[1]) == {0, 1}
 
 
 def test_large_data_is_measured_on_some_tiles_of_enough_groups(tmp_path, monkeypatch):

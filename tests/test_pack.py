@@ -44,6 +44,17 @@ def test_statistics_are_those_of_all_train_pixels(tmp_path):
     np.testing.assert_allclose(pack.std_B, pixels.std(0), rtol=1e-9)
 
 
+def test_statistics_of_floats_far_from_0_are_exact(tmp_path):
+    """Heights in metres: squares in float32 would be wrong by more than the variance."""
+    root = write_tiny(tmp_path / "data")
+    for path in root.rglob("*.tif"):
+        write_tif(path, read_image(path).astype(np.float32) / 64 + 3000)
+    pack, _ = pack_of(tmp_path)
+    pixels = pack.train_image_NHWB.reshape(-1, 4).astype(np.float64)
+    np.testing.assert_allclose(pack.mean_B, pixels.mean(0), rtol=1e-9)
+    np.testing.assert_allclose(pack.std_B, pixels.std(0), rtol=1e-6)
+
+
 def test_a_dead_band_has_std_1(tmp_path):
     root = write_tiny(tmp_path / "data")
     for path in (root / "train").glob("*.tif"):
