@@ -25,9 +25,17 @@ from config.training import Model, Train
 
 # Keys of `data` that change no result: where the data lies, and test labels, which nothing is made from.
 PLACE_KEYS = {"data.root", "data.test_masks"}
-# Patterns of keys of `data` that change no member: which files there are, which the tile table says by their content,
-# and what colours pictures have.
-NO_MEMBERS_KEYS = ("data.train_images", "data.train_masks", "data.test_images", "data.classes.*.color")
+# Patterns of keys of `data` that change no member: which files there are, what is drawn and how masks are written, all
+# of which the tile table says by content; and what colours pictures have.
+NO_MEMBERS_KEYS = (
+    "data.train_images",
+    "data.train_masks",
+    "data.test_images",
+    "data.mask_values",
+    "data.ignore_*",
+    "data.generate*",
+    "data.classes.*.color",
+)
 
 
 @dataclass(frozen=True)

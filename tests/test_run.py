@@ -87,10 +87,19 @@ def test_all_differing_keys_are_listed_at_once(finished, tmp_path):
         "data.test_images=B/*.tif",
         "data.train_masks=masks/{name}.png",
         "data.classes.field.color=[1, 2, 3]",
+        "data.mask_values=colors",
+        "data.ignore_label=9",
     ],
 )
 def test_other_keys_leave_members_alone(finished, tmp_path, override):
     open_run(experiment_of(tmp_path, override))
+
+
+def test_a_second_test_set_of_the_demo_trains_nothing():
+    """What was drawn is told by the tiles: data.generate=null, which another test set needs, is no change."""
+    demo, second = (load_experiment("configs/demo.yaml", keys) for keys in ([], ["data.generate=null"]))
+    assert Run(demo).member_keys(demo.models[0]) == Run(second).member_keys(second.models[0])
+    assert Run(demo).data_keys != Run(second).data_keys
 
 
 def test_an_edited_folds_file_stops_the_run(finished, tmp_path):
