@@ -65,6 +65,8 @@ def trained(args: argparse.Namespace, folder: Path) -> tuple[Run, list[Member]]:
     overrides = ["seeds=[0, 1, 2]", "name=benchmark", f"runs_dir={folder}", f"zips_dir={folder}", "predict.tta=none"]
     overrides += [f"models=[{UNET}]", f"train.epochs={EPOCHS}"]
     overrides += [f"data.root={args.data or folder / 'data'}", f"jobs.devices={args.device}"]
+    if not args.data:
+        overrides.append("data.generate.tile_px=256")  # naip's and the competition's
     experiment = load_experiment(config, overrides)
     make_landscape(experiment.data)
     run = open_run(experiment)

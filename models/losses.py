@@ -31,20 +31,13 @@ def build_loss(terms: Sequence[LossTerm], num_classes: int, class_weight_C: obje
     return WeightedSum(terms, num_classes, weight_C, binary)
 
 
-def valid_pixels(target_NHW: Tensor, second_NHW: Tensor | None = None, share_N: Tensor | None = None) -> float:
-    """What ce and focal divide by: pixels that are not ignored; of mixed tiles, by the shares of their two targets."""
-    if second_NHW is None:
-        return float((target_NHW != IGNORE_INDEX).sum())
-    both_N = [(target != IGNORE_INDEX).sum((1, 2)) for target in (target_NHW, second_NHW)]
-    return float((share_N * both_N[0] + (1 - share_N) * both_N[1]).sum())
-
-
 class WeightedSum(nn.Module):
     """logits (N, C, H, W) float32, or (N, 1, H, W) for a specialist; target (N, H, W) int64, 255 ignored -> scalar.
 
-    ce and focal are means over `valid_pixels`: weighted by it, the losses of several micro-batches add up to exactly
-    that of the large batch. dice, jaccard and lovasz are statistics of a batch: their mean over micro-batches is a
-    mean of statistics and not that of the large batch.
+    ce and focal are means over the pixels that are not ignored (of mixed tiles, by the shares of their two targets):
+    weighted by their number, the losses of several micro-batches add up to exactly that of the large batch. dice,
+    jaccard and lovasz are statistics of a batch: their mean over micro-batches is a mean of statistics and not that of
+    the large batch.
     """
 
     def __init__(self, terms: Sequence[LossTerm], num_classes: int, weight_C: Tensor | None, binary: bool) -> None:

@@ -1,8 +1,9 @@
 """Training batches. What a tile looks like in an epoch is a function of (seed, epoch, tile, occurrence) alone."""
 
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from itertools import count, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,21 +19,25 @@ Key = tuple[int, int, int]  # (epoch, tile in the pack, how often the tile came 
 
 @dataclass
 class Batch:
-    """One micro-batch, on the host."""
+    """One micro-batch, on the host. What is asked of its numbers is answered where it is made, by the loader's
+    processes: beside a GPU the main one has no time for it."""
 
     keys: list[Key]
     pixels_NHWB: torch.Tensor
     """The pack's dtype, or float32 in 0..1."""
     target_NHW: torch.Tensor
     """uint8 indices; 255: ignored."""
-    second_NHW: torch.Tensor
-    """The other target of a mixed tile; equal to the first where nothing was mixed."""
-    share_N: torch.Tensor
-    """float32: share of the first target in the loss; 1 where nothing was mixed."""
+    valid_N: list[float]
+    """Pixels of each tile that the loss is a mean over: those not ignored; of a mixed tile, by its targets' shares."""
+    second_NHW: torch.Tensor | None = None
+    """The other target of mixed tiles, equal to the first where a tile was not; None: no tile of the batch was."""
+    share_N: torch.Tensor | None = None
+    """float32: share of the first target in the loss, 1 where a tile was not mixed; None as above."""
 
     @property
-    def is_mixed(self) -> bool:
-        return bool((self.share_N < 1).any())
+    def valid(self) -> float:
+        """Pixels that the loss of the batch is a mean over."""
+        return sum(self.valid_N)
 
     def split(self, parts: int) -> list["Batch"]:
         """The batch in so many parts, or fewer: sizes differ by one at most, and a part has two tiles where the batch
@@ -42,12 +47,15 @@ class Batch:
         bounds = (
             np.linspace(0, len(self.keys), max(1, min(parts, len(self.keys) // 2)) + 1).round().astype(int).tolist()
         )
-        tensors = (self.pixels_NHWB, self.target_NHW, self.second_NHW, self.share_N)
-        return [Batch(self.keys[a:b], *(tensor[a:b] for tensor in tensors)) for a, b in pairwise(bounds)]
+        return [self._each(lambda values, part=slice(a, b): values[part]) for a, b in pairwise(bounds)]
 
     def pin_memory(self) -> "Batch":
-        tensors = (self.pixels_NHWB, self.target_NHW, self.second_NHW, self.share_N)
-        return Batch(self.keys, *(tensor.pin_memory() for tensor in tensors))
+        return self._each(lambda values: values.pin_memory() if isinstance(values, torch.Tensor) else values)
+
+    def _each(self, make: Callable[[Any], Any]) -> "Batch":
+        """The batch with something else made of every field that it has."""
+        values = (getattr(self, field.name) for field in fields(self))
+        return Batch(*(None if value is None else make(value) for value in values))
 
 
 class TrainTiles(Dataset):
@@ -91,45 +99,66 @@ class TrainTiles(Dataset):
 
 def collate(items: list[tuple[Key, Sample]]) -> Batch:
     keys, samples = zip(*items, strict=True)
-    return Batch(
+    batch = Batch(
         list(keys),
         torch.from_numpy(np.stack([sample.image for sample in samples])),
         torch.from_numpy(np.stack([sample.mask for sample in samples])),
-        torch.from_numpy(np.stack([sample.second for sample in samples])),
-        torch.tensor([sample.share for sample in samples], dtype=torch.float32),
+        [_valid_pixels(sample) for sample in samples],
     )
+    if any(sample.share < 1 for sample in samples):
+        batch.second_NHW = torch.from_numpy(np.stack([sample.second for sample in samples]))
+        batch.share_N = torch.tensor([sample.share for sample in samples], dtype=torch.float32)
+    return batch
+
+
+def _valid_pixels(sample: Sample) -> float:
+    first, second = (np.count_nonzero(mask != IGNORE_INDEX) for mask in (sample.mask, sample.second))
+    return float(sample.share * first + (1 - sample.share) * second)
 
 
 class EpochBatches:
-    """The batch sampler of one epoch, from any step on, so that a resumed run reads nothing twice."""
+    """The batch sampler: one epoch after the other, from any step on, so that a resumed run reads nothing twice.
 
-    def __init__(self, batch: int) -> None:
-        self.batch, self.keys, self.first = batch, [], 0
+    Epochs are one stream: while one ends and is scored, the loader's processes make the first batches of the next.
+    """
 
-    def set_epoch(self, epoch: int, order: np.ndarray, first: int = 0) -> None:
+    def __init__(self, order_of_epoch: Callable[[int], np.ndarray], batch: int) -> None:
         """
         Args:
-            order: tiles of the pack in the order of the epoch, repeats allowed.
-            first: micro-batches that are done already.
+            order_of_epoch: epoch -> tiles of the pack in the order of training, repeats allowed.
         """
-        seen: dict[int, int] = {}
-        self.keys = []
-        for tile in order.tolist():
-            seen[tile] = seen.get(tile, -1) + 1
-            self.keys.append((epoch, tile, seen[tile]))
-        self.first = first
+        self.order_of_epoch, self.batch = order_of_epoch, batch
+        self.begin(0)
+
+    def begin(self, epoch: int, first: int = 0, end: int | None = None) -> None:
+        """Where the next iteration begins.
+
+        Args:
+            first: micro-batches of the epoch that are done already.
+            end: the epoch that comes no more; None: it never ends.
+        """
+        self.epoch, self.first, self.end = epoch, first, end
+
+    def count(self, epoch: int) -> int:
+        """Batches of a whole epoch: whole ones only, since a last one of one tile has no batch statistics; fewer tiles
+        than a batch are one."""
+        return max(len(self.order_of_epoch(epoch)) // self.batch, 1)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        for step in range(self.first, batches_in(len(self.keys), self.batch)):
-            yield self.keys[step * self.batch : (step + 1) * self.batch]
+        first = self.first
+        for epoch in count(self.epoch) if self.end is None else range(self.epoch, self.end):
+            keys = self._keys(epoch)
+            for step in range(first, self.count(epoch)):
+                yield keys[step * self.batch : (step + 1) * self.batch]
+            first = 0
 
-    def __len__(self) -> int:
-        return batches_in(len(self.keys), self.batch) - self.first
-
-
-def batches_in(tiles: int, batch: int) -> int:
-    """Whole batches only: a last batch of one tile has no batch statistics. Fewer tiles than a batch are one batch."""
-    return max(tiles // batch, 1)
+    def _keys(self, epoch: int) -> list[Key]:
+        seen: dict[int, int] = {}
+        keys = []
+        for tile in self.order_of_epoch(epoch).tolist():
+            seen[tile] = seen.get(tile, -1) + 1
+            keys.append((epoch, tile, seen[tile]))
+        return keys
 
 
 def train_loader(tiles: TrainTiles, batches: EpochBatches, workers: int, device: torch.device) -> DataLoader:

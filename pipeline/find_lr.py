@@ -6,7 +6,6 @@ steepest fall is a good first `train.lr`; loss, batch, optimizer and augmentatio
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -83,9 +82,8 @@ def range_test(setup: Setup, first: float, last: float, steps: int) -> RangeTest
 
 def _batches(setup: Setup) -> Iterator[list[Batch]]:
     """The micro-batches of one optimizer step after another, epoch after epoch."""
-    for epoch in count():
-        setup.batches.set_epoch(epoch, setup.plan.order_of_epoch(epoch))
-        yield from chunks(setup.loader, setup.plan.train.accumulate.steps)
+    setup.batches.begin(0)
+    return chunks(setup.loader, setup.plan.train.accumulate.steps)
 
 
 def draw(path: Path, test: RangeTest, configured: float, title: str) -> None:

@@ -12,10 +12,9 @@ from torch.utils.data import DataLoader
 
 from base.errors import UserError, listed
 from config.training import Train
-from models.losses import valid_pixels
 from models.zoo import padded_logits
 from pipeline.checkpoint import TrainState
-from pipeline.data import Batch, EpochBatches, batches_in
+from pipeline.data import Batch, EpochBatches
 from pipeline.device import autocast
 from pipeline.prepare import Preparation
 from pipeline.progress import TrainProgress
@@ -36,8 +35,6 @@ class Plan:
     device: torch.device
     dtype: torch.dtype | None
     """Autocast type; None: float32."""
-    order_of_epoch: Callable[[int], np.ndarray]
-    """Epoch -> tiles of the pack in the order of training."""
     tile_names: list[str]
     split_batch: int = 1
     """Parts in which a micro-batch goes through the network."""
@@ -71,16 +68,16 @@ def fit(
     """
     train = plan.train
     saved_at = time.monotonic()
+    batches.begin(state.epoch, state.micro_step, train.epochs)
+    stream = iter(loader)
     while state.epoch < train.epochs:
-        order = plan.order_of_epoch(state.epoch)
-        micro_steps = batches_in(len(order), train.batch)
+        micro_steps = batches.count(state.epoch)
         steps = -(-micro_steps // train.accumulate.steps)
         if state.micro_step == 0:
             state.loss_sum = 0.0
             torch.manual_seed(seed_of(EPOCH, plan.seed, plan.fold, state.epoch))  # dropout: no memory of earlier epochs
-        batches.set_epoch(state.epoch, order, state.micro_step)
         state.network.train()
-        for micro_batches in chunks(loader, train.accumulate.steps):
+        for micro_batches in chunks(islice(stream, micro_steps - state.micro_step), train.accumulate.steps):
             lr = current_lr(state, state.micro_step // train.accumulate.steps, steps, train)
             set_lr(state.optimizer, lr)
             losses = optimizer_step(plan, state, forward, micro_batches, preparation, loss_fn, lr)
@@ -121,11 +118,11 @@ def optimizer_step(
     micro-batch that is split always count by their shares.
     """
     train, device = plan.train, plan.device
-    valid = [valid_in(batch) for batch in micro_batches]
+    valid = sum(batch.valid for batch in micro_batches)
     losses = []
     state.optimizer.zero_grad(set_to_none=True)
-    for batch, pixels in zip(micro_batches, valid, strict=True):
-        share = pixels / max(sum(valid), 1) if train.accumulate.reduce == "mean" else 1.0
+    for batch in micro_batches:
+        share = batch.valid / max(valid, 1) if train.accumulate.reduce == "mean" else 1.0
         parts = batch.split(plan.split_batch)
         loss_sum = 0.0
         for part in parts:
@@ -134,7 +131,7 @@ def optimizer_step(
                 logits_NCHW = padded_logits(forward, image_NCHW)
             loss = loss_of(loss_fn, logits_NCHW.float(), part, device)
             value = EarlyValue(loss)
-            within = valid_in(part) / max(pixels, 1) if len(parts) > 1 else 1.0
+            within = part.valid / max(batch.valid, 1) if len(parts) > 1 else 1.0
             state.scaler.scale(loss * (share * within)).backward()
             loss_sum += value.get() * within
         losses.append(loss_sum)
@@ -154,15 +151,10 @@ def optimizer_step(
 
 def loss_of(loss_fn: nn.Module, logits_NCHW: torch.Tensor, batch: Batch, device: torch.device) -> torch.Tensor:
     target_NHW = batch.target_NHW.to(device, torch.int64, non_blocking=True)
-    if not batch.is_mixed:
+    if batch.second_NHW is None:
         return loss_fn(logits_NCHW, target_NHW)
     second_NHW = batch.second_NHW.to(device, torch.int64, non_blocking=True)
     return loss_fn(logits_NCHW, target_NHW, second_NHW, batch.share_N.to(device, non_blocking=True))
-
-
-def valid_in(batch: Batch) -> float:
-    """Pixels that the loss of a batch is a mean over."""
-    return valid_pixels(batch.target_NHW, *((batch.second_NHW, batch.share_N) if batch.is_mixed else ()))
 
 
 def finish_epoch(

@@ -91,11 +91,11 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
     loss_fn = build_loss(train.loss, len(record.classes), weight_C, binary=class_index is not None).to(device)
     augment = build_augment(train.augment, classes.names, pack.train_image_NHWB.dtype, pack.mean_B, pack.std_B)
     data = TrainTiles(pack, train_N, hist_NC > 0, augment, member.seed, class_index)
-    batches, jobs = EpochBatches(train.batch), run.experiment.jobs
 
     def order_of_epoch(epoch: int) -> np.ndarray:
         return train_N[epoch_order(train.sampler, hist_NC, classes.names, member.seed, epoch)]
 
+    batches, jobs = EpochBatches(order_of_epoch, train.batch), run.experiment.jobs
     return Setup(
         plan=Plan(
             name=str(member),
@@ -104,7 +104,6 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
             fold=fold,
             device=device,
             dtype=dtype,
-            order_of_epoch=order_of_epoch,
             tile_names=pack.train_names,
             split_batch=jobs.split_batch,
             checkpoint_s=jobs.checkpoint_s,

@@ -32,19 +32,8 @@ BANDS = ["red", "green", "blue", "nir"]
 HEIGHT, WIDTH = 64, 96
 
 
-class Played(Batch):
-    """Whether a batch is mixed is asked of its numbers, of which there are none."""
-
-    is_mixed = False
-
-
-class PlayedMixed(Batch):
-    is_mixed = True
-
-
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
-    monkeypatch.setattr(loop, "valid_in", lambda batch: 7.0)
     monkeypatch.setattr(loop, "EarlyValue", PlayedValue)
     prepare._on.cache_clear()  # numbers on a device that are of another mode
     with FakeTensorMode():
@@ -80,10 +69,11 @@ def network_of(classes: int) -> nn.Module:
     return on_gpu(build_model(Model(name="unet", params=SMALL_UNET), len(BANDS) + 1, classes))
 
 
-def batch_of(kind: type[Batch]) -> Batch:
+def batch_of(mixed: bool) -> Batch:
     target_NHW = torch.empty((2, HEIGHT, WIDTH), dtype=torch.uint8)
     pixels_NHWB = torch.empty((2, HEIGHT, WIDTH, len(BANDS)), dtype=torch.uint8)
-    return kind([(0, 0, 0), (0, 1, 0)], pixels_NHWB, target_NHW, target_NHW, torch.empty(2))
+    others = (target_NHW, torch.empty(2)) if mixed else ()
+    return Batch([(0, 0, 0), (0, 1, 0)], pixels_NHWB, target_NHW, [3.0, 4.0], *others)
 
 
 def step(terms: list[LossTerm], batch: Batch, binary: bool, **train: object) -> None:
@@ -98,23 +88,23 @@ def step(terms: list[LossTerm], batch: Batch, binary: bool, **train: object) -> 
         for weight in network.parameters():
             weight.grad = torch.empty_like(weight)
 
-    plan = Plan("unet/fold0-seed0", settings, 0, 0, GPU, None, None, ["a", "b"])
+    plan = Plan("unet/fold0-seed0", settings, 0, 0, GPU, None, ["a", "b"])
     with patch.object(torch.Tensor, "backward", backward):
         losses = optimizer_step(plan, state, network, [batch, batch], preparation(), loss_fn, 1e-3)
     assert losses == [1.5, 1.5]
 
 
-@pytest.mark.parametrize("kind", [Played, PlayedMixed])
+@pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("binary", [False, True])
 @pytest.mark.parametrize("name", ["ce", "focal", "dice", "jaccard"])
-def test_a_training_step_mixes_no_devices_and_waits_for_nothing(name, binary, kind):
+def test_a_training_step_mixes_no_devices_and_waits_for_nothing(name, binary, mixed):
     terms = TypeAdapter(list[LossTerm]).validate_python([{"name": name}])
-    step(terms, batch_of(kind), binary)
+    step(terms, batch_of(mixed), binary)
 
 
 @pytest.mark.parametrize("name", ["adamw", "nadamw", "lamb", "adoptw", "lion"])
 def test_nor_with_another_optimizer(name):
-    step(Train().loss, batch_of(Played), False, optimizer={"name": name})
+    step(Train().loss, batch_of(mixed=False), False, optimizer={"name": name})
 
 
 @pytest.mark.parametrize("normalize", ["dataset", "tile"])

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,8 @@ from models.averaging import update_batch_statistics
 from models.class_weights import training_weights
 from models.zoo import build_model
 from pipeline import loop, train
-from pipeline.data import Batch
+from pipeline.augment import Sample
+from pipeline.data import Batch, EpochBatches, collate
 from pipeline.setup import Setup, set_up
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.train import plain_batches, train_member
@@ -54,7 +56,7 @@ class StopAtOnce(StopRequest):
 
 def steps_of(setup: Setup, count: int) -> None:
     """Optimizer steps on the member's own batches."""
-    setup.batches.set_epoch(0, setup.plan.order_of_epoch(0))
+    setup.batches.begin(0, end=1)
     setup.state.network.train()
     for batch in list(setup.loader)[:count]:
         state = setup.state
@@ -71,7 +73,7 @@ def test_class_weights_and_tiles_come_from_the_training_folds_alone(tmp_path, fo
     expected = training_weights(LogInverse(), count_C, classes.names)
     torch.testing.assert_close(setup.loss_fn.weight_C, torch.tensor(expected, dtype=torch.float32))
     for epoch in range(3):
-        assert set(setup.plan.order_of_epoch(epoch)) == set(np.flatnonzero(seen))
+        assert set(setup.batches.order_of_epoch(epoch)) == set(np.flatnonzero(seen))
     assert set(setup.loader.dataset.tile_N) == set(np.flatnonzero(seen))
 
 
@@ -84,8 +86,46 @@ def test_a_tile_looks_new_in_each_epoch_and_each_time_it_comes_within_one(tmp_pa
     assert not any((seen[a] == seen[b]).all() for a, b in ((0, 1), (0, 2), (1, 2)))
     for key, image in zip(reversed(keys), reversed(seen), strict=True):
         assert (tiles[key][1].image == image).all()
-    setup.batches.set_epoch(4, np.array([tile, 7, tile, tile]))
-    assert [key for batch in setup.batches for key in batch] == [(4, tile, 0), (4, 7, 0), (4, tile, 1), (4, tile, 2)]
+    batches = EpochBatches(lambda epoch: np.array([tile, 7, tile, tile]), 4)
+    batches.begin(4, end=5)
+    assert list(batches) == [[(4, tile, 0), (4, 7, 0), (4, tile, 1), (4, tile, 2)]]
+
+
+def test_epochs_are_one_stream_that_can_be_entered_anywhere():
+    batches = EpochBatches(lambda epoch: np.arange(7) * (epoch + 1), 3)  # two batches, and a tile that comes no more
+    batches.begin(0, end=3)
+    stream = list(batches)
+    assert stream == [[(e, t * (e + 1), 0) for t in ts] for e in range(3) for ts in ([0, 1, 2], [3, 4, 5])]
+    for epoch, first in ((0, 1), (1, 0), (2, 1)):
+        batches.begin(epoch, first, end=3)
+        assert list(batches) == stream[2 * epoch + first :]
+    batches.begin(1)
+    assert list(islice(batches, 5))[:4] == stream[2:]
+
+
+def test_a_batch_knows_its_valid_pixels_and_second_targets_only_where_tiles_were_mixed():
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (4, 6, 3), dtype=np.uint8)
+    first, second = (rng.integers(0, 3, (4, 6), dtype=np.uint8) for _ in range(2))
+    first[0], second[:2] = 255, 255  # 18 and 12 valid pixels
+    plain, mixed = Sample(image, first, first, 1.0), Sample(image, first, second, 0.25)
+    batch = collate([((0, 0, 0), plain), ((0, 1, 0), plain)])
+    assert (batch.second_NHW, batch.share_N, batch.valid_N, batch.valid) == (None, None, [18.0, 18.0], 36.0)
+    batch = collate([((0, 0, 0), plain), ((0, 1, 0), mixed), ((0, 2, 0), mixed)])
+    assert batch.valid_N == [18.0, 0.25 * 18 + 0.75 * 12, 13.5]
+    assert (batch.second_NHW.numpy() == np.stack([first, second, second])).all()
+    assert batch.share_N.tolist() == [1.0, 0.25, 0.25]
+    parts = collate([((0, i, 0), mixed) for i in range(4)]).split(2)
+    assert [(part.keys, part.valid, part.share_N.tolist()) for part in parts] == [
+        ([(0, 0, 0), (0, 1, 0)], 27.0, [0.25, 0.25]),
+        ([(0, 2, 0), (0, 3, 0)], 27.0, [0.25, 0.25]),
+    ]
+
+
+def test_fewer_tiles_than_a_batch_are_one():
+    batches = EpochBatches(lambda epoch: np.arange(2), 8)
+    batches.begin(0, end=1)
+    assert list(batches) == [[(0, 0, 0), (0, 1, 0)]]
 
 
 def test_a_specialists_class_is_weighed_against_all_others(tmp_path):

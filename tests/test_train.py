@@ -256,7 +256,7 @@ def gradient_of(batches: list[Batch], train, split_batch: int = 1) -> torch.Tens
         network, build_optimizer(network, train), torch.amp.GradScaler("cpu", enabled=False), Averages(network, train),
         Plateau(train),
     )  # fmt: skip
-    plan = loop.Plan("flat", train, 0, 0, CPU, None, lambda epoch: np.arange(4), ["a", "b", "c", "d"], split_batch)
+    plan = loop.Plan("flat", train, 0, 0, CPU, None, ["a", "b", "c", "d"], split_batch)
     preparation = Preparation(["a", "b", "c", "d"], [], "dataset", [0.1] * 4, [0.5] * 4)
     loop.optimizer_step(plan, state, network, batches, preparation, build_loss(train.loss, 3, None, False), 1e-3)
     return network.layer.weight.grad.clone()
@@ -266,18 +266,15 @@ def batch_of(rng: np.random.Generator, tiles: int, ignored: int) -> Batch:
     target = rng.integers(0, 3, (tiles, 8, 8), dtype=np.uint8)
     target.reshape(-1)[:ignored] = 255
     pixels = torch.from_numpy(rng.integers(1, 255, (tiles, 8, 8, 4), dtype=np.uint8))
-    target = torch.from_numpy(target)
-    return Batch([(0, i, 0) for i in range(tiles)], pixels, target, target, torch.ones(tiles))
+    valid_N = [float(valid) for valid in (target != 255).sum((1, 2))]
+    return Batch([(0, i, 0) for i in range(tiles)], pixels, torch.from_numpy(target), valid_N)
 
 
 def joined(batches: list[Batch]) -> Batch:
-    return Batch(
-        [key for batch in batches for key in batch.keys],
-        *(
-            torch.cat([getattr(batch, name) for batch in batches])
-            for name in ("pixels_NHWB", "target_NHW", "second_NHW", "share_N")
-        ),
-    )
+    tensors = (torch.cat([getattr(batch, name) for batch in batches]) for name in ("pixels_NHWB", "target_NHW"))
+    lists = ([each for batch in batches for each in getattr(batch, name)] for name in ("keys", "valid_N"))
+    (pixels, target), (keys, valid_N) = tensors, lists
+    return Batch(keys, pixels, target, valid_N)
 
 
 def test_accumulated_mean_is_the_large_batch_and_sum_is_the_sum(tmp_path):
