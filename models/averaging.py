@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from config.training import Train
 from models.zoo import padded_logits
@@ -21,9 +21,7 @@ class Averages:
         """
         self.models: dict[str, AveragedModel] = {}
         if train.ema:
-            # Buffers too: until the batch statistics are estimated anew, those of the average fit it best.
-            average = get_ema_multi_avg_fn(train.ema.decay)
-            self.models["ema"] = AveragedModel(network, multi_avg_fn=average, use_buffers=True)
+            self.models["ema"] = Ema(network, train.ema.decay)
         if train.swa:
             self.models["swa"] = AveragedModel(network)
         self.swa_start = train.swa.start_epoch if train.swa else None
@@ -48,6 +46,35 @@ class Averages:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         for name, model in self.models.items():
             model.load_state_dict(state[name])
+
+
+class Ema(AveragedModel):
+    """Exponential moving average: decay x average + (1 - decay) x weights, from the first weights on.
+
+    Buffers too: until the batch statistics are estimated anew, those of the average fit it best. Numbers as torch's
+    `get_ema_multi_avg_fn` has them; but torch copies its counter to the device at every step, for which the host waits
+    until a GPU has caught up with it.
+    """
+
+    def __init__(self, network: nn.Module, decay: float) -> None:
+        super().__init__(network, use_buffers=True)
+        self.decay = decay
+
+    @torch.no_grad()
+    def update_parameters(self, model: nn.Module) -> None:
+        pairs = [
+            (average, value)
+            for of in (nn.Module.parameters, nn.Module.buffers)
+            for average, value in zip(of(self.module), of(model), strict=True)
+        ]
+        begun = self.n_averaged > 0
+        moved = [pair for pair in pairs if begun and pair[0].is_floating_point()]
+        copied = [pair for pair in pairs if not (begun and pair[0].is_floating_point())]
+        if moved:
+            torch._foreach_lerp_(*map(list, zip(*moved, strict=True)), 1 - self.decay)
+        if copied:
+            torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
+        self.n_averaged += 1
 
 
 @torch.no_grad()
