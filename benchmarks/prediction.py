@@ -6,7 +6,9 @@ The bare network, the reference's and ttach's are the member's as it was trained
 prediction has.
 
 Trains three members of one fold (naip with --data DIR, else the generated demo competition), then measures. Throughput
-is of the whole path: packed pixels -> preparation -> views -> mean -> rounding -> compressed store on disk.
+is of the whole path: packed pixels -> preparation -> views -> mean -> rounding -> compressed store on disk. On a GPU it
+is measured of a small, a middle and a large network; memory, provenance and kills, which are no matter of the device,
+are measured on the CPU alone.
 
 ttach_max_diff is of the same images a pass in float32 and in the device's own precision, whichever differs more, where
 ttach is given float32 logits as we take them; ttach_max_diff_half where it is not: on CPUs autocast leaves its softmax
@@ -32,7 +34,7 @@ from base.command import add_json, run, write_figures
 from base.memory import keep_freed_memory
 from benchmarks.measure import peak_mib, ratios, seconds
 from benchmarks.prediction_faults import kill_and_go_on, provenance
-from benchmarks.training import UNET
+from benchmarks.training import MODELS
 from config import Member, Run, load_experiment, open_run
 from config.training import Model
 from folds.assign import make_folds
@@ -41,32 +43,38 @@ from folds.metrics import confusion, mean_iou
 from folds.tiles import read_tiles
 from models.zoo import build_model
 from pipeline.device import autocast, autocast_dtype, pick_device
-from pipeline.forward import forward_probs, member_probs
+from pipeline.forward import forward_outputs, forward_probs
 from pipeline.members import LoadedMember, load_member, load_network
+from pipeline.outputs import probabilities
+from pipeline.outputs import stored as rounded
 from pipeline.pack import Pack, open_pack
 from pipeline.predict import predict_oof
 from pipeline.prepare import Preparation
 from pipeline.stopping import StopRequest
-from pipeline.store import Store, open_store, write_store
+from pipeline.store import PROBS, Store, open_store, write_store
 from pipeline.train import train_member
 from pipeline.tta import build_views, predict_probs
 from tests.tiny import SMALL_UNET
 
 EPOCHS = 8  # enough for members that are as sure of themselves as any
-BATCHES, BATCHES_D4 = 16, 4  # of `predict.batch` tiles, in each round: opening and closing a store is not what counts
-ROUNDS_NONE = 9  # single rounds lie up to 2 % to either side, more than what the bound leaves
+BATCH = {"cpu": 16, "cuda": 64}
+BATCHES = {"cpu": 16, "cuda": 50}  # in each round: a fold of the competition on a GPU
+BATCHES_D4 = {"cpu": 4, "cuda": 8}
+ROUNDS_NONE = {"cpu": 9, "cuda": 3}  # on a CPU single ones lie up to 2 % to either side, more than the bound leaves
 REFERENCE_TILES = 24
 FEW, MANY = 200, 4000  # tiles whose peak memories are compared
 
 
-def trained(args: argparse.Namespace, folder: Path) -> tuple[Run, list[Member]]:
-    """Three members of fold 0 that differ by their seed, trained unless they are there."""
+def trained(args: argparse.Namespace, folder: Path, model: str, seeds: list[int]) -> tuple[Run, list[Member]]:
+    """Members of fold 0 that differ by their seed, trained unless they are there."""
     config = "configs/naip.yaml" if args.data else "configs/demo.yaml"
-    overrides = ["seeds=[0, 1, 2]", "name=benchmark", f"runs_dir={folder}", f"zips_dir={folder}", "predict.tta=none"]
-    overrides += [f"models=[{UNET}]", f"train.epochs={EPOCHS}"]
+    overrides = [f"seeds={seeds}", "name=benchmark", f"runs_dir={folder}", f"zips_dir={folder}", "predict.tta=none"]
+    overrides += [f"models=[{model}]", f"train.epochs={EPOCHS}", f"predict.batch={BATCH[args.device]}"]
     overrides += [f"data.root={args.data or folder / 'data'}", f"jobs.devices={args.device}"]
     if not args.data:
         overrides.append("data.generate.tile_px=256")  # naip's and the competition's
+    if args.device == "cuda":
+        overrides.append("train.batch=16")  # of the demo's four tiles a GPU makes as many steps in the time
     experiment = load_experiment(config, overrides)
     make_landscape(experiment.data)
     run = open_run(experiment)
@@ -84,9 +92,11 @@ def write_tiles(path: Path, loaded: LoadedMember, pack: Pack, rows: np.ndarray, 
     names = [f"{i:06d}" for i in range(len(rows))]
     precision = run.experiment.train_of(loaded.member.model).precision
     on_cpu = device.type == "cpu"
+    output = probabilities if on_cpu else partial(rounded, dtype="uint8")
+    args = loaded.networks, loaded.preparation, pack.train_image_NHWB, rows, settings, precision, device, output
     with write_store(path, names, loaded.record.classes, *pack.size_px, {}, in_turn=on_cpu) as writer:
-        for probs_NCHW in member_probs(loaded, pack.train_image_NHWB, rows, settings, precision, device):
-            writer.append(probs_NCHW)
+        for batch in forward_outputs(*args):
+            writer.append(*batch)
 
 
 def as_trained(run: Run, loaded: LoadedMember, device: torch.device) -> nn.Module:
@@ -95,11 +105,12 @@ def as_trained(run: Run, loaded: LoadedMember, device: torch.device) -> nn.Modul
     return network.to(device, memory_format=torch.channels_last)
 
 
-def throughput(run: Run, loaded: LoadedMember, pack: Pack, folder: Path) -> dict[str, float]:
+def throughput(run: Run, loaded: LoadedMember, pack: Pack, folder: Path, suffix: str) -> dict[str, float]:
     """Tiles a second of the whole path as a share of those of the network alone on a batch that lies in memory."""
     device, batch = pick_device(run.experiment.jobs), run.experiment.predict.batch
+    many, few = BATCHES[device.type], BATCHES_D4[device.type]
     dtype = autocast_dtype(run.experiment.train_of(loaded.member.model).precision, device)
-    row_N = np.arange(batch * BATCHES) % len(pack.train_names)
+    row_N = np.arange(batch * many) % len(pack.train_names)
     image_NCHW = loaded.preparation(torch.from_numpy(pack.train_image_NHWB[row_N[:batch]]).to(device))
     network = as_trained(run, loaded, device)
 
@@ -110,16 +121,19 @@ def throughput(run: Run, loaded: LoadedMember, pack: Pack, folder: Path) -> dict
         if device.type == "cuda":
             torch.cuda.synchronize()
 
-    tiles_s = batch * BATCHES / min(seconds(partial(bare, BATCHES)) for _ in range(3))
-    print(f"the network alone: {tiles_s:.1f} tiles/s, batch {batch}, {dtype}")
+    tiles_s = batch * many / min(seconds(partial(bare, many)) for _ in range(3))
+    model = loaded.member.model
+    print(f"{model.arch}/{model.encoder} alone: {tiles_s:.1f} tiles/s, batch {batch}, {dtype}")
 
     def whole(tta: str, batches: int) -> None:
         write_tiles(folder / "throughput", loaded, pack, row_N[: batch * batches], run, tta)
 
-    return {
-        "efficiency": ratios("efficiency", partial(whole, "none", BATCHES), partial(bare, BATCHES), rounds=ROUNDS_NONE),
-        "efficiency_d4": ratios("efficiency, D4", partial(whole, "d4", BATCHES_D4), partial(bare, BATCHES_D4), 8, 3),
-    }
+    rounds = ROUNDS_NONE[device.type]
+    plain = ratios("efficiency", partial(whole, "none", many), partial(bare, many), rounds=rounds)
+    d4 = ratios("efficiency, D4", partial(whole, "d4", few), partial(bare, few), 8, rounds=3)
+    size = (folder / "throughput" / PROBS).stat().st_size / (few * batch) / 1024
+    print(f"  a tile takes {size:.0f} KiB of the store")
+    return {f"efficiency{suffix}": plain, f"efficiency_d4{suffix}": d4}
 
 
 def against_reference(run: Run, loaded: LoadedMember, pack: Pack, folder: Path) -> float:
@@ -172,7 +186,7 @@ def against_ttach(run: Run, loaded: LoadedMember, pack: Pack) -> dict[str, float
 
     def pipeline(precision: str) -> torch.Tensor:
         settings = run.experiment.predict.model_copy(update={"tta": "d4"})
-        args = network, loaded.preparation, pack.train_image_NHWB, np.arange(batch), settings, precision, device
+        args = [network], loaded.preparation, pack.train_image_NHWB, np.arange(batch), settings, precision, device
         return torch.from_numpy(np.concatenate(list(forward_probs(*args)))).to(device)
 
     def largest(probs: torch.Tensor, of_ttach: torch.Tensor) -> float:
@@ -205,8 +219,8 @@ def stored(run: Run, members: list[Member], pack: Pack, folder: Path) -> dict[st
         loaded, store = load_member(run, member, device), open_store(predict_oof(run, member, device, StopRequest()))
         rows = np.array([row_of[name] for name in store.names])
         precision = run.experiment.train_of(member.model).precision
-        batches = member_probs(loaded, pack.train_image_NHWB, rows, run.experiment.predict, precision, device)
-        probs, back = np.concatenate(list(batches)), store.read_many(range(len(store)))
+        args = loaded.networks, loaded.preparation, pack.train_image_NHWB, rows, run.experiment.predict, precision
+        probs, back = np.concatenate(list(forward_probs(*args, device))), store.read_many(range(len(store)))
         flips += int((probs.argmax(1) != back.argmax(1)).sum())
         means = {"stored": means["stored"] + back / 3, "float": means["float"] + probs / 3}
     truth = pack.train_mask_NHW[rows]
@@ -266,7 +280,7 @@ def predict_tiles(count: int, folder: Path) -> None:
     names, classes = [f"{i}" for i in range(count)], [f"class{c}" for c in range(10)]
     with write_store(folder / "memory", names, classes, 256, 256, {}, in_turn=True) as writer:
         rows, mapped = np.arange(count), np.load(path, mmap_mode="r")
-        for probs in forward_probs(network, preparation, mapped, rows, settings, "auto", torch.device("cpu")):
+        for probs in forward_probs([network], preparation, mapped, rows, settings, "auto", torch.device("cpu")):
             writer.append(probs)
     print(peak_mib())
 
@@ -285,16 +299,21 @@ def main(argv: list[str] | None = None) -> None:
     torch.set_num_threads(len(os.sched_getaffinity(0)))
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        run, members = trained(args, args.runs or folder)
-        pack = open_pack(run, read_tiles(run.tiles_csv))
-        loaded = load_member(run, members[0], pick_device(run.experiment.jobs))
-        figures = throughput(run, loaded, pack, folder)
-        figures["vs_reference_loop"] = against_reference(run, loaded, pack, folder)
-        figures |= against_ttach(run, loaded, pack)
-        figures |= stored(run, members, pack, folder)
-        figures["memory_ratio"] = memory(folder)
-        figures |= provenance(folder)
-        figures |= kill_and_go_on(run, members[0], args.device)
+        figures: dict[str, float] = {}
+        for suffix, model in MODELS[args.device].items():
+            is_first = not figures
+            run, members = trained(args, (args.runs or folder) / suffix, model, [0, 1, 2] if is_first else [0])
+            pack = open_pack(run, read_tiles(run.tiles_csv))
+            loaded = load_member(run, members[0], pick_device(run.experiment.jobs))
+            figures |= throughput(run, loaded, pack, folder, suffix)
+            if is_first:
+                figures["vs_reference_loop"] = against_reference(run, loaded, pack, folder)
+                figures |= against_ttach(run, loaded, pack)
+                figures |= stored(run, members, pack, folder)
+        if args.device == "cpu":
+            figures["memory_ratio"] = memory(folder)
+            figures |= provenance(folder)
+            figures |= kill_and_go_on(run, members[0])
     print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
     write_figures(args.json, figures)
     return None

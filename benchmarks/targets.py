@@ -43,6 +43,9 @@ def told(value: float, unit: str) -> str:
     return f"{number}{unit}" if unit in ("", "x") else f"{number} {unit}"
 
 
+SIZES = {"unet_r18": "Unet/resnet18", "upp_b4": "UNet++/efficientnet-b4", "segformer_b5": "Segformer/mit_b5"}
+"""The networks that are measured on a GPU."""
+
 MAIN = (
     Target(2, "main", "demo_s", "run_cv.sh on the demo", most=360, unit="s"),
     Target(2, "main", "demo_mib", "run_cv.sh on the demo: peak memory of all its processes", most=4096, unit="MiB"),
@@ -93,8 +96,8 @@ TRAINING = (
            device="cuda"),
     Target(10, "training", "efficiency_segformer_b5", "GPU: the same, Segformer/mit_b5 (85 M parameters)", unit="x",
            device="cuda"),
-    *(Target(4, "training", f"compile_gain_{model}", f"GPU: {model} with train.compile, against without", unit="x",
-             device="cuda") for model in ("unet_r18", "upp_b4", "segformer_b5")),
+    Target(4, "training", "compile_gain_unet_r18", "GPU: Unet/resnet18 with train.compile, against without", unit="x",
+           device="cuda"),
     Target(4, "training", "vs_reference_loop", "GPU: against the reference's loop", least=3, unit="x", device="cuda"),
 )  # fmt: skip
 
@@ -115,10 +118,15 @@ PREDICTION = (
     Target(5, "prediction", "false_alarms", "clean runs that are refused", most=0),
     Target(5, "prediction", "kills_identical", "killed predictions that end with the same store", least=1, unit="%",
            per="kills"),
-    Target(5, "prediction", "efficiency", "GPU: prediction over the bare network, no views", least=0.95, unit="x",
+    *(Target(5, "prediction", f"efficiency_{suffix}", f"GPU: prediction over the bare network, no views, {name}",
+             least=0.95, unit="x", device="cuda") for suffix, name in SIZES.items()),
+    *(Target(5, "prediction", f"efficiency_d4_{suffix}", f"GPU: eight views, over an eighth of that, {name}",
+             least=0.95, unit="x", device="cuda") for suffix, name in SIZES.items()),
+    Target(5, "prediction", "vs_reference_loop", "GPU: against the reference's loop", unit="x", device="cuda"),
+    Target(5, "prediction", "vs_ttach", "GPU: against ttach's wrapper", least=1, unit="x", device="cuda"),
+    Target(5, "prediction", "ttach_max_diff", "GPU: largest difference of a probability from ttach's", most=1e-3,
            device="cuda"),
-    Target(5, "prediction", "efficiency_d4", "GPU: prediction, eight views, over an eighth of that", least=0.95,
-           unit="x", device="cuda"),
+    Target(5, "prediction", "argmax_flips", "GPU: labels that storing changes", most=0, device="cuda"),
 )  # fmt: skip
 
 ENSEMBLE = (

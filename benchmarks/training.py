@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -49,8 +49,11 @@ MODELS = {
     },
 }
 """Device -> what is added to a figure's name, and the network; the first one is set against the reference's loop."""
-BATCH = {"cpu": 8, "cuda": 32}
-STEPS = {"cpu": 10, "cuda": 40}  # of an epoch
+BATCH = {"cpu": {"": 8}, "cuda": {"_unet_r18": 128, "_upp_b4": 32, "_segformer_b5": 32}}
+"""Of the GPU so many that it, and not the processor beside it, says how long a step takes."""
+STEPS = {"cpu": 10, "cuda": 16}  # of an epoch
+EPOCHS = {"cpu": 1, "cuda": 3}  # of a round: on a GPU a stream of batches takes a while to begin, once in a training
+ROUNDS = {"cpu": 5, "cuda": 3}
 PHASES = ("load", "transfer", "forward", "backward", "step")
 
 
@@ -67,14 +70,19 @@ class Bench:
     def device(self) -> torch.device:
         return self.setup.plan.device
 
+    @property
+    def steps(self) -> int:
+        """Of a round."""
+        return STEPS[self.device.type] * EPOCHS[self.device.type]
 
-def drawn_run(folder: Path, device: str, model: str) -> Run:
+
+def drawn_run(folder: Path, device: str, model: str, batch: int) -> Run:
     """The demo competition with three scenes of 256 px tiles, two of them in training folds."""
     overrides = [
         f"name=training-{device}", f"runs_dir={folder}", f"data.root={folder / 'data'}", f"models=[{model}]",
         "data.generate.tile_px=256", "data.generate.train_scenes=3", "data.generate.test_scenes=1",
         "train.schedule.warmup_epochs=0.5", "folds.allow=[class_in_few_groups]",
-        "train.epochs=1", f"train.batch={BATCH[device]}", f"jobs.devices={device}", "redo=stale",
+        f"train.epochs={EPOCHS[device]}", f"train.batch={batch}", f"jobs.devices={device}", "redo=stale",
     ]  # fmt: skip
     experiment = load_experiment("configs/demo.yaml", overrides)
     make_landscape(experiment.data)
@@ -87,15 +95,15 @@ def make_bench(experiment_run: Run, device: torch.device) -> Bench:
     setup = set_up(experiment_run, Member(experiment_run.experiment.models[0], 0, 0), device)
     needed = STEPS[device.type] * setup.plan.train.batch
     order = np.resize(setup.train_N, needed)  # tiles come again where there are fewer
-    setup = replace(setup, plan=replace(setup.plan, order_of_epoch=lambda epoch: order))
-    setup.batches.set_epoch(0, order)
+    setup.batches.order_of_epoch = lambda epoch: order
+    setup.batches.begin(0, end=1)
     batch = next(iter(setup.loader))
     image_NCHW = setup.preparation(batch.pixels_NHWB.to(device))
     return Bench(setup, batch, image_NCHW, batch.target_NHW.to(device, torch.int64))
 
 
-def epoch(bench: Bench, network: nn.Module | None = None) -> None:
-    """One epoch of the member, as `pipeline.train` trains it; without the checkpoint, which comes once a minute.
+def train_round(bench: Bench, network: nn.Module | None = None) -> None:
+    """A round of the member, as `pipeline.train` trains it; without the checkpoint, which comes once a minute.
 
     Args:
         network: the member's, compiled; None: as it is.
@@ -112,7 +120,7 @@ def epoch(bench: Bench, network: nn.Module | None = None) -> None:
 def bare(bench: Bench, loss_fn: nn.Module) -> None:
     """As many steps on one batch that lies on the device."""
     setup, network, optimizer = bench.setup, bench.setup.state.network.train(), bench.setup.state.optimizer
-    for _ in range(STEPS[bench.device.type]):
+    for _ in range(bench.steps):
         optimizer.zero_grad(set_to_none=True)
         with autocast(bench.device, setup.plan.dtype):
             logits_NCHW = network(bench.image_NCHW)
@@ -123,35 +131,39 @@ def bare(bench: Bench, loss_fn: nn.Module) -> None:
 
 def efficiency(bench: Bench, suffix: str) -> dict[str, float]:
     """Images a second of the member's epoch as a share of the bare loop's: with its loss, and with cross-entropy."""
-    steps, batch = STEPS[bench.device.type], bench.setup.plan.train.batch
-    ours, theirs = partial(epoch, bench), partial(bare, bench, bench.setup.loss_fn)
+    batch, rounds = bench.setup.plan.train.batch, ROUNDS[bench.device.type]
+    ours, theirs = partial(train_round, bench), partial(bare, bench, bench.setup.loss_fn)
     ours(), theirs()
-    rate = steps * batch / min(seconds(theirs) for _ in range(2))
+    rate = bench.steps * batch / min(seconds(theirs) for _ in range(2))
     parameters = sum(weight.numel() for weight in bench.setup.state.network.parameters()) / 1e6
     model = bench.setup.record.model
     print(f"{model}, {parameters:.0f} M parameters, batch {batch}, {bench.setup.plan.dtype}: bare {rate:.1f} img/s")
-    figures = {f"efficiency{suffix}": ratios(f"efficiency of {model}", ours, theirs)}
+    figures = {f"efficiency{suffix}": ratios(f"efficiency of {model}", ours, theirs, rounds=rounds)}
+    if bench.device.type == "cuda":
+        return figures
     plain = partial(bare, bench, nn.CrossEntropyLoss())
     return figures | {f"efficiency_ce{suffix}": ratios("  over a bare loop with cross-entropy alone", ours, plain)}
 
 
 def compile_gain(bench: Bench, suffix: str) -> dict[str, float]:
     """Speed of the member's epoch with `train.compile` over its speed without; nothing where no compiler is found."""
-    compiled = partial(epoch, bench, torch.compile(bench.setup.state.network))
+    compiled = partial(train_round, bench, torch.compile(bench.setup.state.network))
     try:
         first_s = seconds(compiled)
     except TorchDynamoException as error:
         print(f"  train.compile is not measured: {type(error).__name__}; it needs a C++ compiler", flush=True)
         return {}
-    figures = {f"compile_gain{suffix}": ratios("  with train.compile, over without", compiled, partial(epoch, bench))}
-    print(f"  its first epoch of {STEPS[bench.device.type]} steps, compiled in it: {first_s:.0f} s", flush=True)
+    figures = {
+        f"compile_gain{suffix}": ratios("  with train.compile, over without", compiled, partial(train_round, bench))
+    }
+    print(f"  its first round of {bench.steps} steps, compiled in it: {first_s:.0f} s", flush=True)
     return figures
 
 
 def breakdown(bench: Bench) -> None:
     """Print the milliseconds of a step by phase, with the device waited for after each: a sum above the real step's."""
     setup, device = bench.setup, bench.device
-    setup.batches.set_epoch(0, setup.plan.order_of_epoch(0))
+    setup.batches.begin(0, end=1)
     spent: dict[str, list[float]] = {phase: [] for phase in PHASES}
     batches = iter(setup.loader)
     for _ in range(STEPS[device.type]):
@@ -215,7 +227,7 @@ def against_reference(experiment_run: Run, bench: Bench) -> float:
 
     device, setup = bench.device, bench.setup
     tiles = pd.read_csv(experiment_run.tiles_csv, dtype={"name": str}).query("split == 'train'")
-    order = setup.plan.order_of_epoch(0)
+    order = setup.batches.order_of_epoch(0)
     data = PlainTiles(Path(experiment_run.experiment.data.root), tiles.iloc[order], setup.pack.mean_B, setup.pack.std_B)
     loader = DataLoader(data, setup.plan.train.batch, shuffle=True, num_workers=1, pin_memory=device.type == "cuda")
     model, classes = experiment_run.experiment.models[0], len(setup.record.classes)
@@ -235,7 +247,8 @@ def against_reference(experiment_run: Run, bench: Bench) -> float:
             optimizer.step()
             total += loss.item()
 
-    return ratios("against the reference's loop", partial(epoch, bench), reference)
+    per = EPOCHS[device.type]  # the reference's round is an epoch
+    return ratios("against the reference's loop", partial(train_round, bench), reference, per, ROUNDS[device.type])
 
 
 def speeds(folder: Path, name: str) -> dict[str, float]:
@@ -243,19 +256,18 @@ def speeds(folder: Path, name: str) -> dict[str, float]:
     device = torch.device(name)
     figures: dict[str, float] = {}
     for suffix, model in MODELS[name].items():
-        experiment_run = drawn_run(folder, name, model)
-        if device.type == "cpu":
-            threads = experiment_run.experiment.jobs.model_copy(update={"threads": torch.get_num_threads()})
-            set_up_cpu(experiment_run.experiment.model_copy(update={"jobs": threads}))
+        experiment_run = drawn_run(folder, name, model, BATCH[name][suffix])
+        threads = experiment_run.experiment.jobs.model_copy(update={"threads": len(os.sched_getaffinity(0))})
+        set_up_cpu(experiment_run.experiment.model_copy(update={"jobs": threads}))
         make_deterministic()
         bench = make_bench(experiment_run, device)
         figures |= efficiency(bench, suffix)
         breakdown(bench)
-        figures |= compile_gain(bench, suffix)
         save_s = seconds(lambda bench=bench: bench.setup.state.save(folder / "last.pt", {}))
         print(f"  a checkpoint, once in {bench.setup.plan.checkpoint_s:.0f} s: {save_s:.2f} s", flush=True)
-        if "vs_reference_loop" not in figures:
+        if "vs_reference_loop" not in figures:  # the small network's alone: compiling takes minutes of a large one
             figures["vs_reference_loop"] = against_reference(experiment_run, bench)
+            figures |= compile_gain(bench, suffix)
     return figures
 
 

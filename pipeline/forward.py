@@ -1,7 +1,8 @@
 """Pixels -> probabilities by a trained member: the one path for validation, OOF, test and foreign images."""
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 
 import numpy as np
@@ -9,34 +10,20 @@ import torch
 from torch import nn
 
 from config.ensemble import Predict
+from models.casting import cast_weights
 from models.zoo import padded_logits
 from pipeline.device import autocast, autocast_dtype
-from pipeline.members import LoadedMember
+from pipeline.outputs import Output, probabilities
 from pipeline.pack import read_rows
 from pipeline.pixels import PixelScale, stretched
 from pipeline.prepare import Preparation
 from pipeline.tta import build_views, predict_probs
 
-
-def member_probs(
-    loaded: LoadedMember,
-    pixels_NHWB: np.ndarray,
-    tile_N: np.ndarray,
-    settings: Predict,
-    precision: str,
-    device: torch.device,
-) -> Iterator[np.ndarray]:
-    """`forward_probs` of a member: with several kinds of weights, the mean of their probabilities."""
-    streams = [
-        forward_probs(network, loaded.preparation, pixels_NHWB, tile_N, settings, precision, device)
-        for network in loaded.networks
-    ]
-    for probs in zip(*streams, strict=True):
-        yield probs[0] if len(probs) == 1 else np.mean(probs, axis=0)
+AHEAD = 2  # batches of a GPU: read before they are asked for, and on their way while the next are computed
 
 
 def forward_probs(
-    network: nn.Module,
+    networks: Sequence[nn.Module],
     preparation: Preparation,
     pixels_NHWB: np.ndarray,
     tile_N: np.ndarray,
@@ -44,51 +31,94 @@ def forward_probs(
     precision: str,
     device: torch.device,
 ) -> Iterator[np.ndarray]:
-    """Probabilities of tiles, batch by batch: (n, C, H, W) float32, views averaged.
+    """Probabilities of tiles, batch by batch: (n, C, H, W) float32. Arguments as for `forward_outputs`."""
+    args = networks, preparation, pixels_NHWB, tile_N, settings, precision, device
+    for (probs_NCHW,) in forward_outputs(*args, probabilities):
+        yield probs_NCHW
+
+
+def forward_outputs(
+    networks: Sequence[nn.Module],
+    preparation: Preparation,
+    pixels_NHWB: np.ndarray,
+    tile_N: np.ndarray,
+    settings: Predict,
+    precision: str,
+    device: torch.device,
+    output: Output,
+) -> Iterator[tuple[np.ndarray, ...]]:
+    """What `output` makes of the probabilities of tiles, batch by batch, views and networks averaged.
 
     Args:
-        network: in eval mode, on the device.
+        networks: in eval mode, on the device: a member's, one for each kind of its weights.
         pixels_NHWB: an array or memory map; only the rows `tile_N` are read, in that order.
+        output: is given (n, C, H, W) float32 on the device.
     """
     dtype = autocast_dtype(precision, device)
     views = build_views(settings)
-    forward = partial(padded_logits, network)
+    forwards = [partial(padded_logits, cast_weights(network, dtype)) for network in networks]
     tiles_at_once = max(1, settings.batch // (len(views) * (1 + len(settings.stretch))))
-    behind = 1 if device.type == "cuda" else 0  # a GPU works on the next batch while this one is taken away
+    batches = [tile_N[first : first + tiles_at_once] for first in range(0, len(tile_N), tiles_at_once)]
+    read = partial(_read, pixels_NHWB, preparation, settings, device)
+    ahead = AHEAD if device.type == "cuda" else 0  # a CPU has nothing to wait for
     on_the_way: deque[ToHost] = deque()
-    for first in range(0, len(tile_N), tiles_at_once):
-        pictures = pictures_of(read_rows(pixels_NHWB, tile_N[first : first + tiles_at_once]), preparation, settings)
+    for pictures in _read_ahead(read, batches, ahead, device):
         with torch.inference_mode(), autocast(device, dtype):
-            images = [preparation(_to_device(picture, device)) for picture in pictures]
-            on_the_way.append(ToHost(predict_probs(forward, images, views, settings.merge, settings.batch)))
-        if len(on_the_way) > behind:
-            yield on_the_way.popleft().array()
+            images = [preparation(picture.to(device, non_blocking=True)) for picture in pictures]
+            total_NCHW = predict_probs(forwards[0], images, views, settings.merge, settings.batch)
+            for forward in forwards[1:]:
+                total_NCHW += predict_probs(forward, images, views, settings.merge, settings.batch)
+            if len(forwards) > 1:
+                total_NCHW /= len(forwards)
+            on_the_way.append(ToHost(output(total_NCHW)))
+        if len(on_the_way) > ahead:
+            yield on_the_way.popleft().arrays()
     while on_the_way:
-        yield on_the_way.popleft().array()
+        yield on_the_way.popleft().arrays()
 
 
 class ToHost:
-    """A tensor on its way from the device to an array of the host."""
+    """Tensors on their way from the device to arrays of the host."""
 
-    def __init__(self, values: torch.Tensor) -> None:
+    def __init__(self, values: tuple[torch.Tensor, ...]) -> None:
         self.arrived = None
         self.host = values
-        if values.is_cuda:
-            self.host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-            self.host.copy_(values, non_blocking=True)
+        if values[0].is_cuda:
+            self.host = tuple(torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in values)
+            for host, each in zip(self.host, values, strict=True):
+                host.copy_(each, non_blocking=True)
             self.arrived = torch.cuda.Event()
             self.arrived.record()
 
-    def array(self) -> np.ndarray:
+    def arrays(self) -> tuple[np.ndarray, ...]:
         if self.arrived is not None:
             self.arrived.synchronize()
-        return self.host.numpy()
+        return tuple(each.numpy() for each in self.host)
 
 
-def _to_device(pixels_NHWB: np.ndarray, device: torch.device) -> torch.Tensor:
-    pixels = torch.from_numpy(pixels_NHWB)
+def _read_ahead(
+    read: Callable[[np.ndarray], list[torch.Tensor]], batches: Sequence[np.ndarray], ahead: int, device: torch.device
+) -> Iterator[list[torch.Tensor]]:
+    """The pictures of each batch, up to `ahead` of them read by a thread before they are asked for."""
+    if not ahead:
+        yield from map(read, batches)
+        return
+    waiting: deque[Future[list[torch.Tensor]]] = deque()
+    with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,)) as thread:
+        for batch in batches:
+            waiting.append(thread.submit(read, batch))
+            if len(waiting) > ahead:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _read(
+    pixels_NHWB: np.ndarray, preparation: Preparation, settings: Predict, device: torch.device, row_N: np.ndarray
+) -> list[torch.Tensor]:
+    pictures = [torch.from_numpy(each) for each in pictures_of(read_rows(pixels_NHWB, row_N), preparation, settings)]
     # From pinned memory the copy waits its turn on the device, and not the host for the device.
-    return pixels.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else pixels.to(device)
+    return [each.pin_memory() for each in pictures] if device.type == "cuda" else pictures
 
 
 def pictures_of(pixels_NHWB: np.ndarray, preparation: Preparation, settings: Predict) -> list[np.ndarray]:

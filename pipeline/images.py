@@ -28,7 +28,7 @@ from config.data import Nodata
 from folds.classes import ClassTable
 from folds.images import read_pixels
 from folds.tiles import read_tiles
-from pipeline.forward import member_probs
+from pipeline.forward import forward_probs
 from pipeline.members import LoadedMember, load_member
 from pipeline.pack import fill_value
 
@@ -121,8 +121,8 @@ def mean_of_members(run: Run, members: Sequence[LoadedMember], device: torch.dev
         total_NCHW = np.float32(0)
         for loaded in members:
             precision = run.experiment.train_of(loaded.member.model).precision
-            batches = member_probs(loaded, pixels_NHWB, np.arange(count), settings, precision, device)
-            total_NCHW = total_NCHW + np.concatenate(list(batches))
+            args = loaded.networks, loaded.preparation, pixels_NHWB, np.arange(count), settings, precision, device
+            total_NCHW = total_NCHW + np.concatenate(list(forward_probs(*args)))
         return total_NCHW / np.float32(len(members))
 
     return predict

@@ -1,6 +1,7 @@
 """Predict with a member: its held-out fold (OOF) and the test tiles, by one code path, into probability stores."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +18,10 @@ from config import Member, Run, load_experiment, open_run
 from folds.tiles import read_tiles
 from pipeline.device import pick_device, set_up_cpu
 from pipeline.finished import SECONDS, mean_is_finished, oof_is_finished, part_is_finished, weights_hash
-from pipeline.forward import member_probs
+from pipeline.forward import forward_outputs
 from pipeline.images import add_image_options, label_by_members, wanted_of
 from pipeline.members import MemberRecord, add_member_options, load_member, member_of
+from pipeline.outputs import probabilities, stored
 from pipeline.pack import open_pack
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import write_store
@@ -57,7 +59,9 @@ def _predict_split(
     row_of = {name: row for row, name in enumerate(order)}
     rows = np.array([row_of[name] for name in names])
     precision = run.experiment.train_of(member.model).precision
-    batches = member_probs(loaded, pixels, rows, settings, precision, device)
+    on_cpu = device.type == "cpu"  # there the writer rounds, tile by tile in the cache
+    output = probabilities if on_cpu else partial(stored, dtype=settings.dtype)
+    batches = forward_outputs(loaded.networks, loaded.preparation, pixels, rows, settings, precision, device, output)
     manifest = {
         "kind": kind,
         "model": member.model.name,
@@ -73,12 +77,12 @@ def _predict_split(
     }
     progress, task = bar(f"{kind} {member}", len(rows))
     begin = time.perf_counter()
-    size, on_cpu = pixels.shape[1:3], device.type == "cpu"
+    size = pixels.shape[1:3]
     store = write_store(path, names, loaded.record.classes, *size, manifest, settings.dtype, in_turn=on_cpu)
     with progress, store as writer:
-        for probs_NCHW in batches:
-            writer.append(probs_NCHW)
-            progress.advance(task, len(probs_NCHW))
+        for outputs in batches:
+            writer.append(*outputs)
+            progress.advance(task, len(outputs[0]))
             if stop:
                 raise Stopped(str(member))  # a store is whole or absent: the next run begins it again
     write_json(path / SECONDS, {"tiles": len(rows), "seconds": time.perf_counter() - begin})

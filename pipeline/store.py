@@ -9,6 +9,7 @@ shards hold no hash. docs/store.md has the measurement.
 """
 
 import contextlib
+import hashlib
 import os
 import weakref
 import zlib
@@ -31,15 +32,16 @@ from pipeline.quantise import STORE_DTYPES, StoreDtype, dequantise, quantise
 FORMAT = 1  # raised when the files' meaning changes
 MANIFEST, INDEX, PROBS = "manifest.json", "index.csv", "probs.bin"
 FACTS = ("tiles", "classes", "height", "width", "dtype", "bytes", "index_sha256", "probs_sha256")  # readers need them
-THREADS = 8  # that round and compress, of as many cores as there are: one does 700 tiles/s, a GPU more
-WAITING = 32  # tiles that may wait for them beside a GPU: neither side idles, and memory stays bounded
+THREADS = 16  # that round and compress, of as many cores as there are: one does 700 tiles/s, a GPU thousands
+WAITING_BYTES = 2**28  # of tiles that may wait for them beside a GPU: neither side idles, and memory stays bounded
+SYNC_BYTES = 2**26  # that are handed to the disk at once, so that little of it is left to wait for at the end
 
 # Blosc's own threads append a frame's blocks in whatever order they end: the same values would give other bytes.
 numcodecs.blosc.use_threads = False
 
 
 class StoreWriter:
-    """Takes probabilities batch by batch; threads round and compress them while the network goes on."""
+    """Takes probabilities batch by batch; threads round, compress and write them while the network goes on."""
 
     def __init__(
         self,
@@ -48,20 +50,31 @@ class StoreWriter:
         channels: int,
         size_px: tuple[int, int],
         dtype: StoreDtype,
-        waiting: int,
+        in_turn: bool,
     ) -> None:
         self.rows: list[tuple[str, int, int]] = []
         """(name, bytes, crc32) of the frames written so far."""
-        self._file, self._names, self._dtype = file, names, dtype
+        self._file, self._names, self._dtype, self._in_turn = file, names, dtype, in_turn
         self._tile_shape = (channels, *size_px)
         self._codec = _codec(dtype)
-        self._most_waiting = waiting
-        self._threads = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
-        self._waiting: deque[Future[bytes]] = deque()
-        self._taken = 0
+        self._compressors = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
+        self._disk = ThreadPoolExecutor(1)
+        self._waiting: deque[tuple[Future[None], int]] = deque()
+        """Writes that have not been waited for, and the bytes of memory that each holds."""
+        self._taken = self._bytes_waiting = self._bytes_unsynced = 0
+        self._sha256 = hashlib.sha256()
 
-    def append(self, probs_NCHW: np.ndarray) -> None:
-        """Probabilities of the next tiles in the order of the names, float32. The array must not be changed afterwards.
+    @property
+    def sha256(self) -> str:
+        """Of all that is written."""
+        return self._sha256.hexdigest()
+
+    def append(self, probs_NCHW: np.ndarray, sound_N: np.ndarray | None = None) -> None:
+        """Probabilities of the next tiles in the order of the names. The array must not be changed afterwards.
+
+        Args:
+            probs_NCHW: float32; or rounded to the store's dtype already, by a device that has done so in no time.
+            sound_N: of rounded ones, whether they were numbers in 0..1 before.
 
         Raises:
             UserError: NaN, or values outside 0..1; names the tile. It may come with a later batch, or at the end.
@@ -71,35 +84,59 @@ class StoreWriter:
             raise ValueError(f"tiles of shape {probs_NCHW.shape[1:]}; the store was begun for {self._tile_shape}")
         if self._taken + len(probs_NCHW) > len(self._names):
             raise ValueError(f"{self._taken + len(probs_NCHW)} tiles for {len(self._names)} names")
-        for probs_CHW in probs_NCHW:
-            self._waiting.append(self._threads.submit(self._frame, self._names[self._taken], probs_CHW))
+        for row, probs_CHW in enumerate(probs_NCHW):
+            name = self._names[self._taken]
+            is_sound = None if sound_N is None else bool(sound_N[row])
+            frame = self._compressors.submit(self._frame, name, probs_CHW, is_sound)
+            self._waiting.append((self._disk.submit(self._write, name, frame), probs_CHW.nbytes))
+            self._bytes_waiting += probs_CHW.nbytes
             self._taken += 1
-        self._write_until(self._most_waiting)
+        self._wait_until(0 if self._in_turn else WAITING_BYTES)
 
     def finish(self) -> None:
         """Wait until all is written. ValueError: fewer tiles than names."""
-        self._write_until(0)
+        self._wait_until(0)
         if self._taken < len(self._names):
             raise ValueError(f"{self._taken} tiles for {len(self._names)} names")
+        self._sync()
 
     def close(self) -> None:
-        self._threads.shutdown(cancel_futures=True)
+        self._compressors.shutdown(cancel_futures=True)
+        self._disk.shutdown(cancel_futures=True)
 
-    def _write_until(self, waiting: int) -> None:
-        """Write frames in order, whichever was compressed first, until no more than `waiting` are left."""
-        while len(self._waiting) > waiting:
-            frame = self._waiting.popleft().result()
-            self._file.write(frame)
-            self.rows.append((self._names[len(self.rows)], len(frame), zlib.crc32(frame)))
+    def _wait_until(self, waiting_bytes: int) -> None:
+        while self._bytes_waiting > waiting_bytes:
+            written, size = self._waiting.popleft()
+            written.result()
+            self._bytes_waiting -= size
 
-    def _frame(self, name: str, probs_CHW: np.ndarray) -> bytes:
-        # The comparisons are False for NaN. A mean in float32 may lie a hair above 1, which rounding takes back.
-        if not (probs_CHW.min() >= 0 and probs_CHW.max() <= 1.001):
+    def _write(self, name: str, frame: Future[tuple[bytes, int]]) -> None:
+        """Write a tile's frame when it is compressed: by one thread in the order of the names."""
+        data, crc32 = frame.result()
+        self._file.write(data)
+        self._sha256.update(data)
+        self.rows.append((name, len(data), crc32))
+        self._bytes_unsynced += len(data)
+        if self._bytes_unsynced > SYNC_BYTES:
+            self._sync()
+
+    def _sync(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._bytes_unsynced = 0
+
+    def _frame(self, name: str, probs_CHW: np.ndarray, is_sound: bool | None) -> tuple[bytes, int]:
+        if is_sound is None:
+            # The comparisons are False for NaN. A mean in float32 may lie a hair above 1, which rounding takes back.
+            is_sound = probs_CHW.min() >= 0 and probs_CHW.max() <= 1.001
+        if not is_sound:
             raise UserError(
                 f"tile {name}: the network's probabilities are NaN or outside 0..1; "
                 f"if it was trained in half precision, set train.precision=fp32"
             )
-        return self._codec.encode(quantise(probs_CHW[None], self._dtype)[0])
+        stored_CHW = quantise(probs_CHW[None], self._dtype)[0] if probs_CHW.dtype == np.float32 else probs_CHW
+        frame = self._codec.encode(stored_CHW)
+        return frame, zlib.crc32(frame)
 
 
 @contextlib.contextmanager
@@ -129,14 +166,12 @@ def write_store(
     clear_aside(path)
     with whole_folder(path) as aside:
         with open(aside / PROBS, "wb") as file:
-            writer = StoreWriter(file, names, len(classes), (height, width), dtype, 0 if in_turn else WAITING)
+            writer = StoreWriter(file, names, len(classes), (height, width), dtype, in_turn)
             try:
                 yield writer
                 writer.finish()
             finally:
                 writer.close()
-            file.flush()
-            os.fsync(file.fileno())
         index = pd.DataFrame(writer.rows, columns=["name", "bytes", "crc32"])
         write_text(aside / INDEX, index.to_csv(index=False, lineterminator="\n"))
         facts = {
@@ -149,7 +184,7 @@ def write_store(
             "codec": _codec(dtype).get_config(),
             "bytes": sum(size for _, size, _ in writer.rows),
             "index_sha256": hash_file(aside / INDEX),
-            "probs_sha256": hash_file(aside / PROBS),
+            "probs_sha256": writer.sha256,
         }
         write_json(aside / MANIFEST, manifest | facts)
 

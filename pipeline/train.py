@@ -26,9 +26,10 @@ from pipeline.checkpoint import TrainState
 from pipeline.curves import Curves
 from pipeline.device import autocast, make_deterministic, pick_device, set_up_cpu
 from pipeline.finished import member_is_finished
-from pipeline.forward import forward_probs
+from pipeline.forward import forward_outputs
 from pipeline.loop import Plan, fit
 from pipeline.members import add_member_options, member_of, weights_path
+from pipeline.outputs import decisions
 from pipeline.pack import Pack
 from pipeline.prepare import Preparation
 from pipeline.progress import TrainProgress
@@ -67,8 +68,8 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
             tta="none", batch=run.experiment.images_at_once
         )  # for the curves; the OOF score has its views
         pixels = pack.train_image_NHWB
-        probs = forward_probs(evaluated, preparation, pixels, setup.val_N, settings, train.precision, device)
-        return mean_iou(confusion_of_batches(probs, truth_NHW, num_classes))
+        args = [evaluated], preparation, pixels, setup.val_N, settings, train.precision, device
+        return mean_iou(confusion_of_batches(forward_outputs(*args, decisions), truth_NHW, num_classes))
 
     def save(state: TrainState) -> None:
         state.save(folder / "last.pt", identity)
@@ -124,12 +125,10 @@ def clear_killed(folder: Path) -> None:
         clear_aside(path)
 
 
-def confusion_of_batches(batches: Iterable[np.ndarray], truth_NHW: np.ndarray, num_classes: int) -> np.ndarray:
-    """The confusion of probabilities that come batch by batch, in the order of `truth_NHW`."""
+def confusion_of_batches(batches: Iterable[tuple[np.ndarray]], truth_NHW: np.ndarray, num_classes: int) -> np.ndarray:
+    """The confusion of decisions that come batch by batch, in the order of `truth_NHW`."""
     conf_CC, first = np.zeros((num_classes, num_classes), np.int64), 0
-    for probs_NCHW in batches:
-        # A specialist's one channel is a yes from one half on.
-        pred_NHW = probs_NCHW.argmax(1) if probs_NCHW.shape[1] > 1 else (probs_NCHW[:, 0] >= 0.5)
+    for (pred_NHW,) in batches:
         conf_CC += confusion(pred_NHW, truth_NHW[first : first + len(pred_NHW)], num_classes)
         first += len(pred_NHW)
     return conf_CC

@@ -5,6 +5,7 @@ would wait until the device has done all its work. Not run are backward passes, 
 torch's fused SGD, which knows no such tensors, and smp's Lovász, which asks for numbers.
 """
 
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -22,6 +23,7 @@ from pipeline import loop, prepare
 from pipeline.checkpoint import TrainState
 from pipeline.data import Batch
 from pipeline.loop import Plan, optimizer_step
+from pipeline.outputs import decisions, stored
 from pipeline.prepare import Preparation
 from pipeline.schedule import build_optimizer
 from pipeline.tta import SYMMETRIES, build_views, predict_probs
@@ -118,6 +120,13 @@ def test_a_prediction_mixes_no_devices_and_waits_for_nothing(classes, merge, nor
     with torch.no_grad():
         probs = predict_probs(lambda image: padded_logits(network, image), images, build_views(settings), merge, 4)
     assert (probs.device, tuple(probs.shape)) == (GPU, (2, classes, HEIGHT, WIDTH))
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("output", [decisions, partial(stored, dtype="uint8"), partial(stored, dtype="float16")])
+def test_nor_does_what_is_made_of_its_probabilities(output, classes):
+    for values in output(torch.empty((2, classes, HEIGHT, WIDTH), device=GPU)):
+        assert (values.device, len(values)) == (GPU, 2)
 
 
 def test_a_tensor_left_on_the_host_is_found():

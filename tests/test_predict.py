@@ -1,6 +1,7 @@
 """Prediction: the same path for OOF, test and foreign images; what is predicted twice is the same to the byte."""
 
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,10 +20,10 @@ from folds.assign import make_folds
 from folds.images import read_image, read_mask
 from pipeline import mean, predict
 from pipeline.check import check_stores
-from pipeline.forward import forward_probs, member_probs
+from pipeline.forward import forward_outputs, forward_probs
 from pipeline.images import Wanted, predict_scene
 from pipeline.mean import mean_test
-from pipeline.members import load_member
+from pipeline.members import LoadedMember, load_member
 from pipeline.predict import predict_oof, predict_test
 from pipeline.quantise import quantise
 from pipeline.stopping import Stopped, StopRequest
@@ -61,6 +62,10 @@ def pixels_of(run: Run, names: list[str], split: str) -> np.ndarray:
     return np.stack([read_image(Path(run.experiment.data.root) / split / f"{name}.tif") for name in names])
 
 
+def probs_of(loaded: LoadedMember, pixels_NHWB: np.ndarray, tile_N: list[int], run: Run) -> Iterator[np.ndarray]:
+    return forward_probs(loaded.networks, loaded.preparation, pixels_NHWB, tile_N, run.experiment.predict, "fp32", CPU)
+
+
 def test_oof_and_test_stores_hold_the_networks_probabilities_and_are_proven(config):
     run = run_of(config, "predict.tta=d4", "predict.batch=3")
     loaded = load_member(run, member(run), CPU)
@@ -71,7 +76,7 @@ def test_oof_and_test_stores_hold_the_networks_probabilities_and_are_proven(conf
         store = open_store(path)
         pixels = pixels_of(run, store.names, split)
         (one_batch,) = forward_probs(
-            loaded.networks[0], loaded.preparation, pixels, np.arange(3),
+            loaded.networks, loaded.preparation, pixels, np.arange(3),
             run.experiment.predict.model_copy(update={"batch": 100}), "fp32", CPU,
         )  # fmt: skip
         assert np.array_equal(store.read_many(range(3)).argmax(1), one_batch.argmax(1))
@@ -96,10 +101,7 @@ def test_stretched_pictures_take_part(config):
     plain, run = run_of(config), run_of(config, "predict.stretch=[2]")
     loaded = load_member(run, member(run), CPU)
     pixels = pixels_of(run, ["000000", "000001"], "test")
-    with_it, without = (
-        np.concatenate(list(member_probs(loaded, pixels, np.arange(2), each.experiment.predict, "fp32", CPU)))
-        for each in (run, plain)
-    )
+    with_it, without = (np.concatenate(list(probs_of(loaded, pixels, np.arange(2), each))) for each in (run, plain))
     assert np.abs(with_it - without).max() > 1e-3
     assert np.abs(with_it.sum(1) - 1).max() <= 1e-5
 
@@ -174,7 +176,7 @@ def test_images_of_any_size_get_labels_that_lie_where_they_do(config, tmp_path):
     for name, size in sizes.items():
         pixels = read_image(tmp_path / "in" / f"{name}.tif")[None]
         expected = np.mean(
-            [np.concatenate(list(member_probs(m, pixels, [0], run.experiment.predict, "fp32", CPU))) for m in members],
+            [np.concatenate(list(probs_of(m, pixels, [0], run))) for m in members],
             0,
         )[0]
         with rasterio.open(tmp_path / "out" / f"{name}.tif") as file:
@@ -216,11 +218,11 @@ def test_labels_never_take_the_place_of_their_image(config, tmp_path):
 def test_split_batches_are_predicted_in_smaller_ones(config, monkeypatch):
     seen = []
 
-    def forward(loaded, pixels_NHWB, tile_N, settings, precision, device):
+    def forward(networks, preparation, pixels_NHWB, tile_N, settings, *others):
         seen.append(settings.batch)
-        return member_probs(loaded, pixels_NHWB, tile_N, settings, precision, device)
+        return forward_outputs(networks, preparation, pixels_NHWB, tile_N, settings, *others)
 
-    monkeypatch.setattr(predict, "member_probs", forward)
+    monkeypatch.setattr(predict, "forward_outputs", forward)
     for split in (1, 4, 64):
         run = run_of(config, "predict.tta=[rot90]", "predict.batch=16", f"jobs.split_batch={split}")
         path = predict_oof(run, member(run), CPU, GO_ON)
@@ -285,8 +287,7 @@ def test_a_blend_labels_images_by_its_models_and_its_rule(config, tmp_path):
     pixels = draw_scene(tmp_path / "in" / "a.tif", 40, 50)[None]
     one = uniform_blend(["field", "forest", "bare"], ["unet"])
     members = [load_member(run, each, CPU) for each in run.members()]
-    settings = run.experiment.predict
-    probs = np.mean([next(member_probs(m, pixels, np.arange(1), settings, "fp32", CPU)) for m in members], axis=0)[0]
+    probs = np.mean([next(probs_of(m, pixels, np.arange(1), run)) for m in members], axis=0)[0]
     wanted = Wanted(str(tmp_path / "in" / "*.tif"), tmp_path / "out", "png", probs=True)
     for blend, index in (
         (one, probs.argmax(0)),
