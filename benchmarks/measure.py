@@ -22,11 +22,20 @@ def told(values: Sequence[float], digits: int = 3) -> str:
 
 
 def ratios(
-    name: str, ours: Callable[[], object], theirs: Callable[[], object], per: float = 1.0, rounds: int = ROUNDS
+    name: str,
+    ours: Callable[[], object],
+    theirs: Callable[[], object],
+    per: float = 1.0,
+    rounds: int = ROUNDS,
+    time_ours: Callable[[Callable[[], object]], float] = seconds,
 ) -> float:
-    """Median over interleaved rounds of (seconds of theirs) / (seconds of ours) * per; the spread is printed."""
+    """Median over interleaved rounds of (seconds of theirs) / (seconds of ours) * per; the spread is printed.
+
+    Args:
+        time_ours: what says the seconds of ours, where it is a part of the call.
+    """
     ours(), theirs()  # the first call allocates
-    found = [seconds(theirs) / seconds(ours) * per for _ in range(rounds)]
+    found = [seconds(theirs) / time_ours(ours) * per for _ in range(rounds)]
     print(f"{name}: {told(found)}", flush=True)
     return float(np.median(found))
 

@@ -51,8 +51,9 @@ MODELS = {
 """Device -> what is added to a figure's name, and the network; the first one is set against the reference's loop."""
 BATCH = {"cpu": {"": 8}, "cuda": {"_unet_r18": 128, "_upp_b4": 32, "_segformer_b5": 32}}
 """Of the GPU so many that it, and not the processor beside it, says how long a step takes."""
-STEPS = {"cpu": 10, "cuda": 16}  # of an epoch
-EPOCHS = {"cpu": 1, "cuda": 3}  # of a round: on a GPU a stream of batches takes a while to begin, once in a training
+STEPS = {"cpu": 10, "cuda": 10}  # of an epoch
+EPOCHS = {"cpu": 1, "cuda": 3}  # that a round measures
+BEFORE = {"cpu": 0, "cuda": 1}  # epochs before them, in which loader processes begin: once in a whole training
 ROUNDS = {"cpu": 5, "cuda": 3}
 PHASES = ("load", "transfer", "forward", "backward", "step")
 
@@ -72,7 +73,7 @@ class Bench:
 
     @property
     def steps(self) -> int:
-        """Of a round."""
+        """That a round measures."""
         return STEPS[self.device.type] * EPOCHS[self.device.type]
 
 
@@ -82,7 +83,8 @@ def drawn_run(folder: Path, device: str, model: str, batch: int) -> Run:
         f"name=training-{device}", f"runs_dir={folder}", f"data.root={folder / 'data'}", f"models=[{model}]",
         "data.generate.tile_px=256", "data.generate.train_scenes=3", "data.generate.test_scenes=1",
         "train.schedule.warmup_epochs=0.5", "folds.allow=[class_in_few_groups]",
-        f"train.epochs={EPOCHS[device]}", f"train.batch={batch}", f"jobs.devices={device}", "redo=stale",
+        f"train.epochs={BEFORE[device] + EPOCHS[device]}", f"train.batch={batch}", f"jobs.devices={device}",
+        "redo=stale",
     ]  # fmt: skip
     experiment = load_experiment("configs/demo.yaml", overrides)
     make_landscape(experiment.data)
@@ -102,19 +104,39 @@ def make_bench(experiment_run: Run, device: torch.device) -> Bench:
     return Bench(setup, batch, image_NCHW, batch.target_NHW.to(device, torch.int64))
 
 
-def train_round(bench: Bench, network: nn.Module | None = None) -> None:
-    """A round of the member, as `pipeline.train` trains it; without the checkpoint, which comes once a minute.
+class EpochEnds(TrainProgress):
+    """Notes when each epoch ends."""
+
+    def __enter__(self) -> "EpochEnds":
+        self.times = [time.perf_counter()]
+        return super().__enter__()
+
+    def epoch(self, row: dict) -> None:
+        self.times.append(time.perf_counter())
+
+
+def train_round(bench: Bench, network: nn.Module | None = None) -> float:
+    """Epochs of the member, as `pipeline.train` trains it; without the checkpoint, which comes once a minute.
 
     Args:
         network: the member's, compiled; None: as it is.
+
+    Returns:
+        The seconds of those that count.
     """
     setup = bench.setup
     network = setup.state.network if network is None else network
     setup.state.epoch, setup.state.micro_step = 0, 0
-    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), TrainProgress("", 1, 0) as progress:
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), EpochEnds("", 1, 0) as progress:
         fit(setup.plan, setup.state, network, setup.loader, setup.batches, setup.preparation, setup.loss_fn,
             None, lambda state: None, lambda state: None, StopRequest(), progress)  # fmt: skip
     synchronise(bench.device)
+    return time.perf_counter() - progress.times[BEFORE[bench.device.type]]
+
+
+def its_own(work: Callable[[], float]) -> float:
+    """The seconds that a round says of itself."""
+    return work()
 
 
 def bare(bench: Bench, loss_fn: nn.Module) -> None:
@@ -133,16 +155,18 @@ def efficiency(bench: Bench, suffix: str) -> dict[str, float]:
     """Images a second of the member's epoch as a share of the bare loop's: with its loss, and with cross-entropy."""
     batch, rounds = bench.setup.plan.train.batch, ROUNDS[bench.device.type]
     ours, theirs = partial(train_round, bench), partial(bare, bench, bench.setup.loss_fn)
-    ours(), theirs()
-    rate = bench.steps * batch / min(seconds(theirs) for _ in range(2))
-    parameters = sum(weight.numel() for weight in bench.setup.state.network.parameters()) / 1e6
     model = bench.setup.record.model
-    print(f"{model}, {parameters:.0f} M parameters, batch {batch}, {bench.setup.plan.dtype}: bare {rate:.1f} img/s")
-    figures = {f"efficiency{suffix}": ratios(f"efficiency of {model}", ours, theirs, rounds=rounds)}
+    figures = {f"efficiency{suffix}": ratios(f"efficiency of {model}", ours, theirs, rounds=rounds, time_ours=its_own)}
+    rate = bench.steps * batch / seconds(theirs)
+    parameters = sum(weight.numel() for weight in bench.setup.state.network.parameters()) / 1e6
+    print(
+        f"  {parameters:.0f} M parameters, batch {batch}, {bench.setup.plan.dtype}: bare {rate:.1f} img/s", flush=True
+    )
     if bench.device.type == "cuda":
         return figures
     plain = partial(bare, bench, nn.CrossEntropyLoss())
-    return figures | {f"efficiency_ce{suffix}": ratios("  over a bare loop with cross-entropy alone", ours, plain)}
+    over_plain = ratios("  over a bare loop with cross-entropy alone", ours, plain, time_ours=its_own)
+    return figures | {f"efficiency_ce{suffix}": over_plain}
 
 
 def compile_gain(bench: Bench, suffix: str) -> dict[str, float]:
@@ -247,28 +271,37 @@ def against_reference(experiment_run: Run, bench: Bench) -> float:
             optimizer.step()
             total += loss.item()
 
-    per = EPOCHS[device.type]  # the reference's round is an epoch
-    return ratios("against the reference's loop", partial(train_round, bench), reference, per, ROUNDS[device.type])
+    per, rounds = EPOCHS[device.type], ROUNDS[device.type]  # the reference's round is an epoch
+    return ratios("against the reference's loop", partial(train_round, bench), reference, per, rounds, its_own)
 
 
 def speeds(folder: Path, name: str) -> dict[str, float]:
-    """All ratios of one device; in a process of its own, whose threads and memory are those of a member's."""
-    device = torch.device(name)
+    """All ratios of one device but those of train.compile; in a process of its own, whose threads and memory are those
+    of a member's."""
     figures: dict[str, float] = {}
-    for suffix, model in MODELS[name].items():
-        experiment_run = drawn_run(folder, name, model, BATCH[name][suffix])
-        threads = experiment_run.experiment.jobs.model_copy(update={"threads": len(os.sched_getaffinity(0))})
-        set_up_cpu(experiment_run.experiment.model_copy(update={"jobs": threads}))
-        make_deterministic()
-        bench = make_bench(experiment_run, device)
+    for suffix in MODELS[name]:
+        experiment_run, bench = ready_bench(folder, name, suffix)
         figures |= efficiency(bench, suffix)
         breakdown(bench)
         save_s = seconds(lambda bench=bench: bench.setup.state.save(folder / "last.pt", {}))
         print(f"  a checkpoint, once in {bench.setup.plan.checkpoint_s:.0f} s: {save_s:.2f} s", flush=True)
-        if "vs_reference_loop" not in figures:  # the small network's alone: compiling takes minutes of a large one
+        if "vs_reference_loop" not in figures:
             figures["vs_reference_loop"] = against_reference(experiment_run, bench)
-            figures |= compile_gain(bench, suffix)
     return figures
+
+
+def compiled_speed(folder: Path, name: str) -> dict[str, float]:
+    """What train.compile does to the small network; of a large one compiling alone takes minutes."""
+    suffix = next(iter(MODELS[name]))
+    return compile_gain(ready_bench(folder, name, suffix)[1], suffix)
+
+
+def ready_bench(folder: Path, name: str, suffix: str) -> tuple[Run, Bench]:
+    experiment_run = drawn_run(folder, name, MODELS[name][suffix], BATCH[name][suffix])
+    threads = experiment_run.experiment.jobs.model_copy(update={"threads": len(os.sched_getaffinity(0))})
+    set_up_cpu(experiment_run.experiment.model_copy(update={"jobs": threads}))
+    make_deterministic()
+    return experiment_run, make_bench(experiment_run, torch.device(name))
 
 
 def synchronise(device: torch.device) -> None:
@@ -279,6 +312,7 @@ def synchronise(device: torch.device) -> None:
 def parts(device: str, folder: Path) -> Iterator[Callable[[], dict[str, float]]]:
     """What is measured, each in a folder and in processes of its own."""
     yield partial(in_own_process, speeds, folder / "speeds", device)
+    yield partial(in_own_process, compiled_speed, folder / "compiled", device)
     if device == "cpu":
         yield partial(in_own_process, resume, folder / "resume")
         yield partial(memory_growth, folder / "memory")
@@ -296,8 +330,8 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as name:
         for part in parts(args.device, Path(name)):
             figures |= part()
+            write_figures(args.json, figures)  # what is there, should a later part be killed
     print("  ".join(f"{key} {value:.4g}" for key, value in figures.items()))
-    write_figures(args.json, figures)
 
 
 if __name__ == "__main__":

@@ -59,10 +59,11 @@ def forward_outputs(
     forwards = [partial(padded_logits, cast_weights(network, dtype)) for network in networks]
     tiles_at_once = max(1, settings.batch // (len(views) * (1 + len(settings.stretch))))
     batches = [tile_N[first : first + tiles_at_once] for first in range(0, len(tile_N), tiles_at_once)]
-    read = partial(_read, pixels_NHWB, preparation, settings, device)
-    ahead = AHEAD if device.type == "cuda" else 0  # a CPU has nothing to wait for
+    on_gpu = device.type == "cuda"
+    read = partial(_read, pixels_NHWB, preparation, settings, on_gpu)
+    ahead = AHEAD if on_gpu else 0  # a CPU has nothing to wait for
     on_the_way: deque[ToHost] = deque()
-    for pictures in _read_ahead(read, batches, ahead, device):
+    for pictures in _read_ahead(read, batches, ahead):
         with torch.inference_mode(), autocast(device, dtype):
             images = [preparation(picture.to(device, non_blocking=True)) for picture in pictures]
             total_NCHW = predict_probs(forwards[0], images, views, settings.merge, settings.batch)
@@ -97,13 +98,15 @@ class ToHost:
 
 
 def _read_ahead(
-    read: Callable[[np.ndarray], list[torch.Tensor]], batches: Sequence[np.ndarray], ahead: int, device: torch.device
+    read: Callable[[np.ndarray], list[torch.Tensor]], batches: Sequence[np.ndarray], ahead: int
 ) -> Iterator[list[torch.Tensor]]:
     """The pictures of each batch, up to `ahead` of them read by a thread before they are asked for."""
     if not ahead:
         yield from map(read, batches)
         return
     waiting: deque[Future[list[torch.Tensor]]] = deque()
+    # A thread begins with the first GPU for its current one, and would pin memory for that.
+    device = torch.cuda.current_device()
     with ThreadPoolExecutor(1, initializer=torch.cuda.set_device, initargs=(device,)) as thread:
         for batch in batches:
             waiting.append(thread.submit(read, batch))
@@ -114,11 +117,15 @@ def _read_ahead(
 
 
 def _read(
-    pixels_NHWB: np.ndarray, preparation: Preparation, settings: Predict, device: torch.device, row_N: np.ndarray
+    pixels_NHWB: np.ndarray, preparation: Preparation, settings: Predict, pinned: bool, row_N: np.ndarray
 ) -> list[torch.Tensor]:
-    pictures = [torch.from_numpy(each) for each in pictures_of(read_rows(pixels_NHWB, row_N), preparation, settings)]
-    # From pinned memory the copy waits its turn on the device, and not the host for the device.
-    return [each.pin_memory() for each in pictures] if device.type == "cuda" else pictures
+    """The pictures of some tiles; from pinned memory a copy waits its turn on the device, and not the host for it."""
+    if not pinned:
+        return [torch.from_numpy(each) for each in pictures_of(read_rows(pixels_NHWB, row_N), preparation, settings)]
+    shape, dtype = (len(row_N), *pixels_NHWB.shape[1:]), torch.from_numpy(np.empty(0, pixels_NHWB.dtype)).dtype
+    tiles = torch.empty(shape, dtype=dtype, pin_memory=True)
+    _, *others = pictures_of(read_rows(pixels_NHWB, row_N, tiles.numpy()), preparation, settings)
+    return [tiles, *(torch.from_numpy(each).pin_memory() for each in others)]
 
 
 def pictures_of(pixels_NHWB: np.ndarray, preparation: Preparation, settings: Predict) -> list[np.ndarray]:

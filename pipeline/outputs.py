@@ -31,14 +31,15 @@ def stored(probs_NCHW: torch.Tensor, dtype: StoreDtype) -> tuple[torch.Tensor, t
 
     In whole batches and few passes, where numpy's goes tile by tile to stay in a processor's cache.
     """
-    sound_N = (probs_NCHW.amax(1) <= 1.001).flatten(1).all(1)  # a mean in float32 may lie a hair above 1; False for NaN
+    top_NHW, best_NHW = probs_NCHW.max(1)
+    sound_N = (top_NHW <= 1.001).flatten(1).all(1)  # a mean in float32 may lie a hair above 1; False for NaN
     if dtype == "uint8":
         stored_NCHW = torch.mul(probs_NCHW, STEPS).add_(0.5).to(torch.uint8)  # in two steps: one would round once
     else:
         stored_NCHW = probs_NCHW.to(torch.float16)
     order_NCHW = stored_NCHW.view(INTEGER[stored_NCHW.dtype])
     if probs_NCHW.shape[1] > 1:
-        best_N1HW = probs_NCHW.argmax(1, keepdim=True)
+        best_N1HW = best_NHW[:, None]
         top_N1HW = order_NCHW.gather(1, best_N1HW)
         order_NCHW -= (order_NCHW == top_N1HW).to(order_NCHW.dtype)  # all that tie at the top go down a step,
         order_NCHW.scatter_(1, best_N1HW, top_N1HW)  # and the best comes back

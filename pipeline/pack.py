@@ -48,15 +48,18 @@ class Pack:
         return self.train_mask_NHW.shape[1:]
 
 
-def read_rows(array_N: np.ndarray, row_N: np.ndarray) -> np.ndarray:
+def read_rows(array_N: np.ndarray, row_N: np.ndarray, rows_N: np.ndarray | None = None) -> np.ndarray:
     """Rows of a packed array in the order asked for, copied.
+
+    Args:
+        rows_N: where to; None: a new array.
 
     A memory map is read like a file: pages touched through it would count as this process's memory, a gigabyte for
     4,000 tiles, and prediction visits every tile once.
     """
+    rows_N = np.empty((len(row_N), *array_N.shape[1:]), array_N.dtype) if rows_N is None else rows_N
     if not isinstance(array_N.base, mmap.mmap):  # no map, or a part of one, whose offset numpy does not tell
-        return array_N[row_N]
-    rows_N = np.empty((len(row_N), *array_N.shape[1:]), array_N.dtype)
+        return np.take(array_N, row_N, axis=0, out=rows_N, mode="clip")  # raise would go through a buffer
     with open(array_N.filename, "rb", buffering=0) as file:
         for row, into in zip(row_N, rows_N, strict=True):
             file.seek(array_N.offset + int(row) * into.nbytes)

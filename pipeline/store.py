@@ -1,7 +1,7 @@
 """The probability store: one network's probabilities of many tiles, small, quick to read in any order, with proof.
 
-    <path>/  manifest.json  what it holds, what it was made from, the hashes of the two other files
-             index.csv      a row per tile in order: its name, the bytes and the crc32 of its frame
+    <path>/  manifest.json  what it holds, what it was made from, the hash of the index
+             index.csv      a row per tile in order: its name, and the bytes, crc32 and sha256 of its frame
              probs.bin      the frames, one after the other: a tile's (C, H, W) values as one Blosc (lz4) buffer
 
 Files of our own around numcodecs, and not zarr: zarr spends more time on finding a chunk than on decoding it, and its
@@ -29,9 +29,10 @@ from base.errors import UserError, listed, refuse_all
 from base.files import clear_aside, hash_file, read_json, whole_folder, write_json, write_text
 from pipeline.quantise import STORE_DTYPES, StoreDtype, dequantise, quantise
 
-FORMAT = 1  # raised when the files' meaning changes
+FORMAT = 2  # raised when the files' meaning changes
 MANIFEST, INDEX, PROBS = "manifest.json", "index.csv", "probs.bin"
-FACTS = ("tiles", "classes", "height", "width", "dtype", "bytes", "index_sha256", "probs_sha256")  # readers need them
+FACTS = ("tiles", "classes", "height", "width", "dtype", "bytes", "index_sha256")  # readers need them
+COLUMNS = ("name", "bytes", "crc32", "sha256")
 THREADS = 16  # that round and compress, of as many cores as there are: one does 700 tiles/s, a GPU thousands
 WAITING_BYTES = 2**28  # of tiles that may wait for them beside a GPU: neither side idles, and memory stays bounded
 SYNC_BYTES = 2**26  # that are handed to the disk at once, so that little of it is left to wait for at the end
@@ -41,7 +42,7 @@ numcodecs.blosc.use_threads = False
 
 
 class StoreWriter:
-    """Takes probabilities batch by batch; threads round, compress and write them while the network goes on."""
+    """Takes probabilities batch by batch; threads round, compress, hash and write them while the network goes on."""
 
     def __init__(
         self,
@@ -52,28 +53,27 @@ class StoreWriter:
         dtype: StoreDtype,
         in_turn: bool,
     ) -> None:
-        self.rows: list[tuple[str, int, int]] = []
-        """(name, bytes, crc32) of the frames written so far."""
+        """
+        Args:
+            file: unbuffered.
+        """
+        self.rows: list[tuple[str, int, int, str]] = []
+        """`COLUMNS` of the frames written so far."""
         self._file, self._names, self._dtype, self._in_turn = file, names, dtype, in_turn
         self._tile_shape = (channels, *size_px)
         self._codec = _codec(dtype)
-        self._compressors = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1))
-        self._disk = ThreadPoolExecutor(1)
+        self._threads = min(THREADS, os.cpu_count() or 1)
+        self._workers, self._disk = ThreadPoolExecutor(self._threads), ThreadPoolExecutor(1)
         self._waiting: deque[tuple[Future[None], int]] = deque()
-        """Writes that have not been waited for, and the bytes of memory that each holds."""
+        """Writes of a batch that have not been waited for, and the memory that it holds."""
+        self._syncs: list[Future[None]] = []
         self._taken = self._bytes_waiting = self._bytes_unsynced = 0
-        self._sha256 = hashlib.sha256()
-
-    @property
-    def sha256(self) -> str:
-        """Of all that is written."""
-        return self._sha256.hexdigest()
 
     def append(self, probs_NCHW: np.ndarray, sound_N: np.ndarray | None = None) -> None:
         """Probabilities of the next tiles in the order of the names. The array must not be changed afterwards.
 
         Args:
-            probs_NCHW: float32; or rounded to the store's dtype already, by a device that has done so in no time.
+            probs_NCHW: float32; or in the store's dtype, rounded by a device that has done so in no time.
             sound_N: of rounded ones, whether they were numbers in 0..1 before.
 
         Raises:
@@ -82,26 +82,33 @@ class StoreWriter:
         """
         if probs_NCHW.shape[1:] != self._tile_shape:
             raise ValueError(f"tiles of shape {probs_NCHW.shape[1:]}; the store was begun for {self._tile_shape}")
-        if self._taken + len(probs_NCHW) > len(self._names):
+        names = self._names[self._taken : self._taken + len(probs_NCHW)]
+        if len(names) < len(probs_NCHW):
             raise ValueError(f"{self._taken + len(probs_NCHW)} tiles for {len(self._names)} names")
-        for row, probs_CHW in enumerate(probs_NCHW):
-            name = self._names[self._taken]
-            is_sound = None if sound_N is None else bool(sound_N[row])
-            frame = self._compressors.submit(self._frame, name, probs_CHW, is_sound)
-            self._waiting.append((self._disk.submit(self._write, name, frame), probs_CHW.nbytes))
-            self._bytes_waiting += probs_CHW.nbytes
-            self._taken += 1
+        some = max(1, len(names) // self._threads)  # at once to a thread: handing over takes its time too
+        parts = [slice(first, first + some) for first in range(0, len(names), some)]
+        frames = [
+            self._workers.submit(
+                self._frames, names[part], probs_NCHW[part], None if sound_N is None else sound_N[part]
+            )
+            for part in parts
+        ]
+        self._waiting.append((self._disk.submit(self._write, frames), probs_NCHW.nbytes))
+        self._taken += len(names)
+        self._bytes_waiting += probs_NCHW.nbytes
         self._wait_until(0 if self._in_turn else WAITING_BYTES)
 
     def finish(self) -> None:
-        """Wait until all is written. ValueError: fewer tiles than names."""
+        """Wait until all is on the disk. ValueError: fewer tiles than names."""
         self._wait_until(0)
         if self._taken < len(self._names):
             raise ValueError(f"{self._taken} tiles for {len(self._names)} names")
-        self._sync()
+        for sync in self._syncs:
+            sync.result()
+        os.fsync(self._file.fileno())
 
     def close(self) -> None:
-        self._compressors.shutdown(cancel_futures=True)
+        self._workers.shutdown(cancel_futures=True)
         self._disk.shutdown(cancel_futures=True)
 
     def _wait_until(self, waiting_bytes: int) -> None:
@@ -110,33 +117,33 @@ class StoreWriter:
             written.result()
             self._bytes_waiting -= size
 
-    def _write(self, name: str, frame: Future[tuple[bytes, int]]) -> None:
-        """Write a tile's frame when it is compressed: by one thread in the order of the names."""
-        data, crc32 = frame.result()
-        self._file.write(data)
-        self._sha256.update(data)
-        self.rows.append((name, len(data), crc32))
-        self._bytes_unsynced += len(data)
+    def _write(self, frames: list[Future[list[tuple[str, bytes, int, str]]]]) -> None:
+        """Write a batch's frames as they are compressed: one thread, in the order of the names."""
+        for future in frames:
+            for name, frame, crc32, sha256 in future.result():
+                self._file.write(frame)
+                self.rows.append((name, len(frame), crc32, sha256))
+                self._bytes_unsynced += len(frame)
         if self._bytes_unsynced > SYNC_BYTES:
-            self._sync()
+            self._bytes_unsynced = 0
+            self._syncs.append(self._workers.submit(os.fsync, self._file.fileno()))
 
-    def _sync(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._bytes_unsynced = 0
-
-    def _frame(self, name: str, probs_CHW: np.ndarray, is_sound: bool | None) -> tuple[bytes, int]:
-        if is_sound is None:
+    def _frames(
+        self, names: list[str], probs_NCHW: np.ndarray, sound_N: np.ndarray | None
+    ) -> list[tuple[str, bytes, int, str]]:
+        """Name, frame, and its crc32 and sha256, of some tiles."""
+        frames = []
+        for row, (name, probs_CHW) in enumerate(zip(names, probs_NCHW, strict=True)):
             # The comparisons are False for NaN. A mean in float32 may lie a hair above 1, which rounding takes back.
-            is_sound = probs_CHW.min() >= 0 and probs_CHW.max() <= 1.001
-        if not is_sound:
-            raise UserError(
-                f"tile {name}: the network's probabilities are NaN or outside 0..1; "
-                f"if it was trained in half precision, set train.precision=fp32"
-            )
-        stored_CHW = quantise(probs_CHW[None], self._dtype)[0] if probs_CHW.dtype == np.float32 else probs_CHW
-        frame = self._codec.encode(stored_CHW)
-        return frame, zlib.crc32(frame)
+            if not (probs_CHW.min() >= 0 and probs_CHW.max() <= 1.001 if sound_N is None else sound_N[row]):
+                raise UserError(
+                    f"tile {name}: the network's probabilities are NaN or outside 0..1; "
+                    f"if it was trained in half precision, set train.precision=fp32"
+                )
+            stored_CHW = quantise(probs_CHW[None], self._dtype)[0] if sound_N is None else probs_CHW
+            frame = self._codec.encode(stored_CHW)
+            frames.append((name, frame, zlib.crc32(frame), hashlib.sha256(frame).hexdigest()))
+        return frames
 
 
 @contextlib.contextmanager
@@ -165,14 +172,14 @@ def write_store(
         raise ValueError(f"tile names are given twice in {path}")
     clear_aside(path)
     with whole_folder(path) as aside:
-        with open(aside / PROBS, "wb") as file:
+        with open(aside / PROBS, "wb", buffering=0) as file:
             writer = StoreWriter(file, names, len(classes), (height, width), dtype, in_turn)
             try:
                 yield writer
                 writer.finish()
             finally:
                 writer.close()
-        index = pd.DataFrame(writer.rows, columns=["name", "bytes", "crc32"])
+        index = pd.DataFrame(writer.rows, columns=COLUMNS)
         write_text(aside / INDEX, index.to_csv(index=False, lineterminator="\n"))
         facts = {
             "format": FORMAT,
@@ -182,9 +189,8 @@ def write_store(
             "width": width,
             "dtype": dtype,
             "codec": _codec(dtype).get_config(),
-            "bytes": sum(size for _, size, _ in writer.rows),
+            "bytes": sum(size for _, size, _, _ in writer.rows),
             "index_sha256": hash_file(aside / INDEX),
-            "probs_sha256": writer.sha256,
         }
         write_json(aside / MANIFEST, manifest | facts)
 
@@ -198,7 +204,7 @@ class Store:
         self.classes: list[str] = manifest["classes"]
         self.size_px: tuple[int, int] = (manifest["height"], manifest["width"])
         self.dtype = np.dtype(manifest["dtype"])
-        self._crc32 = index.crc32.tolist()
+        self._crc32, self._sha256 = index.crc32.tolist(), index.sha256.tolist()
         self._ends = np.cumsum(index.bytes.to_numpy(np.int64)).tolist()
         self._codec = _codec(manifest["dtype"])
 
@@ -227,9 +233,7 @@ class Store:
         Raises:
             UserError: the frame is not the one that was written.
         """
-        begin = self._ends[tile - 1] if tile else 0
-        # pread, not a memory map: it needs no lock between threads, and a file cut short is an error, not a crash.
-        frame = os.pread(self._fd, self._ends[tile] - begin, begin)
+        frame = self._frame(tile)
         if zlib.crc32(frame) != self._crc32[tile]:
             raise UserError(
                 f"{self.path}: tile {self.names[tile]} was changed after it was written. {_again(self.manifest)}"
@@ -237,6 +241,15 @@ class Store:
         out_CHW = np.empty(self.tile_shape, self.dtype) if out_CHW is None else out_CHW
         self._codec.decode(frame, out_CHW)
         return out_CHW
+
+    def is_as_written(self, tile: int) -> bool:
+        """Whether a tile has the sha256 with which it was written."""
+        return hashlib.sha256(self._frame(tile)).hexdigest() == self._sha256[tile]
+
+    def _frame(self, tile: int) -> bytes:
+        begin = self._ends[tile - 1] if tile else 0
+        # pread, not a memory map: it needs no lock between threads, and a file cut short is an error, not a crash.
+        return os.pread(self._fd, self._ends[tile] - begin, begin)
 
     def read(self, tile: int) -> np.ndarray:
         """(C, H, W) float32 probabilities of one tile. Not normalised: see pipeline/quantise.py."""
@@ -273,7 +286,7 @@ def open_store(path: Path) -> Store:
         raise UserError(f"no probabilities at {path}. {_again({})}")
     manifest = _read_manifest(path)
     problems = []
-    index = pd.DataFrame({"name": [], "bytes": [], "crc32": []})
+    index = pd.DataFrame({column: [] for column in COLUMNS})
     if not (path / INDEX).exists():
         problems.append(f"{INDEX} is missing")
     elif hash_file(path / INDEX) != manifest["index_sha256"]:
@@ -305,9 +318,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:
 
 
 def content_problems(store: Store) -> list[str]:
-    """The whole of the probabilities against their hash; empty when they are as written."""
-    same = hash_file(store.path / PROBS) == store.manifest["probs_sha256"]
-    return [] if same else [f"{store.path}: {PROBS} was changed after it was written"]
+    """Every tile's probabilities against their hash; empty when they are as written."""
+    changed = [name for tile, name in enumerate(store.names) if not store.is_as_written(tile)]
+    return [f"{store.path}: tiles changed after they were written: {listed(changed)}"] if changed else []
 
 
 def _codec(dtype: str) -> Blosc:

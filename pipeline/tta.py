@@ -86,16 +86,22 @@ def predict_probs(
         batch: most images in a forward pass; as many views are stacked as fit, and at least one is.
     """
     tiles, _, *size = images[0].shape
+    by_tile = _goes_by_tile(images[0].device)
     total_NCHW = None
     for stack in _stacks(images, views, max(1, batch // tiles)):
         seen = [view.look(image) for view, image in stack]
         logits = forward(torch.cat(seen) if len(seen) > 1 else seen[0])
-        is_first = total_NCHW is None
-        if is_first:
-            total_NCHW = logits.new_empty((tiles, logits.shape[1], *size), dtype=torch.float32)
-        for (view, _), logits_NCHW in zip(stack, logits.split(tiles), strict=True):
-            _add(total_NCHW, logits_NCHW, view, merge, is_first)
-            is_first = False
+        values = logits if by_tile else _values(logits, merge)
+        for (view, _), values_NCHW in zip(stack, values.split(tiles), strict=True):
+            if by_tile:
+                is_first = total_NCHW is None
+                if is_first:
+                    total_NCHW = logits.new_empty((tiles, logits.shape[1], *size), dtype=torch.float32)
+                _add_by_tile(total_NCHW, values_NCHW, view, merge, is_first)
+            elif total_NCHW is None:
+                total_NCHW = view.back(values_NCHW, size).contiguous()
+            else:
+                total_NCHW += view.back(values_NCHW, size)
     if len(views) * len(images) > 1:
         total_NCHW /= len(views) * len(images)
     return _activate(total_NCHW) if merge == "gmean" else total_NCHW
@@ -117,19 +123,34 @@ def _stacks(
             yield stack
 
 
-def _add(total_NCHW: torch.Tensor, logits_NCHW: torch.Tensor, view: View, merge: str, is_first: bool) -> None:
-    """Add what one view saw, turned back, to the total; the first view is put there."""
-    # On a CPU tile by tile: a tile's numbers stay in the cache from here to the sum, several times as fast as a batch.
-    rows = 1 if total_NCHW.device.type == "cpu" else len(total_NCHW)
-    for total, logits in zip(total_NCHW.split(rows), logits_NCHW.split(rows), strict=True):
-        values = logits.to(torch.float32, memory_format=torch.contiguous_format)
-        clamp = values.clamp if values is logits else values.clamp_  # in place only what is our own
-        values = clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
+def _goes_by_tile(device: torch.device) -> bool:
+    """Whether logits become probabilities tile by tile, or those of a whole pass at once."""
+    return device.type == "cpu"
+
+
+def _add_by_tile(total_NCHW: torch.Tensor, logits_NCHW: torch.Tensor, view: View, merge: str, is_first: bool) -> None:
+    """Add what one view saw, turned back, to the total; the first view is put there.
+
+    A tile's numbers stay in the processor's cache from here to the sum, several times as fast as a batch's.
+    """
+    for total, logits in zip(total_NCHW.split(1), logits_NCHW.split(1), strict=True):
         if is_first and merge == "mean" and view == AS_IT_IS:
-            _activate(values, out=total)  # a copy of them less
+            _activate(_finite(logits), out=total)  # a copy of them less
             continue
-        seen = view.back(values if merge == "gmean" else _activate(values), total.shape[2:])
+        seen = view.back(_values(logits, merge), total.shape[2:])
         (total.copy_ if is_first else total.add_)(seen)
+
+
+def _values(logits_NCHW: torch.Tensor, merge: str) -> torch.Tensor:
+    """What is averaged: probabilities, or for gmean logits."""
+    return _finite(logits_NCHW) if merge == "gmean" else _activate(_finite(logits_NCHW))
+
+
+def _finite(logits_NCHW: torch.Tensor) -> torch.Tensor:
+    """In float32, contiguous, and cut to what sums can hold; never the logits' own memory."""
+    values = logits_NCHW.to(torch.float32, memory_format=torch.contiguous_format)
+    clamp = values.clamp if values is logits_NCHW else values.clamp_  # in place only what is our own
+    return clamp(-LARGEST_LOGIT, LARGEST_LOGIT)
 
 
 def _activate(logits_NCHW: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:

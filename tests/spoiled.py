@@ -225,7 +225,7 @@ def truncated_manifest(run: Run) -> None:
 
 
 def manifest_without_hash(run: Run) -> None:
-    edit_json(run.oof_store(member(run)) / MANIFEST, lambda manifest: manifest.pop("probs_sha256"))
+    edit_json(run.oof_store(member(run)) / MANIFEST, lambda manifest: manifest.pop("index_sha256"))
 
 
 def truncated_probabilities(run: Run) -> None:
@@ -281,11 +281,11 @@ SPOILED = {
     truncated_record: "is not JSON",
     record_without_tiles: "does not say what it was trained on",
     truncated_manifest: "manifest.json is not JSON",
-    manifest_without_hash: "manifest.json lacks probs_sha256",
+    manifest_without_hash: "manifest.json lacks index_sha256",
     truncated_probabilities: "probs.bin has",
-    edited_probabilities: "probs.bin was changed",
-    edited_specialist: "probs.bin was changed",
+    edited_probabilities: "tiles changed after they were written",
+    edited_specialist: "tiles changed after they were written",
     older_mean: "the mean over other members",
     mean_of_other_tiles: "lacks 1 tiles",
-    edited_mean: "probs.bin was changed",
+    edited_mean: "tiles changed after they were written",
 }

@@ -9,9 +9,16 @@ from torch import nn
 
 from config.ensemble import VIEW_SETS, Predict
 from models.zoo import padded_logits
+from pipeline import tta
 from pipeline.tta import SYMMETRIES, View, build_views, predict_probs
 
 HEIGHT, WIDTH = 24, 40
+
+
+@pytest.fixture(params=[True, False], ids=["by tile", "by pass"], autouse=True)
+def ways(request, monkeypatch):
+    """As on a CPU, and as on a GPU."""
+    monkeypatch.setattr(tta, "_goes_by_tile", lambda device: request.param)
 
 
 def random_images(tiles: int = 3, bands: int = 4, height: int = HEIGHT, width: int = WIDTH) -> torch.Tensor:
