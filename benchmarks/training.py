@@ -105,13 +105,14 @@ def make_bench(experiment_run: Run, device: torch.device) -> Bench:
 
 
 class EpochEnds(TrainProgress):
-    """Notes when each epoch ends."""
+    """Notes when each epoch ends, its work on the device included."""
 
-    def __enter__(self) -> "EpochEnds":
-        self.times = [time.perf_counter()]
-        return super().__enter__()
+    def __init__(self, device: torch.device) -> None:
+        super().__init__("", 1, 0)
+        self.device, self.times = device, [time.perf_counter()]
 
     def epoch(self, row: dict) -> None:
+        synchronise(self.device)
         self.times.append(time.perf_counter())
 
 
@@ -127,11 +128,10 @@ def train_round(bench: Bench, network: nn.Module | None = None) -> float:
     setup = bench.setup
     network = setup.state.network if network is None else network
     setup.state.epoch, setup.state.micro_step = 0, 0
-    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), EpochEnds("", 1, 0) as progress:
+    with open(os.devnull, "w") as nothing, redirect_stdout(nothing), EpochEnds(bench.device) as progress:
         fit(setup.plan, setup.state, network, setup.loader, setup.batches, setup.preparation, setup.loss_fn,
             None, lambda state: None, lambda state: None, StopRequest(), progress)  # fmt: skip
-    synchronise(bench.device)
-    return time.perf_counter() - progress.times[BEFORE[bench.device.type]]
+    return progress.times[-1] - progress.times[BEFORE[bench.device.type]]
 
 
 def its_own(work: Callable[[], float]) -> float:
