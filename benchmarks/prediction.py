@@ -314,6 +314,7 @@ def main(argv: list[str] | None = None) -> None:
                 figures["vs_reference_loop"] = against_reference(run, loaded, pack, folder)
                 figures |= against_ttach(run, loaded, pack)
                 figures |= stored(run, members, pack, folder)
+            write_figures(args.json, figures)  # what is there, should the run be killed
         if args.device == "cpu":
             figures["memory_ratio"] = memory(folder)
             figures |= provenance(folder)

@@ -167,6 +167,9 @@ def train_loader(tiles: TrainTiles, batches: EpochBatches, workers: int, device:
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
+        # Whatever the caller's own way (a spawned process passes on spawn): forked ones share the pack's memory map,
+        # and augmentations, which are closures, need not be pickled.
+        multiprocessing_context="fork" if workers else None,
         persistent_workers=workers > 0,
         prefetch_factor=4 if workers else None,
         pin_memory=device.type == "cuda",

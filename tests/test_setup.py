@@ -2,7 +2,9 @@
 
 import copy
 import pickle
+from concurrent.futures import ProcessPoolExecutor
 from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,22 @@ def test_a_tile_looks_new_in_each_epoch_and_each_time_it_comes_within_one(tmp_pa
     batches = EpochBatches(lambda epoch: np.array([tile, 7, tile, tile]), 4)
     batches.begin(4, end=5)
     assert list(batches) == [[(4, tile, 0), (4, 7, 0), (4, tile, 1), (4, tile, 2)]]
+
+
+def keys_seen(run: Run, workers: int) -> list[list[tuple[int, int, int]]]:
+    loaded = run.experiment.model_copy(
+        update={"jobs": run.experiment.jobs.model_copy(update={"loader_workers": workers})}
+    )
+    setup = set_up(Run(loaded), member_of(run), CPU)
+    setup.batches.begin(0, end=2)
+    return [batch.keys for batch in setup.loader]
+
+
+def test_loader_processes_work_where_processes_are_spawned(tmp_path):
+    """As in a process that was spawned itself, whose way its own processes would go by default."""
+    run = run_of(tmp_path, augment=[{"name": "d4", "p": 1.0}, {"name": "copy_paste", "params": {"classes": ["bare"]}}])
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        assert pool.submit(keys_seen, run, 2).result() == keys_seen(run, 0) != []
 
 
 def test_epochs_are_one_stream_that_can_be_entered_anywhere():
