@@ -91,6 +91,7 @@ def _commands(rows: Sequence[Measured], letter: dict[str, str]) -> str:
         f"- on {letter[machine_name(record)]}: `{record['command']}`, {record['seconds']:.0f} s, "
         f"commit {record['commit'] or 'unknown'}{' with changes' if record['dirty'] else ''}, "
         f"Python {record['versions']['python']}, torch {record['versions'].get('torch', 'none')}"
+        f"{'; ' + record['note'] if 'note' in record else ''}"
         for record in used
     ]
     return "\n".join([*lines, ""])
