@@ -11,8 +11,8 @@ from benchmarks.targets import Target
 
 RESULTS = ROOT / "benchmarks" / "results"
 Record = dict[str, Any]
-"""benchmark, command, device, figures, machine, versions, commit, dirty, date, seconds: see `benchmarks.run`. And a note,
-by hand, where a run did not come to its end."""
+"""benchmark, command, device, figures, machine, versions, commit, dirty, date, seconds: see `benchmarks.run`.
+By hand, a note where a run did not come to its end."""
 
 
 def keep(record: Record, results: Path = RESULTS) -> None:

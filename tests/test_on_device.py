@@ -1,4 +1,4 @@
-"""The laws that no pretended GPU can show, on the CPU and, where there is one, on a real GPU: pytest tests/test_on_device.py"""
+"""The laws that no pretended GPU can show: on the CPU and, where there is one, on a real GPU."""
 
 from pathlib import Path
 
