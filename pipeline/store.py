@@ -34,7 +34,7 @@ MANIFEST, INDEX, PROBS = "manifest.json", "index.csv", "probs.bin"
 FACTS = ("tiles", "classes", "height", "width", "dtype", "bytes", "index_sha256")  # readers need them
 COLUMNS = ("name", "bytes", "crc32", "sha256")
 THREADS = 16  # that round and compress, of as many cores as there are: one does 700 tiles/s, a GPU thousands
-WAITING_BYTES = 2**28  # of tiles that may wait for them beside a GPU: neither side idles, and memory stays bounded
+WAITING_BYTES = 2**27  # of tiles that may wait for them beside a GPU: neither side idles, and memory stays bounded
 SYNC_BYTES = 2**26  # that are handed to the disk at once, so that little of it is left to wait for at the end
 
 # Blosc's own threads append a frame's blocks in whatever order they end: the same values would give other bytes.
@@ -53,10 +53,6 @@ class StoreWriter:
         dtype: StoreDtype,
         in_turn: bool,
     ) -> None:
-        """
-        Args:
-            file: unbuffered.
-        """
         self.rows: list[tuple[str, int, int, str]] = []
         """`COLUMNS` of the frames written so far."""
         self._file, self._names, self._dtype, self._in_turn = file, names, dtype, in_turn
@@ -105,6 +101,7 @@ class StoreWriter:
             raise ValueError(f"{self._taken} tiles for {len(self._names)} names")
         for sync in self._syncs:
             sync.result()
+        self._file.flush()
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -126,6 +123,7 @@ class StoreWriter:
                 self._bytes_unsynced += len(frame)
         if self._bytes_unsynced > SYNC_BYTES:
             self._bytes_unsynced = 0
+            self._file.flush()
             self._syncs.append(self._workers.submit(os.fsync, self._file.fileno()))
 
     def _frames(
@@ -134,8 +132,7 @@ class StoreWriter:
         """Name, frame, and its crc32 and sha256, of some tiles."""
         frames = []
         for row, (name, probs_CHW) in enumerate(zip(names, probs_NCHW, strict=True)):
-            # The comparisons are False for NaN. A mean in float32 may lie a hair above 1, which rounding takes back.
-            if not (probs_CHW.min() >= 0 and probs_CHW.max() <= 1.001 if sound_N is None else sound_N[row]):
+            if not (_are_probabilities(probs_CHW) if sound_N is None else sound_N[row]):
                 raise UserError(
                     f"tile {name}: the network's probabilities are NaN or outside 0..1; "
                     f"if it was trained in half precision, set train.precision=fp32"
@@ -144,6 +141,11 @@ class StoreWriter:
             frame = self._codec.encode(stored_CHW)
             frames.append((name, frame, zlib.crc32(frame), hashlib.sha256(frame).hexdigest()))
         return frames
+
+
+def _are_probabilities(values: np.ndarray) -> bool:
+    """Whether all are numbers in 0..1; a mean in float32 may lie a hair above 1, which rounding takes back."""
+    return bool(values.min() >= 0 and values.max() <= 1.001)  # False for NaN
 
 
 @contextlib.contextmanager
@@ -172,7 +174,7 @@ def write_store(
         raise ValueError(f"tile names are given twice in {path}")
     clear_aside(path)
     with whole_folder(path) as aside:
-        with open(aside / PROBS, "wb", buffering=0) as file:
+        with open(aside / PROBS, "wb") as file:
             writer = StoreWriter(file, names, len(classes), (height, width), dtype, in_turn)
             try:
                 yield writer

@@ -13,6 +13,7 @@ from hypothesis.extra.numpy import arrays
 
 from base.errors import UserError
 from base.files import hash_file
+from pipeline import store as module
 from pipeline.quantise import STORE_DTYPES, dequantise, quantise
 from pipeline.store import INDEX, MANIFEST, PROBS, content_problems, open_store, write_store
 
@@ -100,6 +101,36 @@ def test_the_same_probabilities_give_the_same_bytes(tmp_path):
     one, two = (write(tmp_path / f"store{batch}", probs, batch=batch) for batch in (2, 9))
     for name in (MANIFEST, INDEX, PROBS):
         assert (one / name).read_bytes() == (two / name).read_bytes()
+
+
+@pytest.mark.parametrize("in_turn", [False, True])
+def test_what_waits_and_what_is_synced_changes_no_byte(tmp_path, monkeypatch, in_turn):
+    probs, names = random_probs(9), [f"{i}" for i in range(9)]
+    written = []
+    for name, waiting, unsynced, threads in (("many", 2**27, 2**26, 16), ("few", 0, 1, 16), ("one", 2**27, 1, 1)):
+        monkeypatch.setattr(module, "WAITING_BYTES", waiting)
+        monkeypatch.setattr(module, "SYNC_BYTES", unsynced)
+        monkeypatch.setattr(module, "THREADS", threads)
+        with write_store(tmp_path / name, names, CLASSES, *probs.shape[2:], {}, in_turn=in_turn) as writer:
+            for first, last in ((0, 1), (1, 6), (6, 9)):
+                writer.append(probs[first:last])
+        written.append([(tmp_path / name / file).read_bytes() for file in (MANIFEST, INDEX, PROBS)])
+    assert written[0] == written[1] == written[2]
+
+
+def test_a_disk_that_fails_while_tiles_wait_leaves_nothing(tmp_path, monkeypatch):
+    calls = []
+
+    def fails_once(fd: int) -> None:  # as the kernel does, which tells of lost pages once
+        calls.append(fd)
+        if len(calls) == 1:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(module, "SYNC_BYTES", 1)
+    monkeypatch.setattr(module.os, "fsync", fails_once)
+    with pytest.raises(OSError, match="Input/output"):
+        write(tmp_path / "store", random_probs(6))
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_threads_and_other_processes_read_the_same(tmp_path):
