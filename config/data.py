@@ -173,10 +173,12 @@ def _fields(pattern: str) -> list[str]:
 class Folds(Section):
     k: int = Field(5, ge=2)
     """Number of folds."""
-    groups: Literal["none", "column", "georeference", "mosaic", "mosaic+duplicates"] = "mosaic+duplicates"
+    groups: Literal["none", "column", "georeference", "georeference+duplicates", "mosaic", "mosaic+duplicates"] = (
+        "mosaic+duplicates"
+    )
     """Tiles that must stay in one fold: none (each tile alone); a column of `groups_csv`; tiles that overlap, touch or
-    are near each other by their files' coordinates; the tiles of one scene, found by their borders; or those together
-    with copies of each other."""
+    are near each other by their files' coordinates; the tiles of one scene, found by their borders; or either of these
+    together with copies of each other."""
     groups_csv: str = "tiles.csv"
     """For `groups: column`: a csv under data.root with one row per train tile."""
     groups_column: str = "scene"

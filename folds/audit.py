@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from base.errors import listed
-from config.data import AuditError, Folds
+from config.data import AuditError, Folds, Nodata
 from folds.assign import explain_few, few_groups
 from folds.links import Links
 from folds.scan import Scan
@@ -109,6 +109,26 @@ def data_findings(
     return found + _copies(links, tile_names, train_N, hist_NC)
 
 
+def nodata_findings(scan: Scan, tile_names: np.ndarray, nodata: Nodata, tag: float | None) -> list[Finding]:
+    """Pixels that a file says to be without data, and that are taken for measurements.
+
+    Args:
+        tile_names: (N,) of the scan's tiles, as split/name.
+        nodata: `data.nodata`.
+        tag: what the first image's tag says; None: nothing.
+    """
+    if nodata is not None or tag is None:
+        return []
+    concerned = tile_names[(scan.sample_NPB == tag).all(2).any(1)].tolist()
+    if not concerned:
+        return []
+    what = (
+        f"{len(concerned)} tiles have pixels of {tag:g} in all bands, which by the tag of the first image are no data: "
+        f"{listed(concerned, 5)}; data.nodata={tag:g} leaves them out"
+    )
+    return [Finding("undeclared_nodata", "warning", what, concerned)]
+
+
 def _shifts(bands: pd.DataFrame) -> list[Finding]:
     """Bands whose mean in the test tiles is far from that in the train tiles."""
     train, test = (bands[bands.split == split].set_index("band") for split in ("train", "test"))
@@ -162,7 +182,7 @@ def fold_findings(
     for name in asked.split_groups_of:
         left_N |= hist_NC[:, names.index(name)] > 0
     for kind, pairs, what, grouped_by in (
-        ("copies_across_folds", links.copies, "pairs of copies", ("mosaic+duplicates",)),
+        ("copies_across_folds", links.copies, "pairs of copies", ("mosaic+duplicates", "georeference+duplicates")),
         ("neighbours_across_folds", links.neighbours, "pairs of neighbours", ("mosaic", "mosaic+duplicates")),
     ):
         a_P, b_P = (pairs[side].to_numpy(np.int64) for side in ("a", "b"))
@@ -170,7 +190,8 @@ def fold_findings(
         a_P, b_P = a_P[among], b_P[among]
         apart = fold_N[a_P] != fold_N[b_P]
         # Groups that were made of these links are split only where block_tiles or split_groups_of says so.
-        cut = asked.groups == "georeference" and asked.block_tiles is not None and kind == "neighbours_across_folds"
+        by_place = "georeference" in asked.groups
+        cut = by_place and asked.block_tiles is not None and kind == "neighbours_across_folds"
         chosen = apart & (left_N[a_P] | left_N[b_P] | (asked.groups in grouped_by) | cut)
         said = f"of {len(a_P)} {what} stand in two folds"
         if chosen.any():
@@ -181,7 +202,8 @@ def fold_findings(
             first = listed(
                 [f"{tile_names[a]} - {tile_names[b]}" for a, b in zip(a_P[split], b_P[split], strict=True)], 5
             )
-            mend = "folds.groups=mosaic+duplicates keeps them together"
+            found_by = "georeference" if by_place and kind == "copies_across_folds" else "mosaic"
+            mend = f"folds.groups={found_by}+duplicates keeps them together"
             why = f"{split.sum()} {said}, so OOF scores will be too high: {first}; {mend}"
             found.append(error(kind, why, _concerned(tile_names, a_P[split], b_P[split])))
     few = few_groups(hist_NC, train.group.to_numpy(), asked.k, names)

@@ -17,9 +17,10 @@ from base.errors import refuse_all
 from base.files import whole_file, write_json
 from config import Run, load_experiment, open_run
 from folds.assign import assign_folds, deviation_table, least_deviation, make_folds, relative_deviation
-from folds.audit import Finding, band_table, class_table, data_findings, fold_findings
+from folds.audit import Finding, band_table, class_table, data_findings, fold_findings, nodata_findings
 from folds.classes import ClassTable
 from folds.folds_csv import fold_violations, read_folds, refuse_bad_folds
+from folds.images import nodata_tag
 from folds.links import Links, open_links
 from folds.pictures import write_mosaics
 from folds.scan import open_scan
@@ -48,6 +49,8 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     console.print(_rich("bands", bands), _rich("classes of the train tiles", counts))
     console.print(say_neighbours(links), soft_wrap=True)
     findings = data_findings(tiles, scan, links, hist_NC, bands)
+    tag = nodata_tag(Path(data.root) / tiles.image.iloc[0])
+    findings += nodata_findings(scan, (tiles.split + "/" + tiles.name).to_numpy(str), data.nodata, tag)
 
     folds = read_folds(folds_file) if folds_file else make_folds(run)
     violations = fold_violations(train, folds, k)

@@ -14,7 +14,7 @@ from base.tables import read_csv
 from config import Run
 from config.data import Data, Folds
 from folds.georeference import linked_tiles, read_footprints
-from folds.links import open_links
+from folds.links import Links, open_links
 from folds.scan import Scan
 
 GROUP_KEYS = {
@@ -39,13 +39,10 @@ def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str, given: 
     copies = np.empty((0, 2), np.int64)
     if given is not None:
         group_N[is_train_N] = given
-    elif folds.groups != "none":
+    if "mosaic" in folds.groups or "duplicates" in folds.groups:
         links = open_links(run, tiles, scan, sources)
-        pairs = links.neighbours[["a", "b"]].to_numpy(np.int64)
-        if folds.block_tiles:
-            block_N2 = links.places[["row", "col"]].to_numpy(np.int64) // folds.block_tiles
-            pairs = pairs[(block_N2[pairs[:, 0]] == block_N2[pairs[:, 1]]).all(1)]
-        if folds.groups == "mosaic+duplicates":
+        pairs = _pairs_with_first(names, given) if given is not None else _neighbours(links, folds.block_tiles)
+        if "duplicates" in folds.groups:
             copies = links.copies[["a", "b"]].to_numpy(np.int64)
         group_N = component_names(names, np.concatenate([pairs, copies]))
     for name in folds.split_groups_of:
@@ -56,15 +53,30 @@ def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str, given: 
     return [group if train else None for group, train in zip(group_N, is_train_N, strict=True)]
 
 
+def _neighbours(links: Links, block_tiles: int | None) -> np.ndarray:
+    """(P, 2) neighbours in the recovered mosaics, but for those in two blocks."""
+    pairs_P2 = links.neighbours[["a", "b"]].to_numpy(np.int64)
+    if block_tiles is None:
+        return pairs_P2
+    block_N2 = links.places[["row", "col"]].to_numpy(np.int64) // block_tiles
+    return pairs_P2[(block_N2[pairs_P2[:, 0]] == block_N2[pairs_P2[:, 1]]).all(1)]
+
+
+def _pairs_with_first(names: np.ndarray, given: list[str]) -> np.ndarray:
+    """(P, 2) each train tile with the one that its group is called by; train tiles come first in the tile table."""
+    row_of = {name: row for row, name in enumerate(names[: len(given)])}
+    return np.array([(row, row_of[group]) for row, group in enumerate(given)], np.int64).reshape(-1, 2)
+
+
 def given_groups(train: pd.DataFrame, data: Data, folds: Folds) -> list[str] | None:
-    """The group of each train tile where no pixel has to be looked at for it; None where it takes them.
+    """The group of each train tile, as far as no pixel has to be looked at for it; None where it takes them.
 
     Args:
         train: the train rows of `find_tiles`.
     """
     if folds.groups == "column":
         return column_groups(train.name.tolist(), data, folds)
-    if folds.groups == "georeference":
+    if "georeference" in folds.groups:
         footprints = read_footprints(Path(data.root), train.image.tolist())
         pairs = linked_tiles(footprints, folds.gap_tiles, folds.block_tiles)
         return component_names(train.name.to_numpy(object), pairs).tolist()

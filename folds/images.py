@@ -47,6 +47,12 @@ def read_pixels(path: Path, nodata: Nodata = None) -> tuple[np.ndarray, np.ndarr
     return image_HWB, empty_HW
 
 
+def nodata_tag(path: Path) -> float | None:
+    """What an image's own tag says to be no data; None: nothing."""
+    with rasterio.open(path) as file:
+        return file.nodata
+
+
 def read_mask(path: Path) -> np.ndarray:
     """(H, W) uint8 labels.
 

@@ -9,7 +9,7 @@ from base.errors import UserError
 from base.files import read_json
 from config.data import AuditError, Folds
 from folds import check
-from folds.audit import band_table, class_table, data_findings, fold_findings
+from folds.audit import band_table, class_table, data_findings, fold_findings, nodata_findings
 from folds.folds_csv import read_folds
 from folds.images import read_image, read_mask
 from folds.links import Links, find_links
@@ -273,6 +273,30 @@ def test_leaks_and_lonely_classes_are_found_in_folds():
         asked = asked.model_copy(update={"groups": "georeference"})
         by_place = fold_findings(train, fold_N, links, hist_NC, NAMES, asked)
         assert [f.kind for f in by_place] == ["copies_across_folds", kind]
+
+
+def test_copies_that_coordinates_put_elsewhere_have_their_own_remedy():
+    train = table_of(4, 0).assign(group=list("abcd"))
+    links = links_of(copies=pd.DataFrame({"a": [0], "b": [1], "symmetry": "same", "exact": True}))
+    args = train, np.array([0, 1, 0, 1]), links, np.ones((4, 3), int), NAMES
+    for groups, remedy in (("georeference", "georeference+duplicates"), ("column", "mosaic+duplicates")):
+        (found,) = fold_findings(*args, Folds(k=2, groups=groups))
+        assert f"folds.groups={remedy} keeps them together" in found.what
+
+
+@pytest.mark.parametrize(
+    ("nodata", "tag", "concerned"),
+    [(None, None, []), (None, 0.0, ["train/1", "train/3"]), (0, 0.0, []), (None, 7.0, []), (None, float("nan"), [])],
+)
+def test_pixels_that_a_tag_calls_no_data_are_told_of_unless_they_are_left_out(nodata, tag, concerned):
+    images = textures(4)
+    for n in (1, 3):
+        images[n][:4] = 0
+    images[0][:4, :, 0] = 0  # one band alone is dark
+    scan, tile_names = scan_of(images), np.array([f"train/{n}" for n in range(4)])
+    found = nodata_findings(scan, tile_names, nodata, tag)
+    assert [tile for finding in found for tile in finding.tiles] == concerned
+    assert all("data.nodata=0 leaves them out" in finding.what for finding in found)
 
 
 def test_a_group_larger_than_a_fold_is_said():

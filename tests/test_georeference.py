@@ -105,6 +105,13 @@ def test_blocks_cut_links_but_never_shared_pixels(tmp_path):
     assert groups_of(tmp_path / "data", block_tiles=2) == joined
 
 
+def test_copies_join_groups_that_coordinates_keep_apart(tmp_path):
+    write_scenes(tmp_path / "data", [(0, 0), (1, 0), (9, 0), (9.5, 0), (30, 0), (40, 0)])
+    write_placed(tmp_path / "data" / "train" / "000004.tif", 9e5, 5.2e6, seed=1)  # tile 1, handed in from elsewhere
+    assert groups_of(tmp_path / "data") == [{0, 1}, {2, 3}, {4}, {5}]
+    assert groups_of(tmp_path / "data", groups="georeference+duplicates") == [{0, 1, 4}, {2, 3}, {5}]
+
+
 def test_a_turned_image_covers_the_box_around_it(tmp_path):
     for n, turn in enumerate((0, 45)):
         path = tmp_path / f"{n}.tif"
