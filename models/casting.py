@@ -12,12 +12,13 @@ CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, Conv2dSame, Conv2dStaticSamePa
 
 
 def cast_weights(network: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """A copy of a network whose convolutions and linear layers hold their weights in `dtype`; itself for None.
+    """A copy of a network whose convolutions and linear layers hold their weights in `dtype`; itself for None, and where
+    they do already.
 
     Under autocast its outputs are the same to the bit: autocast casts the weights of these layers, and forgets them
     when its block ends, which for prediction is after every batch.
     """
-    if dtype is None:
+    if dtype is None or all(module.weight.dtype == dtype for module in network.modules() if type(module) in CAST):
         return network
     network = copy.deepcopy(network)
     for module in network.modules():

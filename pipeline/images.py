@@ -28,6 +28,8 @@ from config.data import Nodata
 from folds.classes import ClassTable
 from folds.images import read_pixels
 from folds.tiles import read_tiles
+from models.casting import cast_weights
+from pipeline.device import autocast_dtype
 from pipeline.forward import forward_probs
 from pipeline.members import LoadedMember, load_member
 from pipeline.pack import fill_value
@@ -112,6 +114,12 @@ def mean_of_members(run: Run, members: Sequence[LoadedMember], device: torch.dev
     """A function from pixels to the mean of the members' probabilities. `predict.batch` is for tiles of the run's size;
     of larger images fewer go through at once."""
     usual_px = float(read_tiles(run.tiles_csv).eval("height * width").max())
+    # Once, and not for every window of a scene.
+    precisions = [run.experiment.train_of(loaded.member.model).precision for loaded in members]
+    networks = [
+        [cast_weights(network, autocast_dtype(precision, device)) for network in loaded.networks]
+        for loaded, precision in zip(members, precisions, strict=True)
+    ]
 
     def predict(pixels_NHWB: np.ndarray) -> np.ndarray:
         count, height, width, _ = pixels_NHWB.shape
@@ -119,9 +127,8 @@ def mean_of_members(run: Run, members: Sequence[LoadedMember], device: torch.dev
         batch = max(1, round(settings.batch * min(1.0, usual_px / (height * width))))
         settings = settings.model_copy(update={"batch": batch})
         total_NCHW = np.float32(0)
-        for loaded in members:
-            precision = run.experiment.train_of(loaded.member.model).precision
-            args = loaded.networks, loaded.preparation, pixels_NHWB, np.arange(count), settings, precision, device
+        for loaded, of_it, precision in zip(members, networks, precisions, strict=True):
+            args = of_it, loaded.preparation, pixels_NHWB, np.arange(count), settings, precision, device
             total_NCHW = total_NCHW + np.concatenate(list(forward_probs(*args)))
         return total_NCHW / np.float32(len(members))
 

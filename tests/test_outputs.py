@@ -105,3 +105,4 @@ def test_weights_cast_once_give_the_bits_of_autocast(arch, encoder, params, fold
     assert sum(weight.dtype == torch.bfloat16 for weight in cast.parameters()) > 10
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
     assert cast_weights(network, None) is network
+    assert cast_weights(cast, torch.bfloat16) is cast
