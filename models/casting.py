@@ -12,8 +12,8 @@ CAST = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear, Conv2dSame, Conv2dStaticSamePa
 
 
 def cast_weights(network: nn.Module, dtype: torch.dtype | None) -> nn.Module:
-    """A copy of a network whose convolutions and linear layers hold their weights in `dtype`; itself for None, and where
-    they do already.
+    """A copy of a network whose convolutions and linear layers hold their weights in `dtype`; itself for None, and
+    where they do already.
 
     Under autocast its outputs are the same to the bit: autocast casts the weights of these layers, and forgets them
     when its block ends, which for prediction is after every batch.
