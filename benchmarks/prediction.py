@@ -45,8 +45,7 @@ from models.zoo import build_model
 from pipeline.device import autocast, autocast_dtype, pick_device
 from pipeline.forward import forward_outputs, forward_probs
 from pipeline.members import LoadedMember, load_member, load_network
-from pipeline.outputs import probabilities
-from pipeline.outputs import stored as rounded
+from pipeline.outputs import output_for_store
 from pipeline.pack import Pack, open_pack
 from pipeline.predict import predict_oof
 from pipeline.prepare import Preparation
@@ -92,10 +91,10 @@ def write_tiles(path: Path, loaded: LoadedMember, pack: Pack, rows: np.ndarray, 
     device = pick_device(run.experiment.jobs)
     names = [f"{i:06d}" for i in range(len(rows))]
     precision = run.experiment.train_of(loaded.member.model).precision
-    on_cpu = device.type == "cpu"
-    output = probabilities if on_cpu else partial(rounded, dtype="uint8")
+    in_turn = device.type == "cpu"
+    output = output_for_store(device, "uint8")
     args = loaded.networks, loaded.preparation, pack.train_image_NHWB, rows, settings, precision, device, output
-    with write_store(path, names, loaded.record.classes, *pack.size_px, {}, in_turn=on_cpu) as writer:
+    with write_store(path, names, loaded.record.classes, *pack.size_px, {}, in_turn=in_turn) as writer:
         for batch in forward_outputs(*args):
             writer.append(*batch)
 

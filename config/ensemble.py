@@ -36,7 +36,7 @@ class Predict(Section):
     merge: Literal["mean", "gmean"] = "mean"
     """How views are averaged: the mean of their probabilities, or the geometric mean, normalised."""
     batch: int = Field(16, ge=1)
-    """Images per forward pass; views count. On a large GPU 64 are three times as fast (docs/training.md)."""
+    """Images per forward pass; views count. A large GPU wants more (docs/training.md)."""
     weights: WeightsKind | list[WeightsKind] = "last"
     """Which weights predict: of the last step, of an average (train.ema, train.swa), or best: of the epoch that scored
     highest on the held-out fold, which makes its OOF score optimistic. A list: the mean of their probabilities."""

@@ -10,6 +10,7 @@ import pandas as pd
 from base.errors import listed
 from config.data import AuditError, Folds, Nodata
 from folds.assign import explain_few, few_groups
+from folds.images import without_data
 from folds.links import Links
 from folds.scan import Scan
 
@@ -119,12 +120,13 @@ def nodata_findings(scan: Scan, tile_names: np.ndarray, nodata: Nodata, tag: flo
     """
     if nodata is not None or tag is None:
         return []
-    concerned = tile_names[(scan.sample_NPB == tag).all(2).any(1)].tolist()
+    concerned = tile_names[without_data(scan.sample_NPB, tag).any(1)].tolist()
     if not concerned:
         return []
+    value = f"{tag:.17g}"  # all of its digits: -3.4028234663852886e+38 is usual, and -3.40282e+38 is nowhere
     what = (
-        f"{len(concerned)} tiles have pixels of {tag:g} in all bands, which by the tag of the first image are no data: "
-        f"{listed(concerned, 5)}; data.nodata={tag:g} leaves them out"
+        f"{len(concerned)} tiles have pixels of {value}, which by the tag of the first image are no data: "
+        f"{listed(concerned, 5)}; data.nodata={value} leaves them out"
     )
     return [Finding("undeclared_nodata", "warning", what, concerned)]
 

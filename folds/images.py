@@ -39,7 +39,7 @@ def read_pixels(path: Path, nodata: Nodata = None) -> tuple[np.ndarray, np.ndarr
     image_HWB = np.ascontiguousarray(np.moveaxis(_read(path), 0, -1))
     if str(image_HWB.dtype) not in DTYPES:
         raise UserError(f"{path}: dtype {image_HWB.dtype}; expected one of {', '.join(DTYPES)}")
-    empty_HW = _empty(image_HWB, nodata)
+    empty_HW = without_data(image_HWB, nodata)
     image_HWB[empty_HW] = 0
     if image_HWB.dtype.kind == "f" and not np.isfinite(image_HWB).all():
         count = np.size(image_HWB) - np.isfinite(image_HWB).sum()
@@ -79,8 +79,12 @@ def read_color_mask(path: Path) -> np.ndarray:
     return np.moveaxis(mask_BHW[:3], 0, -1)
 
 
-def _empty(image_HWB: np.ndarray, nodata: Nodata) -> np.ndarray:
-    """(H, W) bool: the pixels without data. Integers may have the value in a band by chance; floats hardly do."""
+def without_data(image_HWB: np.ndarray, nodata: Nodata) -> np.ndarray:
+    """(H, W) bool: the pixels that have no data. Integers may have the value in a band by chance; floats hardly do.
+
+    Args:
+        image_HWB: an image; or anything else of three axes, the last of them bands.
+    """
     if nodata is None:
         return np.zeros(image_HWB.shape[:2], bool)
     if nodata == "nan":

@@ -139,18 +139,21 @@ class EpochBatches:
         """
         self.epoch, self.first, self.end = epoch, first, end
 
-    def count(self, epoch: int) -> int:
-        """Batches of a whole epoch: whole ones only, since a last one of one tile has no batch statistics; fewer tiles
-        than a batch are one."""
-        return max(len(self.order_of_epoch(epoch)) // self.batch, 1)
+    def batches_in(self, epoch: int) -> int:
+        """Of a whole epoch."""
+        return self._whole_batches(len(self.order_of_epoch(epoch)))
 
     def __iter__(self) -> Iterator[list[Key]]:
         first = self.first
         for epoch in count(self.epoch) if self.end is None else range(self.epoch, self.end):
             keys = self._keys(epoch)
-            for step in range(first, self.count(epoch)):
+            for step in range(first, self._whole_batches(len(keys))):
                 yield keys[step * self.batch : (step + 1) * self.batch]
             first = 0
+
+    def _whole_batches(self, tiles: int) -> int:
+        """A last batch of one tile has no batch statistics; fewer tiles than a batch are one."""
+        return max(tiles // self.batch, 1)
 
     def _keys(self, epoch: int) -> list[Key]:
         seen: dict[int, int] = {}

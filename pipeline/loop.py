@@ -71,7 +71,7 @@ def fit(
     batches.begin(state.epoch, state.micro_step, train.epochs)
     stream = iter(loader)
     while state.epoch < train.epochs:
-        micro_steps = batches.count(state.epoch)
+        micro_steps = batches.batches_in(state.epoch)
         steps = -(-micro_steps // train.accumulate.steps)
         if state.micro_step == 0:
             state.loss_sum = 0.0

@@ -2,10 +2,11 @@
 to the host, float32 numbers of all classes, would take longer than the network."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
-from pipeline.quantise import STEPS, StoreDtype
+from pipeline.quantise import LARGEST, STEPS, StoreDtype
 
 Output = Callable[[torch.Tensor], tuple[torch.Tensor, ...]]
 """(N, C, H, W) float32 probabilities -> what is wanted of them, on their device."""
@@ -17,6 +18,11 @@ INTEGER = {torch.uint8: torch.uint8, torch.float16: torch.int16}
 def probabilities(probs_NCHW: torch.Tensor) -> tuple[torch.Tensor]:
     """As they are."""
     return (probs_NCHW,)
+
+
+def output_for_store(device: torch.device, dtype: StoreDtype) -> Output:
+    """What `StoreWriter.append` is given: rounded by a GPU; on a CPU the writer's threads round, tile by tile."""
+    return probabilities if device.type == "cpu" else partial(stored, dtype=dtype)
 
 
 def decisions(probs_NCHW: torch.Tensor) -> tuple[torch.Tensor]:
@@ -32,7 +38,7 @@ def stored(probs_NCHW: torch.Tensor, dtype: StoreDtype) -> tuple[torch.Tensor, t
     In whole batches and few passes, where numpy's goes tile by tile to stay in a processor's cache.
     """
     top_NHW, best_NHW = probs_NCHW.max(1)
-    sound_N = (top_NHW <= 1.001).flatten(1).all(1)  # a mean in float32 may lie a hair above 1; False for NaN
+    sound_N = (top_NHW <= LARGEST).flatten(1).all(1)  # False for NaN
     if dtype == "uint8":
         stored_NCHW = torch.mul(probs_NCHW, STEPS).add_(0.5).to(torch.uint8)  # in two steps: one would round once
     else:

@@ -1,7 +1,6 @@
 """Predict with a member: its held-out fold (OOF) and the test tiles, by one code path, into probability stores."""
 
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,7 @@ from pipeline.finished import SECONDS, mean_is_finished, oof_is_finished, part_i
 from pipeline.forward import forward_outputs
 from pipeline.images import add_image_options, label_by_members, wanted_of
 from pipeline.members import MemberRecord, add_member_options, load_member, member_of
-from pipeline.outputs import probabilities, stored
+from pipeline.outputs import output_for_store
 from pipeline.pack import open_pack
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import write_store
@@ -59,8 +58,7 @@ def _predict_split(
     row_of = {name: row for row, name in enumerate(order)}
     rows = np.array([row_of[name] for name in names])
     precision = run.experiment.train_of(member.model).precision
-    on_cpu = device.type == "cpu"  # there the writer rounds, tile by tile in the cache
-    output = probabilities if on_cpu else partial(stored, dtype=settings.dtype)
+    output = output_for_store(device, settings.dtype)
     batches = forward_outputs(loaded.networks, loaded.preparation, pixels, rows, settings, precision, device, output)
     manifest = {
         "kind": kind,
@@ -77,8 +75,8 @@ def _predict_split(
     }
     progress, task = bar(f"{kind} {member}", len(rows))
     begin = time.perf_counter()
-    size = pixels.shape[1:3]
-    store = write_store(path, names, loaded.record.classes, *size, manifest, settings.dtype, in_turn=on_cpu)
+    size, in_turn = pixels.shape[1:3], device.type == "cpu"
+    store = write_store(path, names, loaded.record.classes, *size, manifest, settings.dtype, in_turn)
     with progress, store as writer:
         for outputs in batches:
             writer.append(*outputs)

@@ -16,6 +16,8 @@ import numpy as np
 StoreDtype = Literal["uint8", "float16"]
 STORE_DTYPES: tuple[str, ...] = get_args(StoreDtype)
 STEPS = 255
+LARGEST = 1.001
+"""That is taken for a probability: a mean in float32 may lie a hair above 1, which rounding takes back."""
 FLOOR = 0.5 / STEPS
 """The probability that a stored 0 stands for where a logarithm is taken."""
 

@@ -27,7 +27,7 @@ from numcodecs import Blosc
 
 from base.errors import UserError, listed, refuse_all
 from base.files import clear_aside, hash_file, read_json, whole_folder, write_json, write_text
-from pipeline.quantise import STORE_DTYPES, StoreDtype, dequantise, quantise
+from pipeline.quantise import LARGEST, STORE_DTYPES, StoreDtype, dequantise, quantise
 
 FORMAT = 2  # raised when the files' meaning changes
 MANIFEST, INDEX, PROBS = "manifest.json", "index.csv", "probs.bin"
@@ -144,8 +144,8 @@ class StoreWriter:
 
 
 def _are_probabilities(values: np.ndarray) -> bool:
-    """Whether all are numbers in 0..1; a mean in float32 may lie a hair above 1, which rounding takes back."""
-    return bool(values.min() >= 0 and values.max() <= 1.001)  # False for NaN
+    """Whether all are numbers in 0..1."""
+    return bool(values.min() >= 0 and values.max() <= LARGEST)  # False for NaN
 
 
 @contextlib.contextmanager

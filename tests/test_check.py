@@ -299,6 +299,15 @@ def test_pixels_that_a_tag_calls_no_data_are_told_of_unless_they_are_left_out(no
     assert all("data.nodata=0 leaves them out" in finding.what for finding in found)
 
 
+def test_a_tag_of_many_digits_is_told_with_all_of_them():
+    images = [image.astype(np.float32) for image in textures(3)]
+    images[2][:4, :, 1] = np.finfo(np.float32).min  # of floats one band is enough, as data.nodata has it
+    tag = float(np.finfo(np.float32).min)
+    (found,) = nodata_findings(scan_of(images), np.array(["train/0", "train/1", "train/2"]), None, tag)
+    assert found.tiles == ["train/2"]
+    assert float(found.what.split("data.nodata=")[1].split()[0]) == tag
+
+
 def test_a_group_larger_than_a_fold_is_said():
     train = table_of(6, 0).assign(group=list("aaaabc"))
     found = fold_findings(train, np.array([0, 0, 0, 0, 1, 2]), links_of(), np.ones((6, 3), int), NAMES, Folds(k=3))
