@@ -7,7 +7,7 @@ import numpy as np
 
 from base.errors import UserError, listed
 from config.data import IGNORE_INDEX, Data
-from folds.images import read_color_mask, read_mask
+from folds.images import colors_in, labels_in, read_values
 
 Color = tuple[int, int, int]
 
@@ -55,9 +55,13 @@ class ClassTable:
             UserError: unreadable, not of the bands or dtype that masks have, or a value of no class; the file's path
                 comes first.
         """
+        return self.index_in(read_values(path), path)
+
+    def index_in(self, mask_BHW: np.ndarray, path: Path) -> np.ndarray:
+        """The same of (B, H, W) values from that file."""
         if self.in_colors:
-            return self._of_colors(read_color_mask(path), str(path))
-        return self.to_index(read_mask(path), str(path))
+            return self._of_colors(colors_in(mask_BHW, path), str(path))
+        return self.to_index(labels_in(mask_BHW, path), str(path))
 
     def to_index(self, label_HW: np.ndarray, where: str = "mask") -> np.ndarray:
         """Labels -> indices, uint8; `ignore_label` becomes IGNORE_INDEX. Any shape.

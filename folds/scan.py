@@ -104,7 +104,9 @@ def scan_tiles(found: pd.DataFrame, reader: TileReader, bands: int) -> Scan:
             for name, value in row.items():
                 kept[name][n] = value
     problems = _gathered(found_wrong)
-    problems += _odd_ones("size", found.image, sizes) + _odd_ones("dtype", found.image, dtypes)
+    odd_sizes = _odd_ones("size", found.image, sizes)
+    problems += [f"{each}; python -m folds.cut makes tiles of scenes of any size" for each in odd_sizes]
+    problems += _odd_ones("dtype", found.image, dtypes)
     refuse_all(f"tiles in {reader.root}: {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", problems)
     return Scan(**kept)
 

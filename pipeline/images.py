@@ -26,7 +26,7 @@ from base.progress import bar
 from config import Member, Run
 from config.data import Nodata
 from folds.classes import ClassTable
-from folds.images import read_pixels
+from folds.images import DTYPES, read_pixels
 from folds.tiles import read_tiles
 from models.casting import cast_weights
 from pipeline.device import autocast_dtype
@@ -102,7 +102,7 @@ def find_images(pattern: str, bands: Sequence[str], dtype: str) -> list[Found]:
                 found.append(Found(path, file.height, file.width))
                 if file.count != len(bands):
                     problems.append(f"{path}: {file.count} bands; the members know {', '.join(bands)}")
-                if file.dtypes[0] != dtype:
+                if DTYPES.get(file.dtypes[0]) != dtype:
                     problems.append(f"{path}: {file.dtypes[0]}; the members were trained on {dtype}")
         except RasterioError as error:
             problems.append(f"{path}: unreadable ({str(error)[:100]})")

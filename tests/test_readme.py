@@ -92,6 +92,7 @@ def test_a_command_exists_with_its_options_and_keys(words, mine, capsys, monkeyp
         assert all((ROOT / word).exists() for word in arguments if word.endswith(".py"))
         return
     stands_for = {"FILE": "configs/demo.yaml", "C": "configs/demo.yaml", "configs/mine.yaml": mine}
+    stands_for["/data/mine_512/mine_512.yaml"] = mine  # which folds.cut writes, and which extends it
     path = stands_for.get(configs[0], configs[0]) if configs else "configs/demo.yaml"
     overrides = [word for word in arguments if "=" in word and not word.startswith(("-", "["))]
     load_experiment(path, overrides)

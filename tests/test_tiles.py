@@ -180,12 +180,25 @@ def test_everything_wrong_with_the_pixels_is_listed_at_once(root):
         assert problem in message
 
 
-def test_masks_of_two_bands_or_wide_integers(root):
+def test_masks_of_two_bands_or_of_what_is_no_label(root):
     write_tif(root / "train" / "000001.png", np.ones((PX, PX, 2), np.uint8))
-    write_tif(root / "train" / "000002.png", np.ones((PX, PX, 1), np.uint16))
+    for n, (dtype, value) in enumerate((("uint16", 257), ("int16", -1), ("float32", 1.5), ("float64", np.nan)), 2):
+        mask_HW = read_mask(root / "train" / f"{n:06d}.png").astype(dtype)
+        mask_HW[3, 5:7] = value
+        write_tif(root / "train" / f"{n:06d}.png", mask_HW[..., None])
     message = refusal(root)
-    assert "000001.png: 2 bands of uint8; a mask has one band of uint8 labels" in message
-    assert "000002.png: 1 bands of uint16" in message
+    assert "000001.png: 2 bands of uint8; a mask has one band of labels" in message
+    for found in ("257 (uint16)", "-1 (int16)", "1.5 (float32)", "nan (float64)"):
+        assert f"holds {found}; labels are whole numbers from 0 to 255" in message
+
+
+@pytest.mark.parametrize("dtype", ["int8", "uint16", "int16", "int32", "float32", "float64"])
+def test_labels_of_any_dtype_are_the_same_labels(root, dtype):
+    """As tools write them that rasterise polygons."""
+    expected = make_tiles(run_of(root))
+    for path in (root / "train").glob("*.png"):
+        write_tif(path, read_mask(path).astype(dtype)[..., None])
+    pd.testing.assert_frame_equal(make_tiles(run_of(root)), expected)
 
 
 def test_a_palette_mask_is_read_as_its_indices(root):
@@ -219,8 +232,24 @@ def test_values_that_are_no_numbers(tmp_path):
 
 
 def test_unknown_dtype(root):
-    write_tif(root / "train" / "000003.tif", image_of(root, "train", "000003").astype(np.int32))
-    assert "000003.tif: dtype int32; expected one of uint8, uint16, float32" in refusal(root)
+    write_tif(root / "train" / "000003.tif", image_of(root, "train", "000003").astype(np.complex64))
+    assert "000003.tif: dtype complex64; expected one of uint8, uint16, float32, int8" in refusal(root)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int16", "int32", "uint32", "float64"])
+def test_other_dtypes_are_float32_once_read(root, dtype):
+    """With a value for no data in the file's own dtype: float32 has neither the least float64 nor the largest int32."""
+    signed = np.dtype(dtype).kind != "u"
+    nodata = np.finfo(dtype).min if dtype == "float64" else np.iinfo(dtype).max
+    images = {path: image_of(root, path.parent.name, path.stem) // 2 - 50.0 * signed for path in root.rglob("*.tif")}
+    tables = []
+    for written_as, empty in (("float32", -3e30), (dtype, nodata)):
+        for n, (path, image_HWB) in enumerate(sorted(images.items())):
+            written_HWB = image_HWB.astype(written_as)
+            written_HWB[2, 3 : 5 + n] = empty
+            write_tif(path, written_HWB)
+        tables.append(make_tiles(run_of(root, nodata=float(empty))))
+    pd.testing.assert_frame_equal(*tables)
 
 
 def test_a_class_without_a_pixel(root):
