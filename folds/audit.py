@@ -131,6 +131,26 @@ def nodata_findings(scan: Scan, tile_names: np.ndarray, nodata: Nodata, tag: flo
     return [Finding("undeclared_nodata", "warning", what, concerned)]
 
 
+def beside_findings(tile_names: np.ndarray, train_N: np.ndarray, pairs_P2: np.ndarray) -> list[Finding]:
+    """Test tiles beside train tiles: whoever labels them has seen their surroundings, as no out-of-fold prediction has
+    where neighbours are kept together.
+
+    Args:
+        tile_names: (N,) as split/name.
+        train_N: bool.
+        pairs_P2: positions of neighbours, found by borders or coordinates.
+    """
+    across_P2 = pairs_P2[train_N[pairs_P2].sum(1) == 1]
+    beside = tile_names[np.unique(across_P2[~train_N[across_P2]])].tolist()
+    if not beside:
+        return []
+    what = (
+        f"{len(beside)} of {(~train_N).sum()} test tiles border on train tiles or share pixels with them, so that a "
+        f"board may say more than folds that keep neighbours together: {listed(beside, 5)}"
+    )
+    return [Finding("test_beside_train", "warning", what, beside)]
+
+
 def _shifts(bands: pd.DataFrame) -> list[Finding]:
     """Bands whose mean in the test tiles is far from that in the train tiles."""
     train, test = (bands[bands.split == split].set_index("band") for split in ("train", "test"))

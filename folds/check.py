@@ -13,13 +13,22 @@ from rich.console import Console
 from rich.table import Table
 
 from base.command import run, stage_parser
-from base.errors import refuse_all
+from base.errors import UserError, refuse_all
 from base.files import whole_file, write_json
 from config import Run, load_experiment, open_run
 from folds.assign import assign_folds, deviation_table, least_deviation, make_folds, relative_deviation
-from folds.audit import Finding, band_table, class_table, data_findings, fold_findings, nodata_findings
+from folds.audit import (
+    Finding,
+    band_table,
+    beside_findings,
+    class_table,
+    data_findings,
+    fold_findings,
+    nodata_findings,
+)
 from folds.classes import ClassTable
 from folds.folds_csv import fold_violations, read_folds, refuse_bad_folds
+from folds.georeference import linked_tiles, read_footprints
 from folds.images import nodata_tag
 from folds.links import Links, open_links
 from folds.pictures import write_mosaics
@@ -49,8 +58,9 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     console.print(_rich("bands", bands), _rich("classes of the train tiles", counts))
     console.print(say_neighbours(links), soft_wrap=True)
     findings = data_findings(tiles, scan, links, hist_NC, bands)
-    tag = nodata_tag(Path(data.root) / tiles.image.iloc[0])
-    findings += nodata_findings(scan, (tiles.split + "/" + tiles.name).to_numpy(str), data.nodata, tag)
+    tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
+    findings += nodata_findings(scan, tile_names, data.nodata, nodata_tag(Path(data.root) / tiles.image.iloc[0]))
+    findings += beside_findings(tile_names, (tiles.split == "train").to_numpy(), _side_by_side(run, tiles, links))
 
     folds = read_folds(folds_file) if folds_file else make_folds(run)
     violations = fold_violations(train, folds, k)
@@ -81,6 +91,18 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     if shown:
         console.print(f"{run.dir}: {shown}", soft_wrap=True)
     return findings
+
+
+def _side_by_side(run: Run, tiles: pd.DataFrame, links: Links) -> np.ndarray:
+    """(P, 2) positions of neighbours by their borders, and by coordinates where the groups are made of them."""
+    pairs_P2 = links.neighbours[["a", "b"]].to_numpy(np.int64)
+    if "georeference" not in run.experiment.folds.groups:
+        return pairs_P2
+    try:
+        footprints = read_footprints(Path(run.experiment.data.root), tiles.image.tolist())
+    except UserError:  # the train tiles have coordinates; the test tiles need none
+        return pairs_P2
+    return np.concatenate([pairs_P2, linked_tiles(footprints, gap=0.0, block_tiles=None)])
 
 
 def _write_findings(folder: Path, findings: list[Finding], about: dict[str, Any]) -> None:

@@ -308,6 +308,22 @@ def test_a_tag_of_many_digits_is_told_with_all_of_them():
     assert float(found.what.split("data.nodata=")[1].split()[0]) == tag
 
 
+def test_test_tiles_beside_train_tiles_are_told_of(tmp_path):
+    """By their borders; the scene's test tiles stand at both ends, and the one in the middle of nowhere beside none."""
+    rng = np.random.default_rng(5)
+    scene = list(cut(draw_texture(rng, PX, 6 * PX, 4), PX).values())
+    alone = textures(8, seed=6)
+    for n, tile in enumerate([*scene[1:5], *alone[:6]]):
+        write_tif(tmp_path / "data" / "train" / f"{n:06d}.tif", tile)
+        write_mask(tmp_path / "data" / "train" / f"{n:06d}.png", np.resize([1, 2, 4, 2, 1], (PX, PX)).astype(np.uint8))
+    for n, tile in enumerate([scene[0], alone[6], scene[5]]):
+        write_tif(tmp_path / "data" / "test" / f"{n}.tif", tile)
+    folder = run_check(tmp_path / "data")
+    (finding,) = [each for each in read_json(folder / "check.json")["findings"] if each["kind"] == "test_beside_train"]
+    assert finding["tiles"] == ["test/0", "test/2"]
+    assert finding["what"].startswith("2 of 3 test tiles")
+
+
 def test_a_group_larger_than_a_fold_is_said():
     train = table_of(6, 0).assign(group=list("aaaabc"))
     found = fold_findings(train, np.array([0, 0, 0, 0, 1, 2]), links_of(), np.ones((6, 3), int), NAMES, Folds(k=3))

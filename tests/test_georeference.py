@@ -11,10 +11,13 @@ from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform
 
 from base.errors import UserError
+from base.files import read_json
 from config import Run, load_experiment, open_run
+from folds import check
 from folds.georeference import Footprints, linked_tiles, read_footprints
+from folds.images import read_values
 from folds.tiles import make_tiles
-from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_mask
+from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_mask, write_tif
 
 PX, GSD = 32, 0.5
 SIDE = PX * GSD
@@ -110,6 +113,26 @@ def test_copies_join_groups_that_coordinates_keep_apart(tmp_path):
     write_placed(tmp_path / "data" / "train" / "000004.tif", 9e5, 5.2e6, seed=1)  # tile 1, handed in from elsewhere
     assert groups_of(tmp_path / "data") == [{0, 1}, {2, 3}, {4}, {5}]
     assert groups_of(tmp_path / "data", groups="georeference+duplicates") == [{0, 1, 4}, {2, 3}, {5}]
+
+
+def test_test_tiles_that_share_pixels_with_train_tiles_are_told_of(tmp_path):
+    """No border says so. Test tiles need no coordinates: then nothing is told, and nothing is wrong."""
+    root = tmp_path / "data"
+    write_scenes(root, [(0, 0), (1, 0), (9, 0), (9.5, 0)])
+    write_placed(root / "test" / "a.tif", 5e5 + 9.7 * SIDE, 5.2e6 - 0.2 * SIDE, seed=7)
+    write_placed(root / "test" / "b.tif", 5e5 + 20 * SIDE, 5.2e6, seed=8)
+    (root / "test" / "a.png").unlink()
+    (root / "test" / "b.png").unlink()
+    config = tmp_path / "config.yaml"
+    values = tiny_values(root, tmp_path) | {"folds": {"k": 2, "groups": "georeference"}}
+    write_config(config, values)
+    check.main(["--config", str(config)])
+    found = {each["kind"]: each["tiles"] for each in read_json(tmp_path / "runs" / "tiny" / "check.json")["findings"]}
+    assert found["test_beside_train"] == ["test/a"]
+    write_tif(root / "test" / "b.tif", np.moveaxis(read_values(root / "test" / "b.tif"), 0, -1))
+    check.main(["--config", str(config)])
+    found = read_json(tmp_path / "runs" / "tiny" / "check.json")["findings"]
+    assert "test_beside_train" not in {each["kind"] for each in found}
 
 
 def test_a_turned_image_covers_the_box_around_it(tmp_path):
