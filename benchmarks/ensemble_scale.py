@@ -19,6 +19,7 @@ from joblib import Parallel, delayed
 from scipy.ndimage import gaussian_filter
 
 from base.memory import keep_freed_memory
+from base.threads import in_threads
 from benchmarks.measure import peak_mib, seconds, told
 from benchmarks.nnunet import Peer, make_environment, write_predictions
 from config.ensemble import PLAIN_MEAN, Blend
@@ -29,7 +30,6 @@ from ensemble.honest import fit_honestly
 from ensemble.sample import draw_sample
 from pipeline.store import Store, open_store, read_each, write_store
 from submissions import png
-from submissions.threads import in_threads
 from tests.played_run import member_probs
 
 # Pixels per class in round 1 of the competition, as counted by alexchungio.

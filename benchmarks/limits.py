@@ -20,12 +20,12 @@ import numpy as np
 
 from base.command import add_json, run, write_figures
 from base.memory import keep_freed_memory
+from base.threads import in_threads
 from benchmarks.measure import ROUNDS, seconds, told
 from benchmarks.store_formats import draw_probs
 from ensemble.apply import apply_blend
 from ensemble.fitted import uniform_blend
 from pipeline.store import PROBS, Store, open_store, read_each, write_store
-from submissions.threads import in_threads
 
 MIB = 2**20
 COPIED, ON_DISK, PIECE = 512 * MIB, 1024 * MIB, 8 * MIB

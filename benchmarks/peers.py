@@ -20,6 +20,7 @@ import numpy as np
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError
+from base.threads import in_threads
 from benchmarks.environment import CACHE, make_environment
 from benchmarks.machine import ROOT
 from benchmarks.measure import ratios
@@ -29,7 +30,6 @@ from config.data import IGNORE_INDEX
 from ensemble.apply import apply_blend
 from ensemble.fitted import uniform_blend
 from folds.metrics import confusion, mean_iou
-from submissions.threads import in_threads
 
 REQUIREMENTS = ("torchmetrics==1.9.0", "monai==1.6.1")
 CLASSES, TILES, PX = 10, 32, 256

@@ -13,6 +13,7 @@ from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, hash_value, whole_file
 from base.memory import keep_freed_memory
 from base.progress import track
+from base.threads import in_threads
 from config import Experiment, Run, load_experiment, open_run
 from config.ensemble import Blend
 from ensemble.apply import blend_tile
@@ -30,7 +31,6 @@ from pipeline.store import MANIFEST
 from submissions.layout import Layout
 from submissions.receipt import differences, read_receipt, receipt_path
 from submissions.score import score_submission
-from submissions.threads import in_threads
 from submissions.write import write_submission, write_zip
 
 MACHINE = ("jobs", "runs_dir", "zips_dir", "name")  # keys of an experiment that change no label

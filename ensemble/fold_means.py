@@ -22,11 +22,11 @@ import numpy as np
 from scipy.optimize import brentq
 
 from base.progress import track
+from base.threads import in_threads
 from ensemble.apply import FLOOR, blend_tile
 from ensemble.fitted import FittedBlend
 from ensemble.source import Source
 from folds.metrics import iou_of_counts
-from submissions.threads import in_threads
 
 PIXELS = 4096  # of a tile, evenly spread
 SHARPEST, FLATTEST = 1 / 32, 8.0  # temperatures between which the one is sought

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from base.progress import track
+from base.threads import in_threads
 from config.ensemble import Blend
 from ensemble.apply import apply_blend
 from ensemble.evidence import Counter, Estimate, Tally, gain, joined, score
@@ -18,7 +19,6 @@ from ensemble.fitted import FittedBlend
 from ensemble.sample import Sample
 from ensemble.source import OofSource, Source
 from folds.metrics import confusion
-from submissions.threads import in_threads
 
 
 @dataclass(frozen=True)

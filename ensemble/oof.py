@@ -18,6 +18,7 @@ from base.errors import UserError
 from base.files import hash_file, whole_file
 from base.progress import track
 from base.tables import read_csv
+from base.threads import in_threads
 from config import Member, Run, load_experiment, open_run
 from config.data import IGNORE_INDEX, OOF_COLUMNS
 from config.ensemble import Predict
@@ -29,7 +30,6 @@ from ensemble.stores import OofStores, blended_models, oof_stores
 from folds.assign import read_folds
 from folds.metrics import confusion
 from pipeline.store import MANIFEST
-from submissions.threads import in_threads
 
 SCORES = OOF_COLUMNS[7:]
 """miou, miou_low, miou_high, miou_in_sample"""

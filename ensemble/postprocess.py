@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from base.progress import track
+from base.threads import in_threads
 from config.data import IGNORE_INDEX
 from config.ensemble import Blend
 from ensemble.apply import apply_blend, scores
@@ -20,7 +21,6 @@ from ensemble.honest import HonestFit
 from ensemble.labels import class_order
 from ensemble.patches import next_best, patches
 from ensemble.source import OofSource
-from submissions.threads import in_threads
 
 SIZES = np.array([0, 4, 8, 16, 32, 64, 128])  # pixels
 TILES = 200  # spread evenly over the OOF tiles; two numbers per class need no more

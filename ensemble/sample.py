@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from base.progress import track
+from base.threads import in_threads
 from config.data import IGNORE_INDEX
 from ensemble.labels import class_order, top_class
 from ensemble.source import OofSource
-from submissions.threads import in_threads
 
 # Tiles whose pixels are put together at once. Small arrays that stay, made among large ones that go, leave memory in
 # pieces: 2.9 GiB after 16,017 tiles.

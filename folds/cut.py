@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import rasterio
 import yaml
-from joblib import Parallel, delayed
 from PIL import Image
 from rasterio.errors import RasterioError
 
@@ -27,6 +26,7 @@ from base.command import run, stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import whole_folder
 from base.progress import track
+from base.threads import in_threads
 from config import Experiment, load_experiment
 from config.data import IGNORE_INDEX, NAME, Data
 from folds.classes import ClassTable
@@ -70,9 +70,7 @@ def cut_scenes(config: Path, experiment: Experiment, px: int, out: Path) -> tupl
     with whole_folder(out) as aside:
         for folder in (IMAGES, MASKS):
             (aside / folder).mkdir()
-        cut_each = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
-            delayed(_cut_scene)(scene, experiment.data, px, block_tiles, aside) for scene in scenes
-        )
+        cut_each = in_threads(lambda scene: _cut_scene(scene, experiment.data, px, block_tiles, aside), scenes)
         pieces = list(track(cut_each, "cut scenes", total=len(scenes)))
         refuse_all(f"scenes in {experiment.data.root}", [each for each in pieces if isinstance(each, str)])
         tiles = pd.DataFrame([row for rows, _ in pieces for row in rows])
@@ -123,7 +121,7 @@ def block_of(start: int, length: int, px: int, block_tiles: int) -> int:
 
 
 def _cut_scene(scene: Scene, data: Data, px: int, block_tiles: int | None, out: Path) -> Pieces | str:
-    """Or what is wrong with the scene's files: not raised, since the threads that cut other scenes would go on."""
+    """Or what is wrong with the scene's files, which is told together with what is wrong with others'."""
     try:
         return _write_tiles(scene, data, px, block_tiles, out)
     except UserError as error:

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
-from joblib import Parallel, delayed
 from rasterio.crs import CRS
 from rasterio.errors import RasterioError
 from rasterio.transform import array_bounds
@@ -17,6 +16,7 @@ from scipy.spatial import cKDTree
 
 from base.errors import UserError, listed
 from base.progress import track
+from base.threads import in_threads
 
 PX = 0.5  # of a pixel: how far apart the borders of tiles that touch may be, for the rounding of coordinates
 Box = tuple[float, float, float, float]
@@ -45,15 +45,8 @@ def read_footprints(root: Path, images: list[str]) -> Footprints:
     Raises:
         UserError: lists images without coordinates, and tells of some with a coordinate system and some without.
     """
-    placed = list(
-        track(
-            Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
-                delayed(_placed)(root / image) for image in images
-            ),
-            "read coordinates",
-            total=len(images),
-        )
-    )
+    each_placed = in_threads(lambda image: _placed(root / image), images)
+    placed = list(track(each_placed, "read coordinates", total=len(images)))
     lost = [image for image, each in zip(images, placed, strict=True) if isinstance(each, str)]
     if lost:
         why = listed(sorted({each for each in placed if isinstance(each, str)}), 3)

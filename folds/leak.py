@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from rich.console import Console
 from rich.table import Table
 from scipy.ndimage import uniform_filter
@@ -20,6 +19,7 @@ from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError
 from base.files import hash_value
 from base.progress import track
+from base.threads import in_threads
 from config import Run, load_experiment, open_run
 from config.data import IGNORE_INDEX
 from folds.assign import assign_folds
@@ -75,8 +75,7 @@ def measure_leak(run: Run) -> Leak:
 
 def sample_pixels(train: pd.DataFrame, reader: TileReader, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(P, F) features, (P,) indices and (P,) tile positions of some labelled pixels of every tile."""
-    jobs = (delayed(_sample_tile)(reader, row.image, row.mask, seed) for row in train.itertuples())
-    sampled = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(jobs)
+    sampled = in_threads(lambda row: _sample_tile(reader, row.image, row.mask, seed), train.itertuples())
     parts = list(track(sampled, "sample pixels", total=len(train)))
     tile_P = np.repeat(np.arange(len(train)), [len(truth) for _, truth in parts])
     return np.concatenate([features for features, _ in parts]), np.concatenate([truth for _, truth in parts]), tile_P

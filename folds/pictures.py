@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from PIL import Image
 
 from base.files import whole_folder
 from base.progress import track
 from base.stamps import hash_files
+from base.threads import in_threads
 from config import Run
 from folds.reader import TileReader
 from folds.scan import Scan, thumbnail
@@ -38,10 +38,12 @@ def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Sca
         chosen = sizes[sizes > 1].sort_index(kind="stable").sort_values(ascending=False, kind="stable")[:MOSAICS]
         low_B, high_B = np.percentile(scan.sample_NPB, [2, 98], axis=(0, 1))
         shown = _shown_bands(data.bands)
-        drawn = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
-            delayed(_draw)(tiles[of], places[of], TileReader.of(data), shown, low_B, high_B)
-            for of in (places.mosaic == mosaic for mosaic in chosen.index)
-        )
+
+        def draw(mosaic: int) -> np.ndarray:
+            of = places.mosaic == mosaic
+            return _draw(tiles[of], places[of], TileReader.of(data), shown, low_B, high_B)
+
+        drawn = in_threads(draw, chosen.index)
         with whole_folder(folder) as aside:
             names = []
             pictures = track(drawn, "draw mosaics", len(chosen))

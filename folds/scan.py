@@ -13,11 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_value, whole_folder
 from base.progress import track
+from base.threads import in_threads
 from config import Run
 from config.data import IGNORE_INDEX
 from folds.reader import TileReader, ignore_empty
@@ -88,10 +88,7 @@ def scan_tiles(found: pd.DataFrame, reader: TileReader, bands: int) -> Scan:
         UserError: lists every unreadable file, size, dtype or band count that differs, and unknown label.
     """
     jobs = [(row.image, row.mask if row.split == "train" else None) for row in found.itertuples()]
-    # Threads: GDAL and zlib work outside the interpreter's lock.
-    scanned = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(
-        delayed(_scan_tile)(reader, image, mask, bands) for image, mask in jobs
-    )
+    scanned = in_threads(lambda job: _scan_tile(reader, *job, bands), jobs)
     kept: dict[str, np.ndarray] = {}
     sizes, dtypes, found_wrong = [], [], []
     for n, (row, wrong) in enumerate(track(scanned, "read tiles", total=len(jobs))):

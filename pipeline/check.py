@@ -11,14 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from joblib import Parallel, delayed
-
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, hash_value, read_json
 from base.progress import track
 from base.stamps import read_stamp, stamp_path
+from base.threads import in_threads
 from config import Member, Run, load_experiment
 from config.training import Model
 from folds.assign import read_folds
@@ -65,8 +64,7 @@ def check_stores(run: Run, content: bool = False) -> list[Path]:
     for model in run.experiment.models:
         if (path := run.test_store(model)).exists():
             work[path] = partial(_mean_store_problems, run, model, path, truth, content)
-    # Threads: hashing works outside the interpreter's lock.
-    found = Parallel(n_jobs=-1, prefer="threads", return_as="generator")(delayed(check)() for check in work.values())
+    found = in_threads(lambda check: check(), work.values())
     problems = folds_problems(truth) if work else []
     for each in track(found, "check stores", total=len(work)):
         problems += each

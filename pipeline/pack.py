@@ -7,25 +7,23 @@ sources give another pack.
 """
 
 import mmap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 from filelock import FileLock
-from joblib import Parallel, delayed
 
 from base.command import run, stage_parser
 from base.errors import UserError, refuse_all
 from base.files import clear_aside, hash_value, read_json, whole_folder, write_json
 from base.progress import track
+from base.threads import in_threads
 from config import Run, load_experiment, open_run
 from folds.reader import TileReader
 from folds.tiles import make_tiles, sources_hash, written_since
 
-T = TypeVar("T")
 FORMAT = 2  # raised when the arrays' meaning changes, so that older packs are not taken for new ones
 
 
@@ -105,17 +103,23 @@ def _write_pack(folder: Path, tiles: pd.DataFrame, reader: TileReader) -> None:
     sums = _BandSums()
     empty_at: dict[str, dict[int, np.ndarray]] = {"train": {}, "test": {}}
 
+    def read(image: str) -> tuple[np.ndarray, np.ndarray | None, _BandSums]:
+        image_HWB, empty_HW = reader.image(image)
+        return image_HWB, np.packbits(empty_HW) if empty_HW.any() else None, _BandSums.of(image_HWB[~empty_HW])
+
     def images(split: str, paths: Sequence[str]) -> Iterator[np.ndarray]:
-        for row, (image_HWB, empty_HW) in enumerate(_decoded(reader.image, zip(paths), f"pack {split} images")):
-            if empty_HW.any():
-                empty_at[split][row] = np.packbits(empty_HW)
+        nonlocal sums
+        decoded = track(in_threads(read, paths), f"pack {split} images", total=len(paths))
+        for row, (image_HWB, empty, sums_of_it) in enumerate(decoded):
+            if empty is not None:
+                empty_at[split][row] = empty
             if split == "train":
-                sums.add(image_HWB[~empty_HW])
+                sums += sums_of_it
             yield image_HWB
 
     _write_array(folder / "train_image.npy", images("train", train.image.tolist()), len(train))
-    truth = _decoded(reader.truth, zip(train.image, train["mask"], strict=True), "pack masks")
-    _write_array(folder / "train_mask.npy", truth, len(train))
+    truth = in_threads(lambda files: reader.truth(*files), zip(train.image, train["mask"], strict=True))
+    _write_array(folder / "train_mask.npy", track(truth, "pack masks", total=len(train)), len(train))
     if len(test):
         _write_array(folder / "test_image.npy", images("test", test.image.tolist()), len(test))
     mean_B, std_B = sums.mean_std()
@@ -163,15 +167,6 @@ def _fill(path: Path, empty_of: dict[int, np.ndarray], mean_B: np.ndarray) -> No
             file.write(image_HWB.data)
 
 
-def _decoded(read: Callable[..., T], arguments: Iterable[tuple], what: str) -> Iterable[T]:
-    arguments = list(arguments)
-    # Threads: GDAL decodes outside the interpreter's lock. pre_dispatch bounds what waits in memory.
-    tiles = Parallel(n_jobs=-1, prefer="threads", return_as="generator", pre_dispatch="2*n_jobs")(
-        delayed(read)(*each) for each in arguments
-    )
-    return track(tiles, what, total=len(arguments))
-
-
 def _write_array(path: Path, tiles: Iterable[np.ndarray], count: int) -> None:
     """Write equally shaped tiles as one .npy, in order. Not through a memory map: a full disk would be a SIGBUS."""
     with open(path, "wb") as file:
@@ -186,19 +181,24 @@ def _write_array(path: Path, tiles: Iterable[np.ndarray], count: int) -> None:
             file.write(np.ascontiguousarray(tile).data)
 
 
+@dataclass(frozen=True)
 class _BandSums:
-    """Mean and standard deviation per band over tiles, in float64."""
+    """Of pixels, with integer dtypes scaled to 0..1, in float64."""
 
-    def __init__(self) -> None:
-        self.count, self.sum_B, self.square_B = 0, 0.0, 0.0
+    count: int = 0
+    sum_B: np.ndarray | float = 0.0
+    square_B: np.ndarray | float = 0.0
 
-    def add(self, pixels_PB: np.ndarray) -> None:
+    @classmethod
+    def of(cls, pixels_PB: np.ndarray) -> "_BandSums":
         pixels = pixels_PB.astype(np.float64) / full_scale(pixels_PB.dtype)
-        self.count += len(pixels)
-        self.sum_B = self.sum_B + pixels.sum(0)
-        self.square_B = self.square_B + np.square(pixels).sum(0)
+        return cls(len(pixels), pixels.sum(0), np.square(pixels).sum(0))
+
+    def __add__(self, other: "_BandSums") -> "_BandSums":
+        return _BandSums(self.count + other.count, self.sum_B + other.sum_B, self.square_B + other.square_B)
 
     def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
+        """Mean and standard deviation per band."""
         mean_B = self.sum_B / self.count
         variance_B = np.maximum(self.square_B / self.count - mean_B**2, 0)
         # A dead band has no spread: dividing by 1 leaves it at 0 instead of making it NaN.

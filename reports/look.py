@@ -11,6 +11,7 @@ import numpy as np
 
 from base.errors import UserError
 from base.progress import track
+from base.threads import in_threads
 from config.data import IGNORE_INDEX
 from ensemble.apply import apply_blend
 from ensemble.evidence import Counter, Tally
@@ -19,7 +20,6 @@ from ensemble.labels import class_order, top_class
 from ensemble.source import OofSource
 from folds.metrics import confusion
 from reports.patches import Habits, Patch, find_patches, habits_of, summed
-from submissions.threads import in_threads
 
 TILES = 800  # drawn at random
 HOLDERS = 12  # tiles of each class that are added where the random ones hold fewer: rare classes are to be seen too

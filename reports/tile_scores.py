@@ -6,10 +6,10 @@ import pandas as pd
 from base.files import whole_file
 from base.progress import track
 from base.tables import read_csv
+from base.threads import in_threads
 from folds.metrics import confusion, iou_per_class, mean_over_classes
 from reports.material import Material
 from reports.tiles import labelled
-from submissions.threads import in_threads
 
 
 def make_tile_scores(material: Material) -> pd.DataFrame:

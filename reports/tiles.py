@@ -5,6 +5,7 @@ import pandas as pd
 
 from base.command import run as run_command
 from base.errors import UserError
+from base.threads import in_threads
 from ensemble.apply import blend_tile
 from ensemble.source import Source
 from folds.metrics import iou_per_class
@@ -13,7 +14,6 @@ from reports.material import Material
 from reports.page import Gallery, Note, Part, Section, Strip, TableView
 from reports.pictures import confidence_rgb, drawing, error_rgb, outlined, photo
 from reports.suspects import make_suspects
-from submissions.threads import in_threads
 
 ENOUGH = 0.005  # share of a tile that a class must have in the mask before its IoU there says anything
 TEST_TILES = 500  # looked at for the least certain

@@ -8,11 +8,11 @@ from typing import TypeVar
 import numpy as np
 
 from base.errors import UserError
+from base.threads import in_threads
 from submissions import geotiff, png, rle
 from submissions.archive import DAMAGED, match_entries, open_archive, read_entry, readable
 from submissions.layout import CSV_NAME, Layout, Tile
 from submissions.problems import FlawError, Problem
-from submissions.threads import in_threads
 
 Seen = TypeVar("Seen")
 Look = Callable[[Tile, np.ndarray], Seen]

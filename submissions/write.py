@@ -13,6 +13,7 @@ from base.command import run, stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, whole_file
 from base.progress import track
+from base.threads import in_threads
 from config import Run, load_experiment, open_run
 from folds.images import read_mask
 from folds.tiles import make_tiles
@@ -22,7 +23,6 @@ from submissions.layout import Layout, Tile
 from submissions.ledger import add_to_ledger, ledger_path
 from submissions.problems import describe
 from submissions.receipt import write_receipt
-from submissions.threads import in_threads
 from submissions.verify import verify_submission
 
 Labels = Iterable[tuple[str, np.ndarray]]

@@ -15,7 +15,7 @@ AHEAD = 4  # items in flight per thread: enough to keep all busy, few enough to 
 def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: int | None = None) -> Iterator[Result]:
     """`work(item)` of each item, in the order of the items.
 
-    Not joblib: its generator takes items as fast as they come, and a submission must not stand in memory whole.
+    Not joblib: its generator takes items as fast as they come, and a data set must not stand in memory whole.
     """
     threads = threads or cpu_count()  # joblib's: knows of containers and of cores taken from this process
     flying: deque[Future[Result]] = deque()
