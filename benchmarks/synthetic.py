@@ -67,6 +67,7 @@ def draw_scan(
     scan = Scan(
         hist_NC=np.zeros((tiles, 10), np.int64),
         size_N2=np.full((tiles, 2), px),
+        data_N=np.full(tiles, px**2),
         mean_NB=100 * ones,
         std_NB=20 * ones,
         zero_NB=0 * ones,

@@ -125,7 +125,7 @@ class Blend(Section):
     """clean: patches below a size per class give way, and holes below a size are filled."""
     sample_pixels: int = Field(500_000, ge=10_000)
     """Largest number of OOF pixels on which the blend is fitted; its score is that of all pixels. Memory grows with it:
-    about 1 byte x models x classes a pixel."""
+    about 1 byte x models x classes a pixel, and 5 to 10 times as much while fits run side by side."""
 
 
 PLAIN_MEAN = {

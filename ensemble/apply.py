@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
+from scipy.special import expit
 
 from ensemble.fitted import FittedBlend, FittedSpecialist
 from ensemble.labels import class_order, top_class
@@ -124,11 +125,12 @@ def tempered(probs_CP: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def calibrated_evidence(specialist: FittedSpecialist, evidence_P: np.ndarray) -> np.ndarray:
-    """(P,) float32 calibrated probability that a pixel is of the specialist's class."""
+    """(P,) float32 calibrated probability that a pixel is of the specialist's class; above 0, for its logarithm."""
 
     def platt(s: np.ndarray) -> np.ndarray:
         s = np.clip(s, FLOOR, 1 - FLOOR)
-        return 1 / (1 + np.exp(-(specialist.slope * np.log(s / (1 - s)) + specialist.bias)))
+        calibrated = expit(specialist.slope * np.log(s / (1 - s)) + specialist.bias)
+        return np.maximum(calibrated, np.finfo(np.float32).tiny)  # a steep calibration ends at 0
 
     return lifted(evidence_P, platt)
 

@@ -167,12 +167,16 @@ def gain(after: Tally, before: Tally, measure: Measure = "miou", tried: int = 1,
     Args:
         tried: candidates from which `after` was picked as the best. The interval is widened for it (Bonferroni).
     """
-    value = after.measured(measure) - before.measured(measure)
     if measure == "nll":
+        value = after.measured(measure) - before.measured(measure)
         difference_D = _resampled_nll(after, draws) - _resampled_nll(before, draws)
     else:
+        # Over classes that the truth holds, both times: the folds at hand may lack one, which a mIoU leaves out, or
+        # counts as 0 where a single stray pixel is given to it.
+        there_C = after.truth_GC.sum(0) > 0
+        value = float((after.iou_C - before.iou_C)[there_C].mean()) if there_C.any() else 0.0
         difference_DC = np.nan_to_num(_resampled_iou(after, draws) - _resampled_iou(before, draws))
-        difference_D = difference_DC.sum(1) / max(1, np.count_nonzero(after.truth_GC.sum(0)))
+        difference_D = difference_DC[:, there_C].sum(1) / max(1, there_C.sum())
     return _estimate(value, difference_D, 1 - (1 - CONFIDENCE) / tried)
 
 

@@ -108,7 +108,9 @@ def draw_opinions(
         labels = [mean_HW] + [blend_tile(blend_of[fold], source, i)[1] for fold, source in by_fold.items()]
         # An odd stride: columns of a tile, whose sides are even, are then all met.
         stride = max(1, mean_HW.size // PIXELS) | 1
-        return probs_CHW.reshape(len(probs_CHW), -1)[:, ::stride], [label.ravel()[::stride] for label in labels]
+        # Copied: a view would keep the whole tile in memory until all tiles are through.
+        probs_CP = probs_CHW.reshape(len(probs_CHW), -1)[:, ::stride].copy()
+        return probs_CP, [label.ravel()[::stride].copy() for label in labels]
 
     looks = in_threads(look, range(len(names)))
     probs, labels = zip(*track(looks, "members' own labels", len(names)), strict=True)

@@ -29,9 +29,11 @@ TOP = 1300  # largest evidence under gmean: STEPS of it fit 16 bits
 
 @dataclass(frozen=True)
 class Ballot:
-    """The pixels on which weights can change the label, with the confusion of all others.
+    """The pixels on which models disagree, with the confusion of all others.
 
-    Where all models agree, so does every weighted mean of theirs, arithmetic or geometric.
+    Where all models agree, so does every weighted mean of theirs, arithmetic or geometric, if a model has one weight.
+    With one for each class it need not, and the search takes those pixels for settled all the same: a hundredth of
+    them at most, in trials. What judges its result, the evidence, labels every pixel anew.
     """
 
     evidence_MCP: np.ndarray

@@ -34,16 +34,20 @@ def error(kind: AuditError, what: str, tiles: Sequence[str] = ()) -> Finding:
 
 
 def band_table(scan: Scan, split_N: np.ndarray, bands: list[str]) -> pd.DataFrame:
-    """A row per split and band: mean and std of all pixels, percentiles of a sample, shares at 0 and at the top."""
+    """A row per split and band: mean and std of all pixels with data, percentiles of a sample, shares at 0 and at the
+    top."""
     rows = []
     for split in pd.unique(split_N):
-        of_split = split_N == split
+        of_split = (split_N == split) & (scan.data_N > 0)
+        if not of_split.any():
+            continue
+        share_N = scan.data_N[of_split] / scan.data_N[of_split].sum()
         mean_NB, std_NB = scan.mean_NB[of_split], scan.std_NB[of_split]
-        mean_B = mean_NB.mean(0)
-        # Tiles are of one size, so the variance of all pixels is the mean of the tiles' second moments less mean^2.
-        std_B = np.sqrt(np.maximum((std_NB**2 + mean_NB**2).mean(0) - mean_B**2, 0))
+        mean_B = share_N @ mean_NB
+        # The variance of all pixels is the mean of the tiles' second moments less mean^2.
+        std_B = np.sqrt(np.maximum(share_N @ (std_NB**2 + mean_NB**2) - mean_B**2, 0))
         low_B, middle_B, high_B = np.percentile(scan.sample_NPB[of_split], [1, 50, 99], axis=(0, 1))
-        zero_B, full_B = scan.zero_NB[of_split].mean(0), scan.full_NB[of_split].mean(0)
+        zero_B, full_B = share_N @ scan.zero_NB[of_split], share_N @ scan.full_NB[of_split]
         for b, band in enumerate(bands):
             values = (mean_B[b], std_B[b], low_B[b], middle_B[b], high_B[b], zero_B[b], full_B[b])
             rows.append((split, band, *(float(value) for value in values)))
@@ -86,8 +90,10 @@ def data_findings(
     dead = bands[(bands.split == "train") & (bands["std"] == 0)].band.tolist()
     if dead:
         found.append(error("dead_band", f"bands with one value in all train tiles: {listed(dead)}"))
-    constant_N = (scan.std_NB == 0).all(1)
-    black_N = (scan.zero_NB == 1).all(1)
+    empty_N = scan.data_N == 0
+    constant_N = (scan.std_NB == 0).all(1) & ~empty_N
+    black_N = (scan.zero_NB == 1).all(1) & ~empty_N
+    warn("empty_tiles", empty_N, "tiles have no pixel with data")
     warn("black_tiles", black_N, "tiles are black")
     warn("constant_tiles", constant_N & ~black_N, "tiles have one colour")
     for row in bands[(bands.zero > SATURATED) | (bands.full > SATURATED)].itertuples():

@@ -36,7 +36,7 @@ def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Sca
     if not run.is_fresh(folder, run.data_keys, inputs):
         sizes = places.mosaic.value_counts()
         chosen = sizes[sizes > 1].sort_index(kind="stable").sort_values(ascending=False, kind="stable")[:MOSAICS]
-        low_B, high_B = np.percentile(scan.sample_NPB, [2, 98], axis=(0, 1))
+        low_B, high_B = np.percentile(scan.sample_NPB[scan.data_N > 0], [2, 98], axis=(0, 1))
         shown = _shown_bands(data.bands)
 
         def draw(mosaic: int) -> np.ndarray:

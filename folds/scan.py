@@ -22,7 +22,7 @@ from config import Run
 from config.data import IGNORE_INDEX
 from folds.reader import TileReader, ignore_empty
 
-FORMAT = 2  # raised when a field changes its meaning, so that older scans are not taken for new ones
+FORMAT = 3  # raised when a field changes its meaning, so that older scans are not taken for new ones
 THUMB_CELLS = 32
 SAMPLE_PX = 64
 
@@ -35,6 +35,8 @@ class Scan:
     """int64 pixels per class; zeros for a tile without mask."""
     size_N2: np.ndarray
     """Height and width in pixels."""
+    data_N: np.ndarray
+    """int64 pixels with data. Those without count in no statistic below; where there are no others, all are 0."""
     mean_NB: np.ndarray
     std_NB: np.ndarray
     zero_NB: np.ndarray
@@ -167,6 +169,7 @@ def fields_of(image_HWB: np.ndarray, empty_HW: np.ndarray | None = None) -> dict
     size = np.array([height, width])
     return {
         "size_N2": size,
+        "data_N": np.array(0 if empty_HW is not None and empty_HW.all() else len(pixels_PB)),
         "mean_NB": pixels_PB.mean(0, dtype=np.float64),
         "std_NB": pixels_PB.std(0, dtype=np.float64),
         "zero_NB": (pixels_PB == 0).mean(0),

@@ -58,6 +58,19 @@ class Batch:
         return Batch(*(None if value is None else make(value) for value in values))
 
 
+def target_table(class_index: int | None) -> np.ndarray:
+    """(256,) uint8: index in a mask -> what a member should say there; IGNORE_INDEX stays.
+
+    Args:
+        class_index: a specialist's class, whose pixels become 1 and all others 0; None: the classes as they are.
+    """
+    target_of = np.arange(256, dtype=np.uint8)
+    if class_index is not None:
+        target_of[:IGNORE_INDEX] = 0
+        target_of[class_index] = 1
+    return target_of
+
+
 class TrainTiles(Dataset):
     """Augmented training tiles by key."""
 
@@ -74,14 +87,11 @@ class TrainTiles(Dataset):
         Args:
             tile_N: the pack's tiles that this member trains on; partners for mixing come from them alone.
             holds_NC: (N, C) whether each of them holds a class.
-            class_index: a specialist's class, whose pixels become 1 and all others 0; None: the classes as they are.
+            class_index: of `target_table`.
         """
         self.pack, self.tile_N, self.augment, self.seed = pack, tile_N, augment, seed
         self.tiles_with = [tile_N[holds_N] for holds_N in holds_NC.T]
-        self.target_of = np.arange(256, dtype=np.uint8)
-        if class_index is not None:
-            self.target_of[:IGNORE_INDEX] = 0
-            self.target_of[class_index] = 1
+        self.target_of = target_table(class_index)
 
     def __getitem__(self, key: Key) -> tuple[Key, Sample]:
         epoch, tile, occurrence = key

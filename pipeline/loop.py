@@ -63,7 +63,7 @@ def fit(
         validate: the mIoU of a network on the held-out tiles; None: there are none.
 
     Raises:
-        UserError: the loss is not finite; nothing was stepped with it.
+        UserError: the loss or a gradient is not finite; nothing that came of it was saved.
         Stopped: `stop` was asked for and the state is saved.
     """
     train = plan.train
@@ -136,17 +136,25 @@ def optimizer_step(
             loss_sum += value.get() * within
         losses.append(loss_sum)
         if not np.isfinite(losses[-1]):
-            names = listed(plan.tile_names[tile] for _, tile, _ in batch.keys)
-            raise UserError(
-                f"member {plan.name}: the loss is {losses[-1]} in epoch {state.epoch} at lr {lr:.2e}, tiles {names}; "
-                f"no step was taken with it. Lower train.lr, or set train.precision to fp32, or look at these tiles"
-            )
+            raise _not_finite(plan, state, lr, [batch], f"the loss is {losses[-1]}", "no step was taken with it")
+    norm = None
     if train.clip_grad_norm is not None:
         state.scaler.unscale_(state.optimizer)
-        nn.utils.clip_grad_norm_(state.network.parameters(), train.clip_grad_norm)
+        norm = EarlyValue(nn.utils.clip_grad_norm_(state.network.parameters(), train.clip_grad_norm))
     state.scaler.step(state.optimizer)
     state.scaler.update()
+    # Asked when the step is queued, so that a GPU has that to do meanwhile. fp16's scaler leaves such steps out itself.
+    if norm is not None and not state.scaler.is_enabled() and not np.isfinite(norm.get()):
+        raise _not_finite(plan, state, lr, micro_batches, "the gradient is not finite", "its step was not saved")
     return losses
+
+
+def _not_finite(plan: Plan, state: TrainState, lr: float, of: list[Batch], what: str, taken: str) -> UserError:
+    names = listed(plan.tile_names[tile] for batch in of for _, tile, _ in batch.keys)
+    return UserError(
+        f"member {plan.name}: {what} in epoch {state.epoch} at lr {lr:.2e}, tiles {names}; {taken}. Lower train.lr, or "
+        f"set train.precision to fp32, or look at these tiles"
+    )
 
 
 def loss_of(loss_fn: nn.Module, logits_NCHW: torch.Tensor, batch: Batch, device: torch.device) -> torch.Tensor:

@@ -6,7 +6,7 @@ all but the float's argmax are lowered by one step: every pixel has one top chan
 
 What is stored is within half a step of the probability, 1/510, and within three halves where a tie was broken. A
 pixel's channels then sum to 1 only roughly, and a stored 0 means below 1/510: readers average and compare
-as they are, normalise after blending, and take logarithms of at least `FLOOR`.
+as they are, normalise after blending, and take no logarithm of 0.
 """
 
 from typing import Literal, get_args
@@ -18,8 +18,6 @@ STORE_DTYPES: tuple[str, ...] = get_args(StoreDtype)
 STEPS = 255
 LARGEST = 1.001
 """That is taken for a probability: a mean in float32 may lie a hair above 1, which rounding takes back."""
-FLOOR = 0.5 / STEPS
-"""The probability that a stored 0 stands for where a logarithm is taken."""
 
 
 def quantise(probs_NCHW: np.ndarray, dtype: StoreDtype = "uint8") -> np.ndarray:

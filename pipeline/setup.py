@@ -8,7 +8,6 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from config import Member, Run
-from config.data import IGNORE_INDEX
 from folds.assign import read_folds
 from folds.check import refuse_bad_folds
 from folds.classes import ClassTable
@@ -137,11 +136,3 @@ def record_of(run: Run, member: Member, pack: Pack, train_N: np.ndarray, val_N: 
         dtype=str(pack.train_image_NHWB.dtype),
         split_batch=run.experiment.jobs.split_batch,
     )
-
-
-def targets(pack: Pack, tile_N: np.ndarray, class_index: int | None) -> np.ndarray:
-    """(n, H, W) uint8 what a member should say of some tiles: class indices, or for a specialist 1 and 0."""
-    index_NHW = pack.train_mask_NHW[tile_N]
-    if class_index is None:
-        return index_NHW
-    return np.where(index_NHW == IGNORE_INDEX, IGNORE_INDEX, index_NHW == class_index).astype(np.uint8)

@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import get_args
@@ -24,16 +24,17 @@ from folds.metrics import confusion, mean_iou
 from models.averaging import update_batch_statistics
 from pipeline.checkpoint import TrainState
 from pipeline.curves import Curves
+from pipeline.data import target_table
 from pipeline.device import autocast, make_deterministic, pick_device, set_up_cpu
 from pipeline.finished import member_is_finished
 from pipeline.forward import forward_outputs
 from pipeline.loop import Plan, fit
 from pipeline.members import add_member_options, member_of, weights_path
 from pipeline.outputs import decisions
-from pipeline.pack import Pack
+from pipeline.pack import Pack, read_rows
 from pipeline.prepare import Preparation
 from pipeline.progress import TrainProgress
-from pipeline.setup import set_up, targets
+from pipeline.setup import Setup, set_up
 from pipeline.stopping import Stopped, StopRequest
 
 ONE_VALUE = "Expected more than 1 value per channel"  # torch's batch norm, of one image of one pixel
@@ -60,16 +61,9 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
         state.load(folder / "last.pt", identity, device)
     run.begin(folder, run.member_keys(member.model), run.member_inputs())
     setup.record.write(folder)
-    truth_NHW = targets(pack, setup.val_N, setup.class_index)
-    num_classes = max(len(setup.record.classes), 2)
 
     def validate(evaluated: nn.Module) -> float:
-        settings = Predict(
-            tta="none", batch=run.experiment.images_at_once
-        )  # for the curves; the OOF score has its views
-        pixels = pack.train_image_NHWB
-        args = [evaluated], preparation, pixels, setup.val_N, settings, train.precision, device
-        return mean_iou(confusion_of_batches(forward_outputs(*args, decisions), truth_NHW, num_classes))
+        return held_out_miou(setup, evaluated, run.experiment.images_at_once)
 
     def save(state: TrainState) -> None:
         state.save(folder / "last.pt", identity)
@@ -98,6 +92,21 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     return folder
 
 
+def held_out_miou(setup: Setup, network: nn.Module, batch: int) -> float:
+    """mIoU on the held-out tiles, without views: for the curves; the OOF score has them."""
+    pack, plan, num_classes = setup.pack, setup.plan, max(len(setup.record.classes), 2)
+    settings, precision = Predict(tta="none", batch=batch), plan.train.precision
+    args = [network], setup.preparation, pack.train_image_NHWB, setup.val_N, settings, precision, plan.device
+    target_of = target_table(setup.class_index)
+    conf_CC, first = np.zeros((num_classes, num_classes), np.int64), 0
+    for (pred_NHW,) in forward_outputs(*args, decisions):
+        # Read batch by batch: all masks of a fold would stay in every job's memory.
+        truth_NHW = target_of[read_rows(pack.train_mask_NHW, setup.val_N[first : first + len(pred_NHW)])]
+        conf_CC += confusion(pred_NHW, truth_NHW, num_classes)
+        first += len(pred_NHW)
+    return mean_iou(conf_CC)
+
+
 @contextmanager
 def _in_users_words(member: Member, plan: Plan) -> Iterator[None]:
     """What torch raises in the block for a machine or settings that a person can mend becomes a `UserError`."""
@@ -123,15 +132,6 @@ def clear_killed(folder: Path) -> None:
     """Remove what a killed run was just writing, as large as its weights. Whoever trains holds the member's lock."""
     for path in (folder / "last.pt", *(weights_path(folder, kind) for kind in get_args(WeightsKind))):
         clear_aside(path)
-
-
-def confusion_of_batches(batches: Iterable[tuple[np.ndarray]], truth_NHW: np.ndarray, num_classes: int) -> np.ndarray:
-    """The confusion of decisions that come batch by batch, in the order of `truth_NHW`."""
-    conf_CC, first = np.zeros((num_classes, num_classes), np.int64), 0
-    for (pred_NHW,) in batches:
-        conf_CC += confusion(pred_NHW, truth_NHW[first : first + len(pred_NHW)], num_classes)
-        first += len(pred_NHW)
-    return conf_CC
 
 
 def plain_batches(

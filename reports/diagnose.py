@@ -102,14 +102,14 @@ def fold_of_rows(run: Run, tiles: pd.DataFrame) -> np.ndarray:
 
 def shift_of(scan: Scan, links: Links, tiles: pd.DataFrame, bands: list[str]) -> list[Finding]:
     """`causes.shift` on mean, spread and quantiles of each band. Scenes of test tiles are the recovered mosaics."""
-    is_test_N = (tiles.split == "test").to_numpy()
-    if not is_test_N.any():
+    is_test_N, seen_N = (tiles.split == "test").to_numpy(), scan.data_N > 0
+    if not (is_test_N & seen_N).any():
         return []
     quantiles = np.quantile(np.asarray(scan.sample_NPB, np.float64), (0.05, 0.25, 0.75, 0.95), axis=1)
     feature_NF = np.concatenate([scan.mean_NB, scan.std_NB, *quantiles], axis=1)
     scenes = np.where(is_test_N, "test/" + links.places.mosaic.astype(str), tiles.group.astype(str))
     group_N = pd.factorize(scenes)[0]
-    return causes.shift(feature_NF, is_test_N, group_N, np.asarray(scan.mean_NB), bands)
+    return causes.shift(feature_NF[seen_N], is_test_N[seen_N], group_N[seen_N], scan.mean_NB[seen_N], bands)
 
 
 def predictions_of(run: Run, zip_path: Path) -> Predictions:

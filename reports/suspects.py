@@ -40,28 +40,33 @@ PRIOR_PX = 12  # of the habits' sample: a pair seen in fewer pixels says nothing
 SHOWN = 15  # on the screen
 
 
-def suspicion(patch: Patch, habits: Habits) -> float:
+def suspicion(patch: Patch, habits: Habits, counted: bool = True) -> float:
     """How much speaks for an error of the mask and against one of the prediction, in nats; above 0: more than nothing.
 
     The odds by habit, from all pixels but the patch's own, plus how much likelier the models hold their own class.
+
+    Args:
+        counted: whether the patch's pixels are among those of the habits.
     """
     pair = patch.suggested, patch.label, probability_bin(patch.p_label)
     agree = habits.agree_CCB[pair]
-    differ = max(habits.differ_CCB[pair] - patch.px / HABIT_STEP**2, 0)
+    differ = max(habits.differ_CCB[pair] - counted * patch.px / HABIT_STEP**2, 0)
     odds = (agree + PRIOR_PX) / (differ + PRIOR_PX)
     return float(np.log(odds) + np.log((patch.p_suggested + FLOOR) / (patch.p_label + FLOOR)))
 
 
-def suspects_table(found: Sequence[tuple[str, int, Patch]], habits: Habits, class_names: Sequence[str]) -> pd.DataFrame:
+def suspects_table(
+    found: Sequence[tuple[str, int, Patch, bool]], habits: Habits, class_names: Sequence[str]
+) -> pd.DataFrame:
     """All patches with a positive score, the most suspicious first.
 
     Args:
-        found: (tile, fold, patch).
+        found: (tile, fold, patch, whether its pixels are among those of the habits).
     """
     rows = [
         (name, fold, class_names[patch.label], class_names[patch.suggested], patch.px, *patch.box, patch.p_label,
-         patch.p_suggested, suspicion(patch, habits))
-        for name, fold, patch in found
+         patch.p_suggested, suspicion(patch, habits, counted))
+        for name, fold, patch, counted in found
     ]  # fmt: skip
     table = pd.DataFrame(rows, columns=COLUMNS)
     table = table[table.score > 0].sort_values(["score", "name", "top", "left"], ascending=[False, True, True, True])
@@ -94,8 +99,8 @@ def make_suspects(material: Material, everything: bool = False) -> tuple[pd.Data
 def suspects_of(seen: OofLook, material: Material) -> pd.DataFrame:
     source = material.oof
     found = [
-        (source.names[i], int(source.fold_N[i]), patch)
-        for i, tile in zip(seen.tile_n, seen.tiles, strict=True)
+        (source.names[i], int(source.fold_N[i]), patch, bool(drawn))
+        for i, drawn, tile in zip(seen.tile_n, seen.drawn_n, seen.tiles, strict=True)
         for patch in tile.patches
     ]
     return suspects_table(found, seen.habits(), source.classes)

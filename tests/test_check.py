@@ -13,6 +13,7 @@ from folds.audit import band_table, class_table, data_findings, fold_findings, n
 from folds.folds_csv import read_folds
 from folds.images import read_image, read_mask
 from folds.links import Links, find_links
+from folds.scan import Scan, fields_of, fields_without_mask
 from tests.scenes import cut, draw_texture, scan_of
 from tests.tiny import tiny_values, write_config, write_mask, write_tif
 
@@ -197,6 +198,28 @@ def test_band_statistics_are_those_of_all_pixels():
         assert row.p1 <= row.median <= row.p99
         assert row.median == pytest.approx(np.median(pixels), abs=8)
     assert table.split.tolist() == ["train"] * 4 + ["test"] * 4
+
+
+def test_pixels_without_data_move_no_band():
+    """Whole tiles of them, and parts: the table is that of the pixels there are."""
+    images = textures(9)
+    empty_NHW = np.zeros((9, PX, PX), bool)
+    empty_NHW[[1, 7]] = True
+    empty_NHW[3, :9], empty_NHW[8, 5:] = True, True
+    for image, empty_HW in zip(images, empty_NHW, strict=True):
+        image[empty_HW] = 0
+    rows = [fields_of(image, empty) | fields_without_mask(2) for image, empty in zip(images, empty_NHW, strict=True)]
+    scan = Scan(**{name: np.stack([row[name] for row in rows]) for name in rows[0]})
+    tiles = table_of(5, 4)
+    table = band_table(scan, tiles.split.to_numpy(), BANDS)
+    for row in table.itertuples():
+        of_split = slice(0, 5) if row.split == "train" else slice(5, 9)
+        pixels = np.stack(images)[of_split][~empty_NHW[of_split]][:, BANDS.index(row.band)]
+        assert row.mean == pytest.approx(pixels.mean())
+        assert row.std == pytest.approx(pixels.std())
+        assert row.zero == pytest.approx((pixels == 0).mean())
+    found = {f.kind: f.tiles for f in data_findings(tiles, scan, find_links(scan), np.full((5, 3), 5), table)}
+    assert found == {"empty_tiles": ["train/1", "test/2"]}
 
 
 def test_classes_are_counted_in_pixels_tiles_and_groups():

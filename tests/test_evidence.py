@@ -87,6 +87,28 @@ def test_gain_is_paired():
     assert (reverse.value, reverse.low) == pytest.approx((-estimate.value, -estimate.high))
 
 
+def test_a_stray_pixel_of_a_class_that_the_truth_lacks_is_no_loss():
+    """Its IoU of 0 would hide a gain, or make one of nothing, as no interval does."""
+    rng = np.random.default_rng(4)
+    truth_P, group_P = rng.integers(0, 2, 20_000).astype(np.uint8), np.repeat(np.arange(20), 1000)
+    labels = {"before": np.where(rng.random(20_000) < 0.8, truth_P, 1 - truth_P).astype(np.uint8)}
+    labels["better"] = np.where(rng.random(20_000) < 0.1, truth_P, labels["before"])
+    plain = {name: tally(label_P, truth_P, group_P, 20, 2) for name, label_P in labels.items()}
+    stray = {}
+    for name, label_P in labels.items():
+        label_P[:3] = 2
+        stray[name] = tally(label_P, truth_P, group_P, 20, 3)
+    without = tally(np.where(labels["before"] == 2, 1, labels["before"]), truth_P, group_P, 20, 3)
+    expected = gain(plain["better"], plain["before"])
+    found = gain(stray["better"], stray["before"])
+    assert (found.value, found.low, found.high) == pytest.approx(
+        (expected.value, expected.low, expected.high), abs=1e-3
+    )
+    nothing = gain(without, stray["before"])
+    assert abs(nothing.value) < 1e-3
+    assert nothing.low - 1e-3 < nothing.value < nothing.high + 1e-3
+
+
 def test_more_candidates_widen_the_interval():
     index_P, truth_P, group_P, groups = random_labels(6)
     other_P, *_ = random_labels(7)

@@ -1,5 +1,6 @@
 """What the mean over folds adds on test tiles is estimated without their labels."""
 
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -113,6 +114,21 @@ def test_opinions_are_those_of_the_blends_on_the_same_tiles():
         clear_P = first > second + 1e-4
         assert clear_P.mean() > 0.9
         assert (label_P == scored_CP.argmax(0))[clear_P].all()
+
+
+def test_of_a_tile_only_the_pixels_that_are_kept_stay_in_memory():
+    """Python's own count of what arrays hold: a view of a tile would hold all of it."""
+    peaks = []
+    for tiles in (10, 40):
+        source = random_source(3, tiles=tiles, px=256, folds=2, shares=SHARES, specialists=0)
+        by_fold = {fold: _part(source, list(range(tiles)), 1 + fold) for fold in (0, 1)}
+        blend = uniform_blend(source.classes, source.models)
+        tracemalloc.start()
+        draw_opinions(blend, {0: blend, 1: blend}, source, by_fold)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    a_tile = 256 * 256 * (4 * 4 + 3)  # four classes of float32, and three labels
+    assert peaks[1] - peaks[0] < 30 * a_tile / 3
 
 
 def _part(source: MemorySource, tiles: list[int], turn: int) -> MemorySource:

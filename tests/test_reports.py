@@ -371,8 +371,18 @@ def test_suspicion_grows_with_the_margin_and_shrinks_with_habit():
     rarer = Patch(1, 0, (0, 0, 9, 9), 81, 9.0, 0.11, 0.8)
     assert suspicion(patch, habits) < suspicion(surer, habits)
     assert suspicion(patch, habits) < suspicion(rarer, habits)
-    table = suspects_table([("a", 0, patch), ("b", 1, surer)], habits, ["field", "bare"])
+    table = suspects_table([("a", 0, patch, True), ("b", 1, surer, True)], habits, ["field", "bare"])
     assert table.name.tolist() == ["b", "a"]
+
+
+def test_only_pixels_that_the_habits_counted_are_taken_off_them():
+    """A patch in a tile that was added for its rare class is none of the tiles that the habits were drawn from."""
+    differ_CCB = np.full((2, 2, 8), 10)
+    large = Patch(0, 1, (0, 0, 20, 20), 400, 9.0, 0.11, 0.8)
+    counted, added = (suspicion(large, Habits(np.full((2, 2, 8), 1000), differ_CCB), each) for each in (True, False))
+    assert counted - added == pytest.approx(np.log((10 + 12) / (0 + 12)))
+    table = suspects_table([("a", 0, large, False)], Habits(np.full((2, 2, 8), 1000), differ_CCB), ["field", "bare"])
+    assert table.score.tolist() == pytest.approx([added])
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -387,7 +397,8 @@ def test_planted_flips_lead_the_suspects(played, seed):
         blend = material.blend_of[int(source.fold_N[i])]
         probs_CHW, pred_HW = apply_blend(blend, source.probs(i, blend.models), source.evidence(i, []))
         habits.append(habits_of(probs_CHW, pred_HW, truth_NHW[i]))
-        found += [(name, int(source.fold_N[i]), patch) for patch in find_patches(probs_CHW, pred_HW, truth_NHW[i])]
+        patches = find_patches(probs_CHW, pred_HW, truth_NHW[i])
+        found += [(name, int(source.fold_N[i]), patch, True) for patch in patches]
     table = suspects_table(found, summed(habits), source.classes)
     assert len(planted) >= 10
     precision = planted_share(table.head(len(planted)), planted, source.names)

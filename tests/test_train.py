@@ -246,12 +246,14 @@ class Flat(torch.nn.Module):
         return self.layer(image)
 
 
-def gradient_of(batches: list[Batch], train, split_batch: int = 1) -> torch.Tensor:
+def gradient_of(
+    batches: list[Batch], train, split_batch: int = 1, network: torch.nn.Module | None = None
+) -> torch.Tensor:
     from models.averaging import Averages
     from models.losses import build_loss
     from pipeline.schedule import Plateau, build_optimizer
 
-    network = Flat()
+    network = network or Flat()
     state = TrainState(
         network, build_optimizer(network, train), torch.amp.GradScaler("cpu", enabled=False), Averages(network, train),
         Plateau(train),
@@ -289,6 +291,18 @@ def test_accumulated_mean_is_the_large_batch_and_sum_is_the_sum(tmp_path):
     separate = [gradient_of([batch], one) for batch in batches]
     torch.testing.assert_close(gradient_of(batches, total), sum(separate), atol=1e-6, rtol=1e-6)
     assert (gradient_of(batches, total) - large).abs().max() > 1e-3
+
+
+def test_a_gradient_that_is_not_finite_ends_training_with_its_tiles(tmp_path):
+    """The loss may be finite all the same: the square root's slope at 0 is not."""
+    train = run_of(tmp_path, loss=[{"name": "ce"}], precision="fp32").experiment.train
+
+    class Rooted(Flat):
+        def forward(self, image):
+            return super().forward(image) + torch.sqrt(self.layer.bias[0] - self.layer.bias[0].detach())
+
+    with pytest.raises(UserError, match=r"the gradient is not finite in epoch 0 at lr 1\.00e-03, tiles a, b; its step"):
+        gradient_of([batch_of(np.random.default_rng(0), 2, ignored=3)], train, network=Rooted())
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
