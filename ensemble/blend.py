@@ -27,6 +27,7 @@ from ensemble.stores import TestStores, excerpt_stores, test_stores
 from folds.classes import ClassTable
 from folds.metrics import mean_iou
 from folds.tiles import read_tiles
+from pipeline.check import check_stores
 from pipeline.store import MANIFEST
 from submissions.layout import Layout
 from submissions.receipt import differences, read_receipt, receipt_path
@@ -168,6 +169,7 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{make_again(experiment, Path(args.receipt))}: made again, the same bytes")
         return
     run = open_run(experiment)
+    check_stores(run)  # of test tiles too, before time is spent on the fit
     built = build_blend(run)
     table = make_table(run, built)
     console = Console(width=100)

@@ -4,6 +4,7 @@ Members that have predicted with other weights or views too stand beside those t
 """
 
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from ensemble.show import show_blend, show_models
 from ensemble.stores import OofStores, blended_models, oof_stores
 from folds.assign import read_folds
 from folds.metrics import confusion
+from pipeline.check import check_stores
 from pipeline.store import MANIFEST
 
 SCORES = OOF_COLUMNS[7:]
@@ -92,12 +94,25 @@ def _write_table(run: Run, built: RunBlend, variants: list[Run], inputs: dict[st
 
 
 def other_variants(run: Run) -> list[Run]:
-    """The run as it is with other weights or views, for each that all members have predicted with."""
+    """The run as it is with other weights or views, for each that all members have predicted with.
+
+    They are for comparison: one whose predictions contradict tiles, folds or members of now is left out, and said.
+    """
     members = _members(run)
     names = {path.name.removeprefix("oof-") for path in run.member_dir(members[0]).glob("oof-*")}
     settings = [Predict.of_variant(name) for name in sorted(names - {run.variant})]
     runs = [Run(run.experiment.model_copy(update={"predict": predict})) for predict in settings if predict]
-    return [each for each in runs if all(each.oof_store(member).exists() for member in members)]
+    whole = [each for each in runs if all(each.oof_store(member).exists() for member in members)]
+    return [each for each in whole if _is_proven(each)]
+
+
+def _is_proven(run: Run) -> bool:
+    try:
+        check_stores(run, kinds=["oof"])
+    except UserError as error:
+        print(f"predictions with {run.variant} are left out of the table: {error}", file=sys.stderr)
+        return False
+    return True
 
 
 def score_members(run: Run) -> Iterator[dict[str, Any]]:

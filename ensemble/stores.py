@@ -138,7 +138,7 @@ def oof_stores(run: Run) -> OofStores:
             f"run {run.experiment.name!r}: {len(missing)} of {len(members)} members have no OOF predictions "
             f"({run.variant}): {listed(missing)}. Run: python -m pipeline.cv --config FILE"
         )
-    check_stores(run)
+    check_stores(run, kinds=["oof"])
     stores = {member: open_store(run.oof_store(member)) for member in members}
     classes = ClassTable.of(run.experiment.data)
     tiles = read_tiles(run.tiles_csv)
@@ -175,7 +175,7 @@ def test_stores(run: Run) -> TestStores:
             f"blend {run.experiment.blend.name!r}: no test predictions ({run.variant}) of {', '.join(missing)}. "
             f"Run: python -m pipeline.cv --config FILE"
         )
-    check_stores(run)
+    check_stores(run, kinds=["test"])
     stores = {model.name: open_store(run.test_store(model)) for model in models}
     classes = ClassTable.of(run.experiment.data)
     return TestStores(

@@ -5,11 +5,11 @@ experiment of now. All that contradicts is listed at once. Readers of stores cal
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from base.command import run as run_command
 from base.command import stage_parser
@@ -24,6 +24,8 @@ from folds.assign import read_folds
 from folds.tiles import read_tiles, written_since
 from pipeline.finished import weights_hash
 from pipeline.store import content_problems, open_store
+
+Kind = Literal["oof", "test"]
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,11 @@ class Truth:
         )
 
 
-def check_stores(run: Run, content: bool = False) -> list[Path]:
+def check_stores(run: Run, content: bool = False, kinds: Sequence[Kind] = get_args(Kind)) -> list[Path]:
     """Prove all stores of a run that are there, in the variant that `predict` names; return their paths.
 
     Args:
+        kinds: of train tiles (oof), of test tiles, or both.
         content: hash the probabilities themselves too. Without it a changed tile is still found when it is read.
 
     Raises:
@@ -59,10 +62,10 @@ def check_stores(run: Run, content: bool = False) -> list[Path]:
     work: dict[Path, Callable[[], list[str]]] = {}
     for member in run.members():
         for path, kind in ((run.oof_store(member), "oof"), (run.test_part(member), "test")):
-            if path.exists():
+            if kind in kinds and path.exists():
                 work[path] = partial(_member_store_problems, run, member, path, kind, truth, content)
     for model in run.experiment.models:
-        if (path := run.test_store(model)).exists():
+        if "test" in kinds and (path := run.test_store(model)).exists():
             work[path] = partial(_mean_store_problems, run, model, path, truth, content)
     found = in_threads(lambda check: check(), work.values())
     problems = folds_problems(truth) if work else []

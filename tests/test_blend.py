@@ -125,8 +125,23 @@ def test_other_weights_and_views_stand_beside(played, capsys):
     pd.testing.assert_frame_equal(variants[what].reset_index(drop=True), members[what].reset_index(drop=True))
     pd.testing.assert_frame_equal(table[table.kind != "variant"].reset_index(drop=True), before)
     assert "Weights and views" in capsys.readouterr().out
+    # Of other weights than the members have now, they are no part of the table, and stop nothing.
+    manifest = plain.oof_store(next(run.members())) / "manifest.json"
+    whole = read_json(manifest)
+    write_json(manifest, whole | {"weights_sha256": "0" * 64})
+    oof_command.main(["--config", str(played)])
+    assert not (oof_table(run.dir).kind == "variant").any()
+    assert "predictions with last-none are left out of the table: run" in capsys.readouterr().err
+    write_json(manifest, whole)
+    # Nor do test predictions that they left, of another test set than there is now.
+    for model in run.experiment.models:
+        shutil.copytree(run.test_store(model), plain.test_store(model))
+    oof_command.main(["--config", str(played)])
+    assert (oof_table(run.dir).kind == "variant").any()
     for member in run.members():
         shutil.rmtree(plain.oof_store(member))
+    for model in run.experiment.models:
+        shutil.rmtree(plain.test_store(model))
     oof_command.main(["--config", str(played)])
     pd.testing.assert_frame_equal(oof_table(run.dir), before)
 
