@@ -37,17 +37,26 @@ def apply_blend(
         probs_MCHW: an array or M arrays: of `blend.models`, in that order; uint8 (255 is 1) or float.
         evidence_SHW: an array or S arrays: of `blend.specialists`, in that order.
     """
+    probs_CHW, index_HW = blend_pixels(blend, probs_MCHW, evidence_SHW)
+    return probs_CHW, cleaned(blend, probs_CHW, index_HW)
+
+
+def blend_pixels(
+    blend: FittedBlend, probs_MCHW: Sequence[np.ndarray], evidence_SHW: Sequence[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same before post-processing, so that it holds for any part of a tile."""
     height, width = probs_MCHW[0].shape[1:]
     probs_CP, index_P = apply_pixels(
         blend,
         [probs_CHW.reshape(len(probs_CHW), -1) for probs_CHW in probs_MCHW],
         [evidence_HW.ravel() for evidence_HW in evidence_SHW],
     )
-    probs_CHW = probs_CP.reshape(-1, height, width)
-    index_HW = index_P.reshape(height, width)
-    if any(blend.min_px_C) or any(blend.hole_px_C):
-        index_HW = clean_labels(blend, index_HW, scores(blend, probs_CHW))
-    return probs_CHW, index_HW
+    return probs_CP.reshape(-1, height, width), index_P.reshape(height, width)
+
+
+def cleaned(blend: FittedBlend, probs_CHW: np.ndarray | None, index_HW: np.ndarray) -> np.ndarray:
+    """Labels after the blend's post-processing; without one, nobody asks for the probabilities."""
+    return clean_labels(blend, index_HW, scores(blend, probs_CHW)) if blend.cleans else index_HW
 
 
 def apply_pixels(

@@ -52,6 +52,11 @@ class FittedBlend:
     kinds: dict[str, str] = field(default_factory=dict, compare=False)
     """What each step of the fit came to: {"weights": "greedy", ...}. Blends that differ in nothing else label alike."""
 
+    @property
+    def cleans(self) -> bool:
+        """Whether there is post-processing."""
+        return any(self.min_px_C) or any(self.hole_px_C)
+
     def weighted(self, models: Sequence[str], weight_MC: np.ndarray, kind: str) -> "FittedBlend":
         """With other weights; models without any are left out."""
         temperature = dict(zip(self.models, self.temperature_M, strict=True))

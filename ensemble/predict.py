@@ -6,16 +6,18 @@ import torch
 from base.command import run as run_command
 from base.command import stage_parser
 from config import Run, load_experiment, open_run
-from ensemble.apply import apply_blend
+from ensemble.apply import blend_pixels, cleaned
 from ensemble.build import read_blend, refuse_outdated
 from ensemble.fitted import FittedBlend
 from folds.classes import ClassTable
 from pipeline.device import pick_device, set_up_cpu
 from pipeline.images import (
     Decide,
-    PredictPixels,
+    Sheet,
+    Strips,
     Wanted,
     add_image_options,
+    batches_of,
     find_images,
     label_images,
     mean_of_members,
@@ -24,6 +26,7 @@ from pipeline.images import (
     wanted_of,
 )
 from pipeline.members import LoadedMember, load_member
+from pipeline.scene import PredictPixels
 
 
 def load_models(run: Run, blend: FittedBlend, device: torch.device) -> list[list[LoadedMember]]:
@@ -39,13 +42,20 @@ def all_models(run: Run, models: list[list[LoadedMember]], device: torch.device)
     return lambda pixels_NHWB: np.concatenate([predict(pixels_NHWB) for predict in predict_each], axis=1)
 
 
-def decision_of(blend: FittedBlend) -> Decide:
+def decision_of(blend: FittedBlend, keep_probs: bool) -> Decide:
     """A function from the probabilities of every model to those of the blend, and its labels' indices."""
     num_models, num_classes = len(blend.models), len(blend.classes)
 
-    def decide(predicted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probs_MCHW = predicted[: num_models * num_classes].reshape(num_models, num_classes, *predicted.shape[1:])
-        return apply_blend(blend, probs_MCHW, predicted[num_models * num_classes :])
+    def decide(strips: Strips, height: int) -> tuple[np.ndarray | None, np.ndarray]:
+        probs, index = Sheet(height), Sheet(height)
+        for predicted in strips:
+            probs_MCHW = predicted[: num_models * num_classes].reshape(num_models, num_classes, *predicted.shape[1:])
+            probs_CHW, index_HW = blend_pixels(blend, probs_MCHW, predicted[num_models * num_classes :])
+            if keep_probs or blend.cleans:
+                probs.add(probs_CHW)
+            index.add(index_HW)
+        # Patches and holes are those of the whole image, not of a strip.
+        return probs.values, cleaned(blend, probs.values, index.values)
 
     return decide
 
@@ -60,8 +70,9 @@ def label_by_blend(run: Run, blend: FittedBlend, wanted: Wanted, device: torch.d
     first = models[0][0]
     found = find_images(wanted.images, first.preparation.bands, first.record.dtype)
     read = reader_for(first, run.experiment.data.nodata)
-    images = predict_images(found, read, all_models(run, models, device), run.experiment.predict.batch)
-    label_images(images, len(found), decision_of(blend), ClassTable.of(run.experiment.data), blend.classes, wanted)
+    images = predict_images(found, read, all_models(run, models, device), batches_of(run))
+    decide = decision_of(blend, wanted.probs)
+    label_images(images, len(found), decide, ClassTable.of(run.experiment.data), blend.classes, wanted)
     return len(found)
 
 

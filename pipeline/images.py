@@ -1,13 +1,14 @@
 """Predict any images, of any size, with members of a run: labels, and probabilities where they are asked for.
 
-An image is predicted whole; one that is larger than a window, in windows that overlap, so that a scene of any size
-needs the memory of a window and of its own probabilities.
+An image is predicted whole; one that is larger than a window, in windows that overlap (`pipeline/scene.py`): a scene of
+any size needs the memory of its pixels and labels and of a row of windows; and of its probabilities where they are
+asked for, or where small patches are cleaned.
 """
 
 import argparse
 import contextlib
 import glob
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -33,14 +34,16 @@ from pipeline.device import autocast_dtype
 from pipeline.forward import forward_probs
 from pipeline.members import LoadedMember, load_member
 from pipeline.pack import fill_value
+from pipeline.scene import WINDOW_PX, PredictPixels, predict_scene
 
-WINDOW_PX = 1024
-OVERLAP = 0.25  # of a window's side: where the next one takes over, little by little
 LabelFormat = Literal["png", "geotiff"]
-PredictPixels = Callable[[np.ndarray], np.ndarray]
-"""(N, H, W, B) pixels -> (N, C, H, W) float32 probabilities."""
-Decide = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
-"""What was predicted of an image -> its (C, H, W) probabilities and (H, W) indices, None where it has no labels."""
+Strips = Iterable[np.ndarray]
+"""What was predicted of an image: (C, h, W) float32 probabilities of the next h rows, from the top down."""
+Decide = Callable[[Strips, int], tuple[np.ndarray | None, np.ndarray | None]]
+"""Strips of an image, and its height -> its (C, H, W) probabilities, None where nobody wants them, and (H, W) indices,
+None where it has no labels."""
+BatchOf = Callable[[int, int], int]
+"""Height and width of images -> how many of them go through at once."""
 ReadPixels = Callable[[Path], tuple[np.ndarray, np.ndarray]]
 """An image file -> (H, W, B) pixels, and (H, W) bool: those without data."""
 
@@ -54,6 +57,24 @@ class Wanted:
     out: Path
     format: LabelFormat
     probs: bool
+
+
+class Sheet:
+    """Values of a whole image, filled from the top down; None until the first rows came."""
+
+    def __init__(self, height: int) -> None:
+        self.values: np.ndarray | None = None
+        self._height, self._filled = height, 0
+
+    def add(self, rows: np.ndarray) -> None:
+        """
+        Args:
+            rows: (..., h, W).
+        """
+        if self.values is None:
+            self.values = np.empty((*rows.shape[:-2], self._height, rows.shape[-1]), rows.dtype)
+        self.values[..., self._filled : self._filled + rows.shape[-2], :] = rows
+        self._filled += rows.shape[-2]
 
 
 def add_image_options(parser: argparse._ArgumentGroup, required: bool) -> None:
@@ -110,10 +131,16 @@ def find_images(pattern: str, bands: Sequence[str], dtype: str) -> list[Found]:
     return sorted(found, key=lambda image: (image.height, image.width, image.path))
 
 
-def mean_of_members(run: Run, members: Sequence[LoadedMember], device: torch.device) -> PredictPixels:
-    """A function from pixels to the mean of the members' probabilities. `predict.batch` is for tiles of the run's size;
-    of larger images fewer go through at once."""
+def batches_of(run: Run) -> BatchOf:
+    """`predict.batch` is for tiles of the run's size: of larger images fewer go through at once."""
     usual_px = float(read_tiles(run.tiles_csv).eval("height * width").max())
+    batch = run.experiment.predict.batch
+    return lambda height, width: max(1, round(batch * min(1.0, usual_px / (height * width))))
+
+
+def mean_of_members(run: Run, members: Sequence[LoadedMember], device: torch.device) -> PredictPixels:
+    """A function from pixels to the mean of the members' probabilities."""
+    batch_of = batches_of(run)
     # Once, and not for every window of a scene.
     precisions = [run.experiment.train_of(loaded.member.model).precision for loaded in members]
     networks = [
@@ -123,9 +150,7 @@ def mean_of_members(run: Run, members: Sequence[LoadedMember], device: torch.dev
 
     def predict(pixels_NHWB: np.ndarray) -> np.ndarray:
         count, height, width, _ = pixels_NHWB.shape
-        settings = run.experiment.predict
-        batch = max(1, round(settings.batch * min(1.0, usual_px / (height * width))))
-        settings = settings.model_copy(update={"batch": batch})
+        settings = run.experiment.predict.model_copy(update={"batch": batch_of(height, width)})
         total_NCHW = np.float32(0)
         for loaded, of_it, precision in zip(members, networks, precisions, strict=True):
             args = of_it, loaded.preparation, pixels_NHWB, np.arange(count), settings, precision, device
@@ -147,42 +172,29 @@ def reader_for(loaded: LoadedMember, nodata: Nodata) -> ReadPixels:
 
 
 def predict_images(
-    found: Sequence[Found], read: ReadPixels, predict: PredictPixels, at_once: int, window_px: int = WINDOW_PX
-) -> Iterator[tuple[Found, np.ndarray, np.ndarray]]:
-    """Each image with its (C, H, W) float32 probabilities and its pixels without data; images of one size are
-    predicted `at_once` together."""
+    found: Sequence[Found], read: ReadPixels, predict: PredictPixels, batch_of: BatchOf
+) -> Iterator[tuple[Found, Strips, np.ndarray]]:
+    """Each image with the strips predicted of it, to be taken before the next image, and its pixels without data.
+
+    Images of one size go through together, as many as a batch of them has.
+    """
     for (height, width), alike in groupby(found, key=lambda image: (image.height, image.width)):
         alike = list(alike)
-        if max(height, width) > window_px:
+        if max(height, width) > WINDOW_PX:
             for image in alike:
                 pixels_HWB, empty_HW = read(image.path)
-                yield image, predict_scene(pixels_HWB, predict, window_px), empty_HW
+                yield image, predict_scene(pixels_HWB, predict), empty_HW
             continue
-        for first in range(0, len(alike), at_once):
-            images = alike[first : first + at_once]
+        batch = batch_of(height, width)
+        for first in range(0, len(alike), batch):
+            images = alike[first : first + batch]
             pixels, empty = zip(*(read(image.path) for image in images), strict=True)
-            yield from zip(images, predict(np.stack(pixels)), empty, strict=True)
-
-
-def predict_scene(pixels_HWB: np.ndarray, predict: PredictPixels, window_px: int = WINDOW_PX) -> np.ndarray:
-    """(C, H, W) probabilities of a large image by windows that overlap, each of which counts less towards its edge."""
-    height, width = min(window_px, pixels_HWB.shape[0]), min(window_px, pixels_HWB.shape[1])
-    weight_HW = np.outer(_ramp(height), _ramp(width)).astype(np.float32)
-    total_CHW, weights_HW = None, np.zeros(pixels_HWB.shape[:2], np.float32)
-    for top in _starts(pixels_HWB.shape[0], height):
-        for left in _starts(pixels_HWB.shape[1], width):
-            here = (slice(top, top + height), slice(left, left + width))
-            probs_CHW = predict(pixels_HWB[here][None])[0]
-            if total_CHW is None:
-                total_CHW = np.zeros((len(probs_CHW), *pixels_HWB.shape[:2]), np.float32)
-            total_CHW[:, *here] += probs_CHW * weight_HW
-            weights_HW[here] += weight_HW
-    total_CHW /= weights_HW
-    return total_CHW
+            predicted = ([probs_CHW] for probs_CHW in predict(np.stack(pixels)))
+            yield from zip(images, predicted, empty, strict=True)
 
 
 def label_images(
-    images: Iterator[tuple[Found, np.ndarray, np.ndarray]],
+    images: Iterator[tuple[Found, Strips, np.ndarray]],
     total: int,
     decide: Decide,
     classes: ClassTable,
@@ -195,8 +207,8 @@ def label_images(
     """
     progress, task = bar("predict images", total)
     with progress:
-        for image, predicted, empty_HW in images:
-            probs_CHW, index_HW = decide(predicted)
+        for image, strips, empty_HW in images:
+            probs_CHW, index_HW = decide(strips, image.height)
             if index_HW is not None:
                 label_HW = np.where(empty_HW, np.uint8(classes.blank_label), classes.to_label(index_HW))
                 write_labels(wanted.out, image.path, label_HW, classes, wanted.format)
@@ -219,15 +231,18 @@ def label_by_members(run: Run, members: Sequence[Member], wanted: Wanted, device
         raise UserError(f"model {record.model} knows {record.target} only and gives no labels; ask for --probs")
     found = find_images(wanted.images, loaded[0].preparation.bands, record.dtype)
     read = reader_for(loaded[0], run.experiment.data.nodata)
-    images = predict_images(found, read, mean_of_members(run, loaded, device), run.experiment.predict.batch)
-    label_images(
-        images,
-        len(found),
-        lambda probs_CHW: (probs_CHW, None if specialist else probs_CHW.argmax(0)),
-        ClassTable.of(run.experiment.data),
-        record.classes,
-        wanted,
-    )
+    images = predict_images(found, read, mean_of_members(run, loaded, device), batches_of(run))
+
+    def decide(strips: Strips, height: int) -> tuple[np.ndarray | None, np.ndarray | None]:
+        probs, index = Sheet(height), Sheet(height)
+        for probs_CHW in strips:
+            if wanted.probs:
+                probs.add(probs_CHW)
+            if not specialist:
+                index.add(probs_CHW.argmax(0).astype(np.uint8))
+        return probs.values, index.values
+
+    label_images(images, len(found), decide, ClassTable.of(run.experiment.data), record.classes, wanted)
     return len(found)
 
 
@@ -267,16 +282,3 @@ def _geotiff(path: Path, image: Path, values_CHW: np.ndarray, nodata: float) -> 
     with whole_file(path) as aside, rasterio.open(aside, "w", "GTiff", width, height, count, **kind, **place) as file:
         file.write(values_CHW)
         yield file
-
-
-def _starts(length: int, window: int) -> list[int]:
-    """Where windows begin: the first at 0, the last at the end, evenly spread, overlapping by OVERLAP or more."""
-    overlap = round(window * OVERLAP)
-    count = 1 if length <= window else -(-(length - overlap) // (window - overlap))
-    return np.linspace(0, length - window, count).round().astype(int).tolist()
-
-
-def _ramp(length: int) -> np.ndarray:
-    """Weights along a window's side: 1 inside, falling towards 0 over the overlap."""
-    to_edge = np.minimum(np.arange(length) + 0.5, length - np.arange(length) - 0.5)
-    return np.minimum(1.0, to_edge / max(1, round(length * OVERLAP)))

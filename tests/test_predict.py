@@ -21,11 +21,12 @@ from folds.images import read_image, read_mask
 from pipeline import mean, predict
 from pipeline.check import check_stores
 from pipeline.forward import forward_outputs, forward_probs
-from pipeline.images import Wanted, predict_scene
+from pipeline.images import Wanted
 from pipeline.mean import mean_test
 from pipeline.members import LoadedMember, load_member
 from pipeline.predict import predict_oof, predict_test
 from pipeline.quantise import quantise
+from pipeline.scene import predict_scene
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import PROBS, open_store
 from pipeline.train import train_member
@@ -250,7 +251,7 @@ def test_a_scene_in_windows_is_the_scene_where_a_network_sees_pixels_alone(size)
         seen.append(pixels_NHWB.shape)
         return np.moveaxis(pixels_NHWB, -1, 1).copy()
 
-    probs = predict_scene(pixels, predict_pixels, window_px=64)
+    probs = np.concatenate(list(predict_scene(pixels, predict_pixels, window_px=64)), axis=1)
     np.testing.assert_allclose(probs, np.moveaxis(pixels, -1, 0), atol=1e-6)
     assert all(shape[1] <= 64 and shape[2] <= 64 for shape in seen)
 
@@ -261,7 +262,9 @@ def test_windows_hide_what_a_network_does_at_its_borders():
         probs[..., :3, :] = probs[..., -3:, :] = probs[..., :, :3] = probs[..., :, -3:] = 1.0
         return probs
 
-    inner = predict_scene(np.zeros((200, 200, 1), np.uint8), with_borders, window_px=64)[0, 4:-4, 4:-4]
+    strips = list(predict_scene(np.zeros((200, 200, 1), np.uint8), with_borders, window_px=64))
+    assert [strip.shape[1] for strip in strips] == [45, 46, 45, 64]
+    inner = np.concatenate(strips, axis=1)[0, 4:-4, 4:-4]
     assert inner.max() < 0.65
 
 
@@ -306,8 +309,14 @@ def test_a_blends_models_and_specialists_keep_their_channels():
     )
     specialist = FittedSpecialist("bare_unet", target=2, slope=1.0, bias=0.0, share=0.5)
     blend = replace(uniform_blend(["field", "forest", "bare"], ["a", "b"]), specialists=(specialist,))
-    probs, index = decision_of(blend)(np.concatenate([*models, evidence]))
-    expected, expected_index = apply_blend(blend, models, evidence)
-    assert np.array_equal(probs, expected)
-    assert np.array_equal(index, expected_index)
+    predicted = np.concatenate([*models, evidence])
+    for given in (blend, replace(blend, min_px_C=(3, 3, 3), hole_px_C=(2, 0, 5))):
+        expected, expected_index = apply_blend(given, models, evidence)
+        for cut_at in ([], [2], [1, 4]):
+            strips = np.split(predicted, cut_at, axis=1)
+            probs, index = decision_of(given, keep_probs=True)(strips, 6)
+            assert np.array_equal(probs, expected)
+            assert np.array_equal(index, expected_index)
+            assert np.array_equal(decision_of(given, keep_probs=False)(strips, 6)[1], expected_index)
     assert np.abs(probs - models.mean(0)).max() > 0.01
+    assert not np.array_equal(expected_index, apply_blend(blend, models, evidence)[1])
