@@ -86,20 +86,17 @@ class Augment:
 def build_augment(
     augmentations: Sequence[Augmentation],
     names: Sequence[str],
-    dtype: np.dtype | str,
-    mean_B: np.ndarray,
-    std_B: np.ndarray,
+    scale: PixelScale,
 ) -> Augment:
     """The augmentations of a training section.
 
     Args:
         names: the classes in index order, for copy_paste.
-        dtype, mean_B, std_B: the pack's; integers' statistics scaled to 0..1. Gains and noise are relative to them.
+        scale: the pack's. Gains and noise are relative to it, and what has no data is left alone by them.
 
     Raises:
         UserError: an argument's value that the augmentation does not take.
     """
-    scale = PixelScale.of(np.dtype(dtype), mean_B, std_B)
     steps = []
     for augmentation in augmentations:
         arguments = DEFAULTS.get(augmentation.name, {}) | _with_tuples(augmentation.params)
@@ -109,8 +106,23 @@ def build_augment(
             step = BUILDERS[augmentation.name](arguments, names=names, scale=scale)
         except (ValueError, TypeError) as error:
             raise UserError(f"train.augment: {augmentation.name} with {augmentation.params}: {error}") from None
+        if augmentation.name in RADIOMETRIC:
+            step = _where_data(step, scale)
         steps.append((augmentation.p, step))
     return Augment(steps)
+
+
+def _where_data(step: Step, scale: PixelScale) -> Step:
+    """The step, but for pixels without data: a network sees 0 there, whatever the sensor did."""
+
+    def kept(sample: Sample, draw: Draw) -> Sample:
+        empty_HW = scale.without_data(sample.image)
+        changed = step(sample, draw)
+        if empty_HW is None:
+            return changed
+        return changed._replace(image=np.where(empty_HW[..., None], sample.image, changed.image))
+
+    return step if scale.empty_B is None else kept
 
 
 def _with_tuples(params: dict[str, Any]) -> dict[str, Any]:
@@ -281,6 +293,7 @@ def _number(arguments: dict[str, Any], key: str, default: float, above: float = 
     return float(value)
 
 
+RADIOMETRIC = {"brightness_contrast", "gamma", "noise", "blur", "band_gain", "percent_stretch"}
 BUILDERS: dict[str, Callable[..., Step]] = {
     **{name: partial(_symmetry, list(codes)) for name, codes in SYMMETRIES.items()},
     "shift_scale_rotate": partial(_geometry, A.Affine),

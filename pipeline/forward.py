@@ -130,7 +130,8 @@ def _read(
 
 def pictures_of(pixels_NHWB: np.ndarray, preparation: Preparation, settings: Predict) -> list[np.ndarray]:
     """The tiles as they are, and stretched by each of `predict.stretch`."""
-    scale = PixelScale.of(pixels_NHWB.dtype, np.array(preparation.mean), np.array(preparation.std))
+    mean_B, std_B = np.array(preparation.mean), np.array(preparation.std)
+    scale = PixelScale.of(pixels_NHWB.dtype, mean_B, std_B, preparation.empty)
     return [pixels_NHWB] + [
         np.stack([stretched(pixels_HWB, percent, scale) for pixels_HWB in pixels_NHWB]) for percent in settings.stretch
     ]

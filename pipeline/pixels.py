@@ -1,5 +1,6 @@
 """Arithmetic on pixels of any dtype: to the unit range and back, per band and linear, stretched by percentiles."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -23,21 +24,34 @@ class PixelScale:
     std_B: np.ndarray
     low_B: np.ndarray
     high_B: np.ndarray
+    empty_B: np.ndarray | None = None
+    """What stands where images have no data; None: they have some everywhere."""
 
     @classmethod
-    def of(cls, dtype: np.dtype, mean_B: np.ndarray, std_B: np.ndarray) -> "PixelScale":
+    def of(
+        cls, dtype: np.dtype, mean_B: np.ndarray, std_B: np.ndarray, empty: Sequence[float] | None = None
+    ) -> "PixelScale":
         """
         Args:
             mean_B, std_B: with integer dtypes scaled to 0..1.
+            empty: in the pixels' own unit.
         """
+        empty_B = None if empty is None else np.asarray(empty, dtype)
         full = full_scale(dtype)
         mean_B, std_B = np.asarray(mean_B, np.float64) * full, np.asarray(std_B, np.float64) * full
         if dtype == np.uint8:
-            return cls(dtype, mean_B, std_B, np.zeros(len(mean_B)), np.full(len(mean_B), full))
+            return cls(dtype, mean_B, std_B, np.zeros(len(mean_B)), np.full(len(mean_B), full), empty_B)
         low_B, high_B = mean_B - SPREAD * std_B, mean_B + SPREAD * std_B  # the pack's std is never 0
         if dtype.kind == "u":
             low_B, high_B = np.maximum(low_B, 0), np.minimum(high_B, full)
-        return cls(dtype, mean_B, std_B, low_B, high_B)
+        return cls(dtype, mean_B, std_B, low_B, high_B, empty_B)
+
+    def without_data(self, image_HWB: np.ndarray) -> np.ndarray | None:
+        """(H, W) bool; None where all pixels have data."""
+        if self.empty_B is None:
+            return None
+        empty_HW = (image_HWB == self.empty_B).all(2)
+        return empty_HW if empty_HW.any() else None
 
     def to_unit(self, image_HWB: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """float32 in 0..1, and what of each pixel lies beyond the range, for `from_unit`."""
@@ -69,13 +83,20 @@ class PixelScale:
 def stretched(image_HWB: np.ndarray, percent: float, scale: PixelScale) -> np.ndarray:
     """Each band stretched linearly so that its `percent`-th and (100 - percent)-th percentile span the data's range.
 
-    After WangZhenqing (2021 Tianchi remote sensing). A band of one value stays as it is.
+    After WangZhenqing (2021 Tianchi remote sensing). A band of one value stays as it is, and so do pixels without data,
+    which count in no percentile.
     """
-    bounds_2B = np.percentile(image_HWB, [percent, 100 - percent], axis=(0, 1))
+    empty_HW = scale.without_data(image_HWB)
+    if empty_HW is not None and empty_HW.all():
+        return image_HWB
+    pixels_PB = image_HWB.reshape(-1, image_HWB.shape[2]) if empty_HW is None else image_HWB[~empty_HW]
+    bounds_2B = np.percentile(pixels_PB, [percent, 100 - percent], axis=0)
     width_B = bounds_2B[1] - bounds_2B[0]
     factor_B = np.where(width_B > 0, (scale.high_B - scale.low_B) / np.where(width_B > 0, width_B, 1), 1.0)
     shift_B = np.where(width_B > 0, scale.low_B - bounds_2B[0] * factor_B, 0.0)
     image = scale.linear(image_HWB, factor_B, shift_B)
     if scale.dtype.kind == "f":
-        return np.clip(image, scale.low_B, scale.high_B).astype(scale.dtype)
+        image = np.clip(image, scale.low_B, scale.high_B).astype(scale.dtype)
+    if empty_HW is not None:
+        image[empty_HW] = scale.empty_B
     return image

@@ -22,6 +22,8 @@ class Preparation:
     mean: list[float]
     """Per band, with integer dtypes scaled to 0..1."""
     std: list[float]
+    empty: list[float] | None = None
+    """Per band, in the pixels' own unit: what stands where images have no data. None: they have some everywhere."""
 
     @property
     def channels(self) -> int:
@@ -36,15 +38,25 @@ class Preparation:
         image_NHWB = pixels_NHWB.to(torch.float32) / scale
         derived = [self._ndvi(image_NHWB)] if "ndvi" in self.derived else []
         if self.normalize == "tile":
-            mean = image_NHWB.mean((1, 2), keepdim=True)
-            std = image_NHWB.std((1, 2), keepdim=True, correction=0)
-            std = torch.where(std > NDVI_FLOOR, std, 1.0)
+            image_NHWC = self._by_tile(image_NHWB, scale)
         else:
             mean, std = (_on(image_NHWB.device, tuple(values)) for values in (self.mean, self.std))
-        image_NHWC = _shifted_and_scaled(image_NHWB, mean, std)
+            image_NHWC = _shifted_and_scaled(image_NHWB, mean, std)
         if derived:
             image_NHWC = torch.cat([image_NHWC, *derived], dim=-1)
         return image_NHWC.permute(0, 3, 1, 2)
+
+    def _by_tile(self, image_NHWB: torch.Tensor, scale: float) -> torch.Tensor:
+        """Each tile by the mean and std of its own pixels with data; those without are 0."""
+        if self.empty is None:
+            mean = image_NHWB.mean((1, 2), keepdim=True)
+            std = image_NHWB.std((1, 2), keepdim=True, correction=0)
+            return _shifted_and_scaled(image_NHWB, mean, torch.where(std > NDVI_FLOOR, std, 1.0))
+        data_NHW1 = (image_NHWB != _on(image_NHWB.device, tuple(self.empty)) / scale).any(3, keepdim=True)
+        count_N111 = data_NHW1.sum((1, 2), keepdim=True).clamp_min(1)
+        mean = (image_NHWB * data_NHW1).sum((1, 2), keepdim=True) / count_N111
+        std = (((image_NHWB - mean) * data_NHW1).square().sum((1, 2), keepdim=True) / count_N111).sqrt()
+        return _shifted_and_scaled(image_NHWB, mean, torch.where(std > NDVI_FLOOR, std, 1.0)).mul_(data_NHW1)
 
     def _ndvi(self, image_NHWB: torch.Tensor) -> torch.Tensor:
         """(nir - red) / (nir + red), in [-1, 1]; in float: on uint8 the difference would wrap around."""

@@ -22,7 +22,8 @@ from pipeline.data import EpochBatches, TrainTiles, train_loader
 from pipeline.device import autocast_dtype, loader_workers
 from pipeline.loop import Plan
 from pipeline.members import MemberRecord
-from pipeline.pack import Pack, open_pack
+from pipeline.pack import Pack, fill_value, open_pack
+from pipeline.pixels import PixelScale
 from pipeline.prepare import Preparation
 from pipeline.sampler import epoch_order
 from pipeline.schedule import Plateau, build_optimizer
@@ -88,7 +89,8 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
         names = ["other", member.model.target]
     weight_C = training_weights(train.class_weights, count_C, names)
     loss_fn = build_loss(train.loss, len(record.classes), weight_C, binary=class_index is not None).to(device)
-    augment = build_augment(train.augment, classes.names, pack.train_image_NHWB.dtype, pack.mean_B, pack.std_B)
+    scale = PixelScale.of(pack.train_image_NHWB.dtype, pack.mean_B, pack.std_B, preparation.empty)
+    augment = build_augment(train.augment, classes.names, scale)
     data = TrainTiles(pack, train_N, hist_NC > 0, augment, member.seed, class_index)
 
     def order_of_epoch(epoch: int) -> np.ndarray:
@@ -123,7 +125,9 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
 def record_of(run: Run, member: Member, pack: Pack, train_N: np.ndarray, val_N: np.ndarray) -> MemberRecord:
     """What `member.json` will say."""
     data, target = run.experiment.data, member.model.target
-    preparation = Preparation(data.bands, data.derived, data.normalize, pack.mean_B.tolist(), pack.std_B.tolist())
+    statistics = pack.mean_B.tolist(), pack.std_B.tolist()
+    empty = None if data.nodata is None else fill_value(pack.mean_B, pack.train_image_NHWB.dtype).tolist()
+    preparation = Preparation(data.bands, data.derived, data.normalize, *statistics, empty)
     return MemberRecord(
         model=member.model.name,
         fold=member.fold,

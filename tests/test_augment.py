@@ -54,11 +54,11 @@ def statistics(image):
     return image.dtype, image.mean((0, 1)) / full, image.std((0, 1)) / full
 
 
-def build(*names, image, p=1.0, params=None):
+def build(*names, image, p=1.0, params=None, empty=None):
     entries = [
         Augmentation(name=name, p=p, params=ARGUMENTS.get(name, {}) if params is None else params) for name in names
     ]
-    return build_augment(entries, NAMES, *statistics(image))
+    return build_augment(entries, NAMES, PixelScale.of(*statistics(image), empty))
 
 
 def partner_of(tile):
@@ -212,6 +212,29 @@ def test_radiometry_leaves_the_mask_and_changes_pixels_a_little(name, dtype):
     assert 0.001 < np.abs(shift).mean() < 2  # in standard deviations: as much for 12 bits in uint16 as for uint8
 
 
+@pytest.mark.parametrize("name", RADIOMETRY)
+@DTYPES
+def test_radiometry_leaves_pixels_without_data_alone(name, dtype):
+    image, mask = draw_tile(1, dtype=dtype)
+    empty_B = np.percentile(image, 30, axis=(0, 1)).astype(image.dtype)
+    image[4:20, 7:] = empty_B
+    out = apply(build(name, image=image, empty=empty_B), (image, mask), 3).image
+    assert (out[4:20, 7:] == empty_B).all()
+    assert (out[:4] != image[:4]).mean() > 0.2
+    every = np.broadcast_to(empty_B, image.shape).copy()
+    assert (apply(build(name, image=image, empty=empty_B), (every, mask), 3).image == empty_B).all()
+
+
+@DTYPES
+def test_percentiles_are_those_of_pixels_with_data(dtype):
+    image, _ = draw_tile(1, dtype=dtype)
+    empty_B = np.percentile(image, 5, axis=(0, 1)).astype(image.dtype)
+    whole, cut = image[:, :20].copy(), image.copy()
+    cut[:, 20:] = empty_B
+    scale = PixelScale.of(*statistics(image), empty_B)
+    np.testing.assert_array_equal(stretched(cut, 2.0, scale)[:, :20], stretched(whole, 2.0, scale))
+
+
 @pytest.mark.parametrize("name", ["band_gain", "brightness_contrast", "noise"])
 def test_bright_pixels_saturate_and_do_not_wrap(name):
     image, mask = draw_tile(1)
@@ -221,7 +244,8 @@ def test_bright_pixels_saturate_and_do_not_wrap(name):
         "brightness_contrast": {"brightness_limit": [0.2, 0.2]},
         "noise": {"std_range": [0.1, 0.1]},
     }
-    augment = build_augment([Augmentation(name=name, p=1.0, params=params[name])], NAMES, "uint8", [0.5] * 4, [0.1] * 4)
+    scale = PixelScale.of(np.dtype("uint8"), [0.5] * 4, [0.1] * 4)
+    augment = build_augment([Augmentation(name=name, p=1.0, params=params[name])], NAMES, scale)
     for seed in range(5):
         assert apply(augment, (image, mask), seed).image.min() > 120
 

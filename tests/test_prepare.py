@@ -31,6 +31,22 @@ def test_tile_normalisation_gives_mean_0_and_std_1_and_forgets_gain_and_offset(p
     torch.testing.assert_close(plain, gained, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_pixels_without_data_count_in_no_tile_and_are_0(pixels_NHWB, dtype):
+    pixels_NHWB = pixels_NHWB.astype(dtype) if dtype != np.float32 else (pixels_NHWB / np.float32(77) - 1)
+    empty = pixels_NHWB[0, 3, 2] + dtype(1)
+    pixels_NHWB[0, 1:4, 2:5], pixels_NHWB[1] = empty, empty
+    prepared = preparation(normalize="tile", empty=empty.tolist())(torch.from_numpy(pixels_NHWB)).numpy()
+    empty_HW = np.zeros((5, 7), bool)
+    empty_HW[1:4, 2:5] = True
+    assert (prepared[0][:, empty_HW] == 0).all()
+    assert (prepared[1] == 0).all()
+    scale = np.iinfo(dtype).max if dtype != np.float32 else 1
+    there_PB = pixels_NHWB[0][~empty_HW].astype(np.float64) / scale
+    expected = (there_PB - there_PB.mean(0)) / there_PB.std(0)
+    np.testing.assert_allclose(prepared[0][:, ~empty_HW], expected.T, rtol=1e-3, atol=1e-4)
+
+
 def test_a_dead_band_is_0_and_not_nan():
     dead = torch.full((1, 4, 4, 4), 17, dtype=torch.uint8)
     assert (preparation(normalize="tile")(dead) == 0).all()
