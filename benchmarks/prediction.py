@@ -43,7 +43,7 @@ from folds.metrics import confusion, mean_iou
 from folds.tiles import read_tiles
 from models.zoo import build_model
 from pipeline.device import autocast, autocast_dtype, pick_device
-from pipeline.forward import forward_outputs, forward_probs
+from pipeline.forward import Predictor
 from pipeline.members import LoadedMember, load_member, load_network
 from pipeline.outputs import output_for_store
 from pipeline.pack import Pack, open_pack
@@ -92,10 +92,11 @@ def write_tiles(path: Path, loaded: LoadedMember, pack: Pack, rows: np.ndarray, 
     names = [f"{i:06d}" for i in range(len(rows))]
     precision = run.experiment.train_of(loaded.member.model).precision
     in_turn = device.type == "cpu"
-    output = output_for_store(device, "uint8")
-    args = loaded.networks, loaded.preparation, pack.train_image_NHWB, rows, settings, precision, device, output
+    batches = loaded.predictor(settings, precision, device).outputs(
+        pack.train_image_NHWB, rows, output_for_store(device, "uint8")
+    )
     with write_store(path, names, loaded.record.classes, *pack.size_px, {}, in_turn=in_turn) as writer:
-        for batch in forward_outputs(*args):
+        for batch in batches:
             writer.append(*batch)
 
 
@@ -187,8 +188,9 @@ def against_ttach(run: Run, loaded: LoadedMember, pack: Pack) -> dict[str, float
 
     def pipeline(precision: str) -> torch.Tensor:
         settings = run.experiment.predict.model_copy(update={"tta": "d4"})
-        args = [network], loaded.preparation, pack.train_image_NHWB, np.arange(batch), settings, precision, device
-        return torch.from_numpy(np.concatenate(list(forward_probs(*args)))).to(device)
+        predictor = Predictor([network], loaded.preparation, settings, precision, device)
+        batches = predictor.probs(pack.train_image_NHWB, np.arange(batch))
+        return torch.from_numpy(np.concatenate(list(batches))).to(device)
 
     def largest(probs: torch.Tensor, of_ttach: torch.Tensor) -> float:
         return float((probs - of_ttach.float()).abs().max())
@@ -221,8 +223,9 @@ def stored(run: Run, members: list[Member], pack: Pack, folder: Path) -> dict[st
         loaded, store = load_member(run, member, device), open_store(predict_oof(run, member, device, StopRequest()))
         rows = np.array([row_of[name] for name in store.names])
         precision = run.experiment.train_of(member.model).precision
-        args = loaded.networks, loaded.preparation, pack.train_image_NHWB, rows, run.experiment.predict, precision
-        probs, back = np.concatenate(list(forward_probs(*args, device))), store.read_many(range(len(store)))
+        predictor = loaded.predictor(run.experiment.predict, precision, device)
+        probs = np.concatenate(list(predictor.probs(pack.train_image_NHWB, rows)))
+        back = store.read_many(range(len(store)))
         flips += int((probs.argmax(1) != back.argmax(1)).sum())
         means = {"stored": means["stored"] + back / len(members), "float": means["float"] + probs / len(members)}
     truth = pack.train_mask_NHW[rows]
@@ -282,7 +285,8 @@ def predict_tiles(count: int, folder: Path) -> None:
     names, classes = [f"{i}" for i in range(count)], [f"class{c}" for c in range(10)]
     with write_store(folder / "memory", names, classes, 256, 256, {}, in_turn=True) as writer:
         rows, mapped = np.arange(count), np.load(path, mmap_mode="r")
-        for probs in forward_probs([network], preparation, mapped, rows, settings, "auto", torch.device("cpu")):
+        predictor = Predictor([network], preparation, settings, "auto", torch.device("cpu"))
+        for probs in predictor.probs(mapped, rows):
             writer.append(probs)
     print(peak_mib())
 

@@ -3,7 +3,8 @@
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 import torch
@@ -22,60 +23,77 @@ from pipeline.tta import build_views, predict_probs
 AHEAD = 2  # batches of a GPU: read before they are asked for, and on their way while the next are computed
 
 
-def forward_probs(
-    networks: Sequence[nn.Module],
-    preparation: Preparation,
-    pixels_NHWB: np.ndarray,
-    tile_N: np.ndarray,
-    settings: Predict,
-    precision: str,
-    device: torch.device,
-) -> Iterator[np.ndarray]:
-    """Probabilities of tiles, batch by batch: (n, C, H, W) float32. Arguments as for `forward_outputs`."""
-    args = networks, preparation, pixels_NHWB, tile_N, settings, precision, device
-    for (probs_NCHW,) in forward_outputs(*args, probabilities):
-        yield probs_NCHW
+@dataclass(frozen=True)
+class Predictor:
+    """A member's networks, and how pixels go through them."""
 
+    networks: Sequence[nn.Module]
+    """In eval mode, on the device: one for each kind of its weights. Their probabilities are averaged."""
+    preparation: Preparation
+    settings: Predict
+    precision: str
+    """Of `train.precision`."""
+    device: torch.device
 
-def forward_outputs(
-    networks: Sequence[nn.Module],
-    preparation: Preparation,
-    pixels_NHWB: np.ndarray,
-    tile_N: np.ndarray,
-    settings: Predict,
-    precision: str,
-    device: torch.device,
-    output: Output,
-) -> Iterator[tuple[np.ndarray, ...]]:
-    """What `output` makes of the probabilities of tiles, batch by batch, views and networks averaged.
+    @cached_property
+    def _forwards(self) -> list[Callable[[torch.Tensor], torch.Tensor]]:
+        """Weights are cast once, and not for every batch."""
+        dtype = autocast_dtype(self.precision, self.device)
+        return [partial(padded_logits, cast_weights(network, dtype)) for network in self.networks]
 
-    Args:
-        networks: in eval mode, on the device: a member's, one for each kind of its weights.
-        pixels_NHWB: an array or memory map; only the rows `tile_N` are read, in that order.
-        output: is given (n, C, H, W) float32 on the device.
-    """
-    dtype = autocast_dtype(precision, device)
-    views = build_views(settings)
-    forwards = [partial(padded_logits, cast_weights(network, dtype)) for network in networks]
-    tiles_at_once = max(1, settings.batch // (len(views) * (1 + len(settings.stretch))))
-    batches = [tile_N[first : first + tiles_at_once] for first in range(0, len(tile_N), tiles_at_once)]
-    on_gpu = device.type == "cuda"
-    read = partial(_read, pixels_NHWB, preparation, settings, on_gpu)
-    ahead = AHEAD if on_gpu else 0  # a CPU has nothing to wait for
-    on_the_way: deque[ToHost] = deque()
-    for pictures in _read_ahead(read, batches, ahead):
-        with torch.inference_mode(), autocast(device, dtype):
-            images = [preparation(picture.to(device, non_blocking=True)) for picture in pictures]
-            total_NCHW = predict_probs(forwards[0], images, views, settings.merge, settings.batch)
-            for forward in forwards[1:]:
-                total_NCHW += predict_probs(forward, images, views, settings.merge, settings.batch)
-            if len(forwards) > 1:
-                total_NCHW /= len(forwards)
-            on_the_way.append(ToHost(output(total_NCHW)))
-        if len(on_the_way) > ahead:
+    def probs(self, pixels_NHWB: np.ndarray, tile_N: np.ndarray, batch: int | None = None) -> Iterator[np.ndarray]:
+        """Probabilities of tiles, batch by batch: (n, C, H, W) float32. Arguments as for `outputs`."""
+        for (probs_NCHW,) in self.outputs(pixels_NHWB, tile_N, probabilities, batch):
+            yield probs_NCHW
+
+    def outputs(
+        self, pixels_NHWB: np.ndarray, tile_N: np.ndarray, output: Output, batch: int | None = None
+    ) -> Iterator[tuple[np.ndarray, ...]]:
+        """What `output` makes of the probabilities of tiles, batch by batch, views and networks averaged.
+
+        Args:
+            pixels_NHWB: an array or memory map; only the rows `tile_N` are read, in that order.
+            output: is given (n, C, H, W) float32 on the device.
+            batch: images of one pass; None: as many as the settings say.
+        """
+        batch = batch or self.settings.batch
+        views, merge = build_views(self.settings), self.settings.merge
+        tiles_at_once = max(1, batch // (len(views) * (1 + len(self.settings.stretch))))
+        rows = [tile_N[first : first + tiles_at_once] for first in range(0, len(tile_N), tiles_at_once)]
+        ahead = AHEAD if self.device.type == "cuda" else 0  # a CPU has nothing to wait for
+        on_the_way: deque[ToHost] = deque()
+        for pictures in _read_ahead(partial(self._read, pixels_NHWB), rows, ahead):
+            with torch.inference_mode(), autocast(self.device, autocast_dtype(self.precision, self.device)):
+                images = [self.preparation(picture.to(self.device, non_blocking=True)) for picture in pictures]
+                first, *others = self._forwards
+                total_NCHW = predict_probs(first, images, views, merge, batch)
+                for forward in others:
+                    total_NCHW += predict_probs(forward, images, views, merge, batch)
+                if others:
+                    total_NCHW /= len(self.networks)
+                on_the_way.append(ToHost(output(total_NCHW)))
+            if len(on_the_way) > ahead:
+                yield on_the_way.popleft().arrays()
+        while on_the_way:
             yield on_the_way.popleft().arrays()
-    while on_the_way:
-        yield on_the_way.popleft().arrays()
+
+    def _read(self, pixels_NHWB: np.ndarray, row_N: np.ndarray) -> list[torch.Tensor]:
+        """The pictures of some tiles; from pinned memory a copy waits its turn on the device, not the host for it."""
+        if self.device.type != "cuda":
+            return [torch.from_numpy(each) for each in self._pictures_of(read_rows(pixels_NHWB, row_N))]
+        shape, dtype = (len(row_N), *pixels_NHWB.shape[1:]), torch.from_numpy(np.empty(0, pixels_NHWB.dtype)).dtype
+        tiles = torch.empty(shape, dtype=dtype, pin_memory=True)
+        _, *others = self._pictures_of(read_rows(pixels_NHWB, row_N, tiles.numpy()))
+        return [tiles, *(torch.from_numpy(each).pin_memory() for each in others)]
+
+    def _pictures_of(self, pixels_NHWB: np.ndarray) -> list[np.ndarray]:
+        """The tiles as they are, and stretched by each of `predict.stretch`."""
+        mean_B, std_B = np.array(self.preparation.mean), np.array(self.preparation.std)
+        scale = PixelScale.of(pixels_NHWB.dtype, mean_B, std_B, self.preparation.empty)
+        return [pixels_NHWB] + [
+            np.stack([stretched(pixels_HWB, percent, scale) for pixels_HWB in pixels_NHWB])
+            for percent in self.settings.stretch
+        ]
 
 
 class ToHost:
@@ -114,24 +132,3 @@ def _read_ahead(
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
-
-
-def _read(
-    pixels_NHWB: np.ndarray, preparation: Preparation, settings: Predict, pinned: bool, row_N: np.ndarray
-) -> list[torch.Tensor]:
-    """The pictures of some tiles; from pinned memory a copy waits its turn on the device, and not the host for it."""
-    if not pinned:
-        return [torch.from_numpy(each) for each in pictures_of(read_rows(pixels_NHWB, row_N), preparation, settings)]
-    shape, dtype = (len(row_N), *pixels_NHWB.shape[1:]), torch.from_numpy(np.empty(0, pixels_NHWB.dtype)).dtype
-    tiles = torch.empty(shape, dtype=dtype, pin_memory=True)
-    _, *others = pictures_of(read_rows(pixels_NHWB, row_N, tiles.numpy()), preparation, settings)
-    return [tiles, *(torch.from_numpy(each).pin_memory() for each in others)]
-
-
-def pictures_of(pixels_NHWB: np.ndarray, preparation: Preparation, settings: Predict) -> list[np.ndarray]:
-    """The tiles as they are, and stretched by each of `predict.stretch`."""
-    mean_B, std_B = np.array(preparation.mean), np.array(preparation.std)
-    scale = PixelScale.of(pixels_NHWB.dtype, mean_B, std_B, preparation.empty)
-    return [pixels_NHWB] + [
-        np.stack([stretched(pixels_HWB, percent, scale) for pixels_HWB in pixels_NHWB]) for percent in settings.stretch
-    ]

@@ -29,9 +29,6 @@ from config.data import Nodata
 from folds.classes import ClassTable
 from folds.images import DTYPES, read_pixels
 from folds.tiles import read_tiles
-from models.casting import cast_weights
-from pipeline.device import autocast_dtype
-from pipeline.forward import forward_probs
 from pipeline.members import LoadedMember, load_member
 from pipeline.pack import fill_value
 from pipeline.scene import WINDOW_PX, PredictPixels, predict_scene
@@ -141,20 +138,17 @@ def batches_of(run: Run) -> BatchOf:
 def mean_of_members(run: Run, members: Sequence[LoadedMember], device: torch.device) -> PredictPixels:
     """A function from pixels to the mean of the members' probabilities."""
     batch_of = batches_of(run)
-    # Once, and not for every window of a scene.
-    precisions = [run.experiment.train_of(loaded.member.model).precision for loaded in members]
-    networks = [
-        [cast_weights(network, autocast_dtype(precision, device)) for network in loaded.networks]
-        for loaded, precision in zip(members, precisions, strict=True)
+    settings = run.experiment.predict
+    predictors = [
+        loaded.predictor(settings, run.experiment.train_of(loaded.member.model).precision, device) for loaded in members
     ]
 
     def predict(pixels_NHWB: np.ndarray) -> np.ndarray:
         count, height, width, _ = pixels_NHWB.shape
-        settings = run.experiment.predict.model_copy(update={"batch": batch_of(height, width)})
         total_NCHW = np.float32(0)
-        for loaded, of_it, precision in zip(members, networks, precisions, strict=True):
-            args = of_it, loaded.preparation, pixels_NHWB, np.arange(count), settings, precision, device
-            total_NCHW = total_NCHW + np.concatenate(list(forward_probs(*args)))
+        for predictor in predictors:
+            batches = predictor.probs(pixels_NHWB, np.arange(count), batch_of(height, width))
+            total_NCHW = total_NCHW + np.concatenate(list(batches))
         return total_NCHW / np.float32(len(members))
 
     return predict

@@ -13,9 +13,11 @@ from base.errors import UserError
 from base.files import hash_file, read_json, write_json
 from base.stamps import read_stamp, stamp_path
 from config import Member, Run
+from config.ensemble import Predict
 from models.folding import fold_batch_norms
 from models.zoo import build_model
 from pipeline.finished import member_is_finished
+from pipeline.forward import Predictor
 from pipeline.prepare import Preparation
 
 
@@ -61,6 +63,10 @@ class LoadedMember:
     member's."""
     preparation: Preparation
     record: MemberRecord
+
+    def predictor(self, settings: Predict, precision: str, device: torch.device) -> Predictor:
+        """What takes pixels; the arguments are `Predictor`'s."""
+        return Predictor(self.networks, self.preparation, settings, precision, device)
 
 
 def load_member(run: Run, member: Member, device: torch.device) -> LoadedMember:

@@ -17,7 +17,6 @@ from config import Member, Run, load_experiment, open_run
 from folds.tiles import read_tiles
 from pipeline.device import pick_device, set_up_cpu
 from pipeline.finished import SECONDS, mean_is_finished, oof_is_finished, part_is_finished, weights_hash
-from pipeline.forward import forward_outputs
 from pipeline.images import add_image_options, label_by_members, wanted_of
 from pipeline.members import MemberRecord, add_member_options, load_member, member_of
 from pipeline.outputs import output_for_store
@@ -50,16 +49,15 @@ def _predict_split(
     if oof_is_finished(run, member) if kind == "oof" else part_is_finished(run, member):
         return path
     loaded = load_member(run, member, device)
-    settings = run.experiment.predict.model_copy(update={"batch": run.experiment.images_at_once})
+    settings = run.experiment.predict
     pack = open_pack(run, read_tiles(run.tiles_csv))
     pixels, order = (
         (pack.train_image_NHWB, pack.train_names) if kind == "oof" else (pack.test_image_NHWB, pack.test_names)
     )
     row_of = {name: row for row, name in enumerate(order)}
     rows = np.array([row_of[name] for name in names])
-    precision = run.experiment.train_of(member.model).precision
-    output = output_for_store(device, settings.dtype)
-    batches = forward_outputs(loaded.networks, loaded.preparation, pixels, rows, settings, precision, device, output)
+    predictor = loaded.predictor(settings, run.experiment.train_of(member.model).precision, device)
+    batches = predictor.outputs(pixels, rows, output_for_store(device, settings.dtype), run.experiment.images_at_once)
     manifest = {
         "kind": kind,
         "model": member.model.name,

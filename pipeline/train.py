@@ -27,7 +27,7 @@ from pipeline.curves import Curves
 from pipeline.data import target_table
 from pipeline.device import autocast, make_deterministic, pick_device, set_up_cpu
 from pipeline.finished import member_is_finished
-from pipeline.forward import forward_outputs
+from pipeline.forward import Predictor
 from pipeline.loop import Plan, fit
 from pipeline.members import add_member_options, member_of, weights_path
 from pipeline.outputs import decisions
@@ -95,11 +95,11 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
 def held_out_miou(setup: Setup, network: nn.Module, batch: int) -> float:
     """mIoU on the held-out tiles, without views: for the curves; the OOF score has them."""
     pack, plan, num_classes = setup.pack, setup.plan, max(len(setup.record.classes), 2)
-    settings, precision = Predict(tta="none", batch=batch), plan.train.precision
-    args = [network], setup.preparation, pack.train_image_NHWB, setup.val_N, settings, precision, plan.device
+    settings = Predict(tta="none", batch=batch)
+    predictor = Predictor([network], setup.preparation, settings, plan.train.precision, plan.device)
     target_of = target_table(setup.class_index)
     conf_CC, first = np.zeros((num_classes, num_classes), np.int64), 0
-    for (pred_NHW,) in forward_outputs(*args, decisions):
+    for (pred_NHW,) in predictor.outputs(pack.train_image_NHWB, setup.val_N, decisions):
         # Read batch by batch: all masks of a fold would stay in every job's memory.
         truth_NHW = target_of[read_rows(pack.train_mask_NHW, setup.val_N[first : first + len(pred_NHW)])]
         conf_CC += confusion(pred_NHW, truth_NHW, num_classes)

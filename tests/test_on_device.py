@@ -12,7 +12,7 @@ from folds.assign import make_folds
 from folds.tiles import read_tiles
 from models.averaging import Ema
 from models.zoo import build_model
-from pipeline.forward import forward_outputs, forward_probs
+from pipeline.forward import Predictor
 from pipeline.loop import EarlyValue
 from pipeline.members import load_member, weights_path
 from pipeline.outputs import decisions, stored
@@ -93,8 +93,8 @@ def test_what_is_stored_is_what_the_host_makes_of_the_devices_probabilities(tmp_
     store = open_store(predict_oof(run, member, device, StopRequest()))
     loaded, pack = load_member(run, member, device), open_pack(run, read_tiles(run.tiles_csv))
     rows = np.array([pack.train_names.index(name) for name in store.names])
-    args = loaded.networks, loaded.preparation, pack.train_image_NHWB, rows, run.experiment.predict, "auto", device
-    probs = np.concatenate(list(forward_probs(*args)))
+    predictor = loaded.predictor(run.experiment.predict, "auto", device)
+    probs = np.concatenate(list(predictor.probs(pack.train_image_NHWB, rows)))
     assert np.array_equal(store.read_many_raw(range(len(store))), quantise(probs))
 
 
@@ -107,9 +107,10 @@ def test_every_device_predicts_as_the_cpu_does_in_float32(tmp_path, device, exac
     probs = {}
     for place in (torch.device("cpu"), device):
         loaded = load_member(run, member, place)
-        args = loaded.networks * 2, loaded.preparation, pack.train_image_NHWB, np.array([7, 2, 2, 0, 5])
-        probs[place] = np.concatenate(list(forward_probs(*args, settings, "fp32", place)))
-        whole = np.concatenate([index for (index,) in forward_outputs(*args, settings, "fp32", place, decisions)])
+        predictor = Predictor(loaded.networks * 2, loaded.preparation, settings, "fp32", place)
+        tiles = pack.train_image_NHWB, np.array([7, 2, 2, 0, 5])
+        probs[place] = np.concatenate(list(predictor.probs(*tiles)))
+        whole = np.concatenate([index for (index,) in predictor.outputs(*tiles, decisions)])
         assert np.array_equal(whole, probs[place].argmax(1))
     np.testing.assert_allclose(probs[device], probs[torch.device("cpu")], atol=1e-4)
 

@@ -20,7 +20,7 @@ from folds.assign import make_folds
 from folds.images import read_image, read_mask
 from pipeline import mean, predict
 from pipeline.check import check_stores
-from pipeline.forward import forward_outputs, forward_probs
+from pipeline.forward import Predictor
 from pipeline.images import Wanted
 from pipeline.mean import mean_test
 from pipeline.members import LoadedMember, load_member
@@ -64,7 +64,7 @@ def pixels_of(run: Run, names: list[str], split: str) -> np.ndarray:
 
 
 def probs_of(loaded: LoadedMember, pixels_NHWB: np.ndarray, tile_N: list[int], run: Run) -> Iterator[np.ndarray]:
-    return forward_probs(loaded.networks, loaded.preparation, pixels_NHWB, tile_N, run.experiment.predict, "fp32", CPU)
+    return loaded.predictor(run.experiment.predict, "fp32", CPU).probs(pixels_NHWB, tile_N)
 
 
 def test_oof_and_test_stores_hold_the_networks_probabilities_and_are_proven(config):
@@ -76,10 +76,8 @@ def test_oof_and_test_stores_hold_the_networks_probabilities_and_are_proven(conf
     ):
         store = open_store(path)
         pixels = pixels_of(run, store.names, split)
-        (one_batch,) = forward_probs(
-            loaded.networks, loaded.preparation, pixels, np.arange(3),
-            run.experiment.predict.model_copy(update={"batch": 100}), "fp32", CPU,
-        )  # fmt: skip
+        predictor = loaded.predictor(run.experiment.predict, "fp32", CPU)
+        (one_batch,) = predictor.probs(pixels, np.arange(3), batch=100)
         assert np.array_equal(store.read_many(range(3)).argmax(1), one_batch.argmax(1))
         assert np.abs(store.read_many(range(3)) - one_batch).max() <= 1.6 / 255
     assert len(check_stores(run, content=True)) == 2
@@ -217,13 +215,13 @@ def test_labels_never_take_the_place_of_their_image(config, tmp_path):
 
 
 def test_split_batches_are_predicted_in_smaller_ones(config, monkeypatch):
-    seen = []
+    seen, whole = [], Predictor.outputs
 
-    def forward(networks, preparation, pixels_NHWB, tile_N, settings, *others):
-        seen.append(settings.batch)
-        return forward_outputs(networks, preparation, pixels_NHWB, tile_N, settings, *others)
+    def outputs(self, pixels_NHWB, tile_N, output, batch):
+        seen.append(batch)
+        return whole(self, pixels_NHWB, tile_N, output, batch)
 
-    monkeypatch.setattr(predict, "forward_outputs", forward)
+    monkeypatch.setattr(Predictor, "outputs", outputs)
     for split in (1, 4, 64):
         run = run_of(config, "predict.tta=[rot90]", "predict.batch=16", f"jobs.split_batch={split}")
         path = predict_oof(run, member(run), CPU, GO_ON)
