@@ -115,8 +115,22 @@ def write_json(path: str | Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
+class NotJson(UserError, ValueError):
+    """A file that was cut short or changed by hand."""
+
+
 def read_json(path: str | Path) -> Any:
-    return json.loads(Path(path).read_text(encoding="utf-8"))
+    """
+    Raises:
+        NotJson: what the file holds is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise NotJson(
+            f"{path}: no JSON ({error}); it was cut short or changed. Delete it and run the same command again, which "
+            f"makes anew what it belongs to"
+        ) from None
 
 
 def hash_file(path: str | Path) -> str:

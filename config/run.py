@@ -231,14 +231,28 @@ def refuse_unwritable(experiment: Experiment) -> None:
     refuse_all("folders that cannot be made or written", problems)
 
 
+def _refuse_damaged(tiles_csv: Path) -> None:
+    """Before members are compared with it: a table that was cut short would make all of them look stale.
+
+    Raises:
+        UserError: the table is not what was written.
+    """
+    stamp = read_stamp(stamp_path(tiles_csv, is_folder=False))
+    if stamp and tiles_csv.exists() and stamp.outputs.get(tiles_csv.name) != hash_file(tiles_csv):
+        raise UserError(
+            f"{tiles_csv} was changed after it was made. Run: python -m folds.tiles --config FILE, which makes it again"
+        )
+
+
 def open_run(experiment: Experiment) -> Run:
     """The run of an experiment, its `experiment.yaml` written.
 
     Raises:
-        UserError: members exist that were made with other keys or files, and `redo=stale` was not said; or it was, and
-            one of them is just being trained.
+        UserError: `tiles.csv` was changed after it was made; or members exist that were made with other keys or files,
+            and `redo=stale` was not said; or it was, and one of them is just being trained.
     """
     run = Run(experiment)
+    _refuse_damaged(run.tiles_csv)
     stale = run.stale_members()
     if stale and experiment.redo != "stale":
         changes = sorted({change for changed in stale.values() for change in changed})

@@ -26,7 +26,7 @@ from ensemble.source import Source
 from ensemble.stores import TestStores, excerpt_stores, test_stores
 from folds.classes import ClassTable
 from folds.metrics import mean_iou
-from folds.tiles import read_tiles
+from folds.tiles import tiles_of
 from pipeline.check import check_stores
 from pipeline.store import MANIFEST
 from submissions.layout import Layout
@@ -48,7 +48,7 @@ def labels_of(blend: FittedBlend, source: Source) -> Iterator[tuple[str, np.ndar
 
 def make_submission(run: Run, built: RunBlend) -> Path | None:
     """Write the zip, verified, with its receipt, unless it holds already; None when there is no test set."""
-    tiles = read_tiles(run.tiles_csv)
+    tiles = tiles_of(run)
     if not (tiles.split == "test").any():
         return None
     source = test_stores(run)
@@ -141,7 +141,7 @@ def make_again(experiment: Experiment, receipt_file: Path) -> Path:
     refuse_all(f"{receipt_file}: what it was made from has changed", said)
     path = receipt_file.parent / receipt["zip"]
     with whole_file(path) as aside:
-        write_zip(Layout.of(run.experiment, read_tiles(run.tiles_csv)), labels_of(blend, source), aside)
+        write_zip(Layout.of(run.experiment, tiles_of(run)), labels_of(blend, source), aside)
         if hash_file(aside) != receipt["sha256"]:
             raise UserError(
                 f"{receipt_file}: other bytes came out, from the same inputs; {listed(code) or 'same code'}"
@@ -151,7 +151,7 @@ def make_again(experiment: Experiment, receipt_file: Path) -> Path:
 
 def test_miou(run: Run, path: Path) -> float:
     """mIoU of a zip where the test tiles' masks are known."""
-    return mean_iou(score_submission(path, run.experiment, read_tiles(run.tiles_csv)))
+    return mean_iou(score_submission(path, run.experiment, tiles_of(run)))
 
 
 test_miou.__test__ = False

@@ -29,7 +29,7 @@ from ensemble.postprocess import fit_postprocess
 from ensemble.sample import draw_sample
 from ensemble.stores import OofStores, blended_models, oof_stores
 from ensemble.worth import calibration_errors, error_correlation, model_worth
-from folds.tiles import read_tiles
+from folds.tiles import tiles_of
 from pipeline.finished import weights_hash
 from pipeline.store import MANIFEST
 
@@ -200,7 +200,7 @@ def read_groups(folder: Path) -> tuple[list[str], Tally]:
 
 
 def _write_groups(path: Path, run: Run, source: OofStores, honest: Tally) -> None:
-    tiles = read_tiles(run.tiles_csv)
+    tiles = tiles_of(run)
     tiles = tiles[tiles.split == "train"].set_index("name")  # a test tile may have the name of a train tile
     names = np.empty(len(honest.hit_GC), object)
     names[source.group_N] = tiles.group[source.names].to_numpy()

@@ -28,7 +28,7 @@ from ensemble.evidence import Counter, Tally, score
 from ensemble.labels import class_order, top_class
 from ensemble.show import show_blend, show_models
 from ensemble.stores import OofStores, blended_models, oof_stores
-from folds.assign import read_folds
+from folds.folds_csv import folds_of
 from folds.metrics import confusion
 from pipeline.check import check_stores
 from pipeline.store import MANIFEST
@@ -147,7 +147,7 @@ def score_members(run: Run) -> Iterator[dict[str, Any]]:
 
 def blend_rows(run: Run, built: RunBlend) -> Iterator[dict[str, Any]]:
     """A row for each step of the blend, and for the blend that ships: on the tiles of each fold, and on all."""
-    folds, name = read_folds(run.folds_csv), run.experiment.blend.name
+    folds, name = folds_of(run), run.experiment.blend.name
     classes = [spec.name for spec in run.experiment.data.classes]
     empty = {"fold": None, "seed": None, "weights": None, "tta": None}
     for row in built.steps.to_dict("records"):

@@ -9,9 +9,9 @@ import pandas as pd
 from base.errors import UserError, listed
 from config import Member, Run
 from config.training import Model
-from folds.assign import read_folds
 from folds.classes import ClassTable
-from folds.tiles import hist_of, read_tiles
+from folds.folds_csv import folds_of
+from folds.tiles import hist_of, tiles_of
 from pipeline.check import check_stores
 from pipeline.pack import open_pack
 from pipeline.quantise import dequantise, quantise
@@ -141,10 +141,10 @@ def oof_stores(run: Run) -> OofStores:
     check_stores(run, kinds=["oof"])
     stores = {member: open_store(run.oof_store(member)) for member in members}
     classes = ClassTable.of(run.experiment.data)
-    tiles = read_tiles(run.tiles_csv)
+    tiles = tiles_of(run)
     pack = open_pack(run, tiles)
     train = tiles[tiles.split == "train"].reset_index(drop=True)
-    folds = read_folds(run.folds_csv).set_index("name").fold
+    folds = folds_of(run).set_index("name").fold
     rows = np.flatnonzero(train.name.isin(folds.index))
     names = train.name[rows].tolist()
     return OofStores(

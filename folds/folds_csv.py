@@ -5,6 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from base.errors import UserError, listed, refuse_all
+from config import Run
+from folds.tiles import refuse_other_keys
 
 
 def read_folds(path: Path) -> pd.DataFrame:
@@ -29,6 +31,17 @@ def read_folds(path: Path) -> pd.DataFrame:
         raise UserError(f"{path}: {len(odd)} tiles have no fold number: {listed(found)}")
     columns = [column for column in ("name", "group", "fold") if column in folds]
     return folds[columns].astype({"fold": int})
+
+
+def folds_of(run: Run) -> pd.DataFrame:
+    """The folds of a run, for whoever goes on from them.
+
+    Raises:
+        UserError: none yet, or some that were made with other keys than the run has.
+    """
+    folds = read_folds(run.folds_csv)
+    refuse_other_keys(run.folds_csv, run.folds_keys, "folds.assign")
+    return folds
 
 
 def import_folds(path: Path, train: pd.DataFrame, k: int) -> pd.DataFrame:

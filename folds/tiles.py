@@ -1,6 +1,7 @@
 """The tile table: every tile, its files, size, group and pixels per class -> `runs/<name>/tiles.csv`."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -41,9 +42,47 @@ def read_tiles(path: Path) -> pd.DataFrame:
     """The tile table as written by this stage; names and groups are text, counts are Int64."""
     if not path.exists():
         raise UserError(f"{path}: no tile table yet. Run: python -m folds.tiles --config FILE")
-    table = read_csv(path, dtype=dict.fromkeys(("name", "group", "split", "sha256"), str))
+    try:
+        table = read_csv(path, dtype=dict.fromkeys(("name", "group", "split", "sha256"), str))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: unreadable as csv ({error}). Run: python -m folds.tiles --config FILE, which makes it again"
+        ) from None
     counts = [column for column in table if column not in TILE_COLUMNS]
     return table.astype(dict.fromkeys(counts, "Int64"))
+
+
+def tiles_of(run: Run) -> pd.DataFrame:
+    """The tile table of a run, for whoever goes on from it.
+
+    Raises:
+        UserError: none yet, or one that was made with other keys than the run has.
+    """
+    tiles = read_tiles(run.tiles_csv)
+    refuse_other_keys(run.tiles_csv, _keys(run), "folds.tiles")
+    return tiles
+
+
+def refuse_other_keys(table: Path, keys: dict[str, Any], module: str) -> None:
+    """
+    Args:
+        table: `tiles.csv` or `folds.csv`.
+        module: the stage that makes it.
+
+    Raises:
+        UserError: the table's stamp has other keys.
+    """
+    stamp = read_stamp(stamp_path(table, is_folder=False))
+    changed = stamp.differences(keys, stamp.inputs) if stamp else []
+    if changed:
+        raise UserError(
+            f"{table} was made with other keys: {listed(changed)}. Give those, or run with these: "
+            f"python -m {module} --config FILE"
+        )
+
+
+def _keys(run: Run) -> dict[str, Any]:
+    return run.data_keys | {key: value for key, value in run.folds_keys.items() if key in GROUP_KEYS}
 
 
 def hist_of(tiles: pd.DataFrame, classes: ClassTable) -> np.ndarray:
@@ -57,7 +96,7 @@ def make_tiles(run: Run) -> pd.DataFrame:
     found = find_tiles(data)
     sources = sources_hash(found, Path(data.root))
     inputs = {SOURCES: sources} | group_inputs(data, folds)
-    keys = run.data_keys | {key: value for key, value in run.folds_keys.items() if key in GROUP_KEYS}
+    keys = _keys(run)
     if run.is_fresh(run.tiles_csv, keys, inputs, is_folder=False):
         return read_tiles(run.tiles_csv)
     # Before the pixels are read: a csv that does not fit, or images without coordinates, are found at once.

@@ -20,8 +20,8 @@ from base.stamps import read_stamp, stamp_path
 from base.threads import in_threads
 from config import Member, Run, load_experiment
 from config.training import Model
-from folds.assign import read_folds
-from folds.tiles import read_tiles, written_since
+from folds.folds_csv import folds_of
+from folds.tiles import tiles_of, written_since
 from pipeline.finished import weights_hash
 from pipeline.store import content_problems, open_store
 
@@ -39,7 +39,7 @@ class Truth:
 
     @classmethod
     def of(cls, run: Run) -> "Truth":
-        tiles, folds = read_tiles(run.tiles_csv), read_folds(run.folds_csv)
+        tiles, folds = tiles_of(run), folds_of(run)
         train = tiles[tiles.split == "train"]
         return cls(
             test_names=tiles.name[tiles.split == "test"].tolist(),
@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     # Not open_run: it would stop at members that are stale, and this command tells everything and writes nothing.
     run = Run(load_experiment(args.config, args.overrides))
     # Here alone: readers of stores need neither images nor masks, which may lie on another machine.
-    refuse_all("nothing can be proven", written_since(run, read_tiles(run.tiles_csv)))
+    refuse_all("nothing can be proven", written_since(run, tiles_of(run)))
     checked = check_stores(run, content=True)
     members = [member for member in run.members() if member.fold is not None]  # one of all tiles has no OOF
     oof = sum(run.oof_store(member) in checked for member in members)

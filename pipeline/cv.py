@@ -10,8 +10,8 @@ from base.command import run as run_command
 from base.command import stage_parser
 from base.locks import held
 from config import Experiment, Member, Run, load_experiment, open_run
-from folds.assign import read_folds
-from folds.tiles import read_tiles
+from folds.folds_csv import folds_of
+from folds.tiles import tiles_of
 from pipeline.costs import TileCounts, measure_costs, read_costs
 from pipeline.finished import member_is_finished
 from pipeline.grid import Grid, chosen_members, grid_summary, grid_table, make_grid
@@ -54,7 +54,7 @@ def run_grid(run: Run, only: str | None, arguments: Sequence[str]) -> int:
         print(f"nothing to do: {grid.finished} members are finished")
         return 0
     print(grid_summary(grid, run, slots), flush=True)
-    open_pack(run, read_tiles(run.tiles_csv))  # once, before all jobs want it
+    open_pack(run, tiles_of(run))  # once, before all jobs want it
     folder = jobs_folder(run)
     with GridView(grid.jobs, folder) as view:
 
@@ -97,8 +97,8 @@ def grid_of(run: Run, members: Sequence[Member], arguments: Sequence[str], slots
     Args:
         measure: time networks whose costs are not known; otherwise only where a better order of jobs is worth it.
     """
-    tiles = read_tiles(run.tiles_csv)
-    counts = TileCounts.of(tiles, read_folds(run.folds_csv), run.experiment.folds.k)
+    tiles = tiles_of(run)
+    counts = TileCounts.of(tiles, folds_of(run), run.experiment.folds.k)
     here = Run(on_this_machine(run.experiment))
     untrained = [member for member in members if not member_is_finished(run, member)]
     models_differ = len({member.model.name for member in untrained}) > 1 and len(untrained) > slots

@@ -28,7 +28,7 @@ from config import Member, Run
 from config.data import Nodata
 from folds.classes import ClassTable
 from folds.images import DTYPES, read_pixels
-from folds.tiles import read_tiles
+from folds.tiles import tiles_of
 from pipeline.members import LoadedMember, load_member
 from pipeline.pack import fill_value
 from pipeline.scene import WINDOW_PX, PredictPixels, predict_scene
@@ -130,7 +130,7 @@ def find_images(pattern: str, bands: Sequence[str], dtype: str) -> list[Found]:
 
 def batches_of(run: Run) -> BatchOf:
     """`predict.batch` is for tiles of the run's size: of larger images fewer go through at once."""
-    usual_px = float(read_tiles(run.tiles_csv).eval("height * width").max())
+    usual_px = float(tiles_of(run).eval("height * width").max())
     batch = run.experiment.predict.batch
     return lambda height, width: max(1, round(batch * min(1.0, usual_px / (height * width))))
 

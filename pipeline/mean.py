@@ -12,7 +12,7 @@ from base.locks import held
 from base.progress import track
 from config import Run, load_experiment, open_run
 from config.training import Model
-from folds.tiles import read_tiles
+from folds.tiles import tiles_of
 from pipeline.finished import mean_is_finished, part_is_finished, weights_hash
 from pipeline.store import Store, open_store, write_store
 
@@ -30,7 +30,7 @@ def mean_test(run: Run, model: Model) -> Path | None:
     Raises:
         UserError: parts are missing, or made with other weights; lists them.
     """
-    if not (read_tiles(run.tiles_csv).split == "test").any():
+    if not (tiles_of(run).split == "test").any():
         return None
     members, path = list(run.members(model)), run.test_store(model)
     if not mean_is_finished(run, model):

@@ -14,7 +14,7 @@ from base.locks import held
 from base.progress import bar
 from base.version import code_version
 from config import Member, Run, load_experiment, open_run
-from folds.tiles import read_tiles
+from folds.tiles import tiles_of
 from pipeline.device import pick_device, set_up_cpu
 from pipeline.finished import SECONDS, mean_is_finished, oof_is_finished, part_is_finished, weights_hash
 from pipeline.images import add_image_options, label_by_members, wanted_of
@@ -35,7 +35,7 @@ def predict_oof(run: Run, member: Member, device: torch.device, stop: StopReques
 
 def predict_test(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path | None:
     """Write the member's part of the test store unless the part or the whole holds already; None without a test set."""
-    names = read_tiles(run.tiles_csv).query("split == 'test'").name.tolist()
+    names = tiles_of(run).query("split == 'test'").name.tolist()
     if not names:
         return None
     if mean_is_finished(run, member.model):
@@ -50,7 +50,7 @@ def _predict_split(
         return path
     loaded = load_member(run, member, device)
     settings = run.experiment.predict
-    pack = open_pack(run, read_tiles(run.tiles_csv))
+    pack = open_pack(run, tiles_of(run))
     pixels, order = (
         (pack.train_image_NHWB, pack.train_names) if kind == "oof" else (pack.test_image_NHWB, pack.test_names)
     )

@@ -15,8 +15,8 @@ from base.command import run as run_command
 from base.files import read_json, write_json
 from config import Run, load_experiment
 from config.training import Model
-from folds.assign import read_folds
-from folds.tiles import read_tiles
+from folds.folds_csv import folds_of
+from folds.tiles import tiles_of
 from models.zoo import build_model, padded_logits
 from pipeline.costs import Cost, TileCounts, as_entry, cost_key, costs_path, read_costs
 from pipeline.device import autocast, autocast_dtype, pick_device, set_up_cpu
@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     run = Run(load_experiment(args.config, args.overrides))
     set_up_cpu(run.experiment)
     device = pick_device(run.experiment.jobs)
-    counts = TileCounts.of(read_tiles(run.tiles_csv), read_folds(run.folds_csv), run.experiment.folds.k)
+    counts = TileCounts.of(tiles_of(run), folds_of(run), run.experiment.folds.k)
     known = read_costs(run, counts)
     missing = [model for model in run.experiment.models if model.name not in known]
     for model in track(missing, "time networks", transient=True):

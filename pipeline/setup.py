@@ -8,10 +8,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from config import Member, Run
-from folds.assign import read_folds
 from folds.check import refuse_bad_folds
 from folds.classes import ClassTable
-from folds.tiles import hist_of, read_tiles
+from folds.folds_csv import folds_of
+from folds.tiles import hist_of, tiles_of
 from models.averaging import Averages
 from models.class_weights import training_weights
 from models.losses import build_loss
@@ -59,7 +59,7 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
         UserError: folds that fail their audit, a network that cannot be built, an augmentation's wrong argument.
     """
     train = run.experiment.train_of(member.model)
-    tiles, folds = read_tiles(run.tiles_csv), read_folds(run.folds_csv)
+    tiles, folds = tiles_of(run), folds_of(run)
     refuse_bad_folds(tiles, folds, run.experiment.folds.k)
     pack, classes = open_pack(run, tiles), ClassTable.of(run.experiment.data)
     held_out_N = np.zeros(len(folds), bool) if member.fold is None else (folds.fold == member.fold).to_numpy()

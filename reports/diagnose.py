@@ -17,12 +17,12 @@ from ensemble.fitted import FittedBlend
 from ensemble.oof import oof_table
 from ensemble.source import Source
 from ensemble.stores import oof_stores, test_stores
-from folds.folds_csv import read_folds
+from folds.folds_csv import folds_of
 from folds.links import Links, open_links
 from folds.metrics import confusion, mean_iou
 from folds.reader import TileReader
 from folds.scan import Scan, open_scan
-from folds.tiles import read_tiles, sources_hash
+from folds.tiles import sources_hash, tiles_of
 from reports import causes
 from reports.causes import Finding
 from submissions.formats import read_submission
@@ -54,7 +54,7 @@ class Predictions:
 def diagnose(run: Run, zip_path: Path, predictions: Predictions) -> dict[str, list[Finding] | None]:
     """Every test by its title, with what it found; None where the receipt or the data lack what it needs."""
     experiment = run.experiment
-    tiles = read_tiles(run.tiles_csv)
+    tiles = tiles_of(run)
     receipt = read_receipt(zip_path)
     fold_N = fold_of_rows(run, tiles)
     sources = sources_hash(tiles, Path(experiment.data.root))
@@ -95,7 +95,7 @@ def score_from_zip(run: Run, tiles: pd.DataFrame, labels: Labels) -> float:
 
 def fold_of_rows(run: Run, tiles: pd.DataFrame) -> np.ndarray:
     """(N,) fold of each row of the tile table; -1 for tiles without one."""
-    folds = read_folds(run.folds_csv).set_index("name").fold
+    folds = folds_of(run).set_index("name").fold
     fold_N = tiles.name.map(folds).fillna(-1).to_numpy(np.int64)
     return np.where(tiles.split == "train", fold_N, -1)
 

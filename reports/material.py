@@ -15,8 +15,8 @@ from ensemble.build import BLEND, RunBlend, read_blend
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
 from folds.classes import ClassTable
-from folds.folds_csv import read_folds
-from folds.tiles import hist_of, read_tiles
+from folds.folds_csv import folds_of
+from folds.tiles import hist_of, tiles_of
 from pipeline.pack import Pack, open_pack
 from pipeline.store import MANIFEST
 from reports.figures import css
@@ -50,7 +50,7 @@ class Material:
 
     @cached_property
     def tiles(self) -> pd.DataFrame:
-        return read_tiles(self.run.tiles_csv)
+        return tiles_of(self.run)
 
     @cached_property
     def train(self) -> pd.DataFrame:
@@ -85,7 +85,7 @@ class Material:
     @cached_property
     def fold_N(self) -> np.ndarray:
         """Fold of each train tile, in the pack's order."""
-        folds = read_folds(self.run.folds_csv).set_index("name").fold
+        folds = folds_of(self.run).set_index("name").fold
         return folds.loc[self.train.name].to_numpy(np.int64)
 
     @cached_property

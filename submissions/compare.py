@@ -14,7 +14,7 @@ from base.progress import track
 from config import Experiment, Run, load_experiment
 from folds.classes import ClassTable
 from folds.metrics import confusion, mean_iou
-from folds.tiles import read_tiles
+from folds.tiles import tiles_of
 from submissions.formats import read_submission
 from submissions.layout import Layout
 from submissions.receipt import read_receipt, receipt_path
@@ -108,7 +108,7 @@ def main(argv: list[str] | None = None) -> None:
     operands, overrides = split_operands(args.overrides, 2)
     path_a, path_b = map(Path, operands)
     experiment = load_experiment(args.config, overrides)
-    tiles = read_tiles(Run(experiment).tiles_csv)
+    tiles = tiles_of(Run(experiment))
     layouts = [layout_for(path, experiment, tiles) for path in (path_a, path_b)]
     classes = layouts[0].classes
     a = track(read_submission(path_a, layouts[0]), "compare", total=len(layouts[0].tiles))

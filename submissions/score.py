@@ -15,7 +15,7 @@ from folds.classes import ClassTable
 from folds.files import find_test_masks
 from folds.metrics import confusion, iou_per_class, mean_iou
 from folds.reader import TileReader
-from folds.tiles import read_tiles
+from folds.tiles import tiles_of
 from submissions.formats import read_submission
 from submissions.layout import Layout
 
@@ -45,7 +45,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_intermixed_args(argv)
     (path,), overrides = split_operands(args.overrides, 1)
     experiment = load_experiment(args.config, overrides)
-    conf_CC = score_submission(Path(path), experiment, read_tiles(Run(experiment).tiles_csv))
+    conf_CC = score_submission(Path(path), experiment, tiles_of(Run(experiment)))
     names = ClassTable.of(experiment.data).names
     figures = {"miou": mean_iou(conf_CC), **dict(zip(names, iou_per_class(conf_CC).tolist(), strict=True))}
     table = Table("class", "test IoU", title=f"{Path(path).name} against {experiment.data.test_masks}")

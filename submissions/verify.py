@@ -11,7 +11,7 @@ from base.errors import UserError, listed
 from base.files import hash_file
 from base.progress import track
 from config import Experiment, Run, load_experiment
-from folds.tiles import hist_of, read_tiles
+from folds.tiles import hist_of, tiles_of
 from submissions import content
 from submissions.formats import walk
 from submissions.layout import Layout, Tile
@@ -98,9 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     experiment = load_experiment(args.config, overrides)
     path = Path(zip_path)
     receipt = read_receipt(path) if receipt_path(path).exists() else {}
-    verdict = verify_submission(
-        path, experiment, read_tiles(Run(experiment).tiles_csv), receipt.get("class_shares_oof")
-    )
+    verdict = verify_submission(path, experiment, tiles_of(Run(experiment)), receipt.get("class_shares_oof"))
     if receipt and receipt["sha256"] != hash_file(path):
         changed = Problem("archive", "not the zip that its receipt was written for: other bytes", severity=WARNING)
         verdict.problems.append(changed)

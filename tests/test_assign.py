@@ -12,8 +12,8 @@ from base.errors import UserError
 from config import Run, load_experiment, open_run
 from folds.assign import assign_folds, few_groups, least_deviation, make_folds, relative_deviation
 from folds.balance import PARTS, greedy_folds, search_folds, worst_excess
-from folds.folds_csv import import_folds, read_folds, refuse_bad_folds
-from folds.tiles import make_tiles, read_tiles
+from folds.folds_csv import folds_of, import_folds, read_folds, refuse_bad_folds
+from folds.tiles import make_tiles, read_tiles, tiles_of
 from tests.tiny import tiny_values, write_config, write_mask, write_tiny
 
 COMPETITION = np.array([16.49, 74.63, 0.58, 1.69, 0.52, 1.84, 0.44, 0.33, 3.40, 0.083]) / 100
@@ -93,6 +93,57 @@ def test_search_gains_where_groups_are_few():
     greedy_G = greedy_folds(share_GC, 5, np.random.default_rng(0))
     found_G = search_folds(share_GC, greedy_G, 5, np.random.default_rng(0))
     assert worst_excess(share_GC, found_G, 5) < 0.6 * worst_excess(share_GC, greedy_G, 5)
+
+
+@pytest.mark.parametrize(
+    ("changed", "of_tiles"),
+    [
+        ({"folds": {"k": 2}}, False),
+        ({"folds": {"seed": 5}}, False),
+        ({"folds": {"groups": "none"}}, True),
+        ({"data": {"test_images": "testB/*.tif"}}, True),
+        ({"data": {"test_images": None}}, True),
+        ({"data": {"train_masks": "masks/{name}.png"}}, True),
+    ],
+)
+def test_whoever_goes_on_refuses_tables_of_other_keys(tmp_path, changed, of_tiles):
+    """A stage by hand would train on the old folds, or label the old test set, and say that it was of the new keys."""
+    root = write_tiny(tmp_path / "data")
+    values = tiny_values(root, tmp_path)
+    run = Run(load_experiment(write_config(tmp_path / "a.yaml", values)))
+    make_folds(run)
+    assert len(tiles_of(run)) == 13
+    assert len(folds_of(run)) == 9
+    for section, keys in changed.items():
+        values[section] |= keys
+    other = Run(load_experiment(write_config(tmp_path / "b.yaml", values)))
+    (key,) = [f"{section}.{key}" for section, keys in changed.items() for key in keys]
+    if of_tiles:
+        with pytest.raises(UserError, match=rf"tiles.csv was made with other keys: {key} .*python -m folds\.tiles"):
+            tiles_of(other)
+    else:
+        tiles_of(other)
+    with pytest.raises(UserError, match=rf"folds.csv was made with other keys: {key} .*python -m folds\.assign"):
+        folds_of(other)
+
+
+def test_a_tile_table_that_was_cut_short_is_no_reason_to_train_again(tmp_path):
+    run = Run(load_experiment(write_config(tmp_path / "a.yaml", tiny_values(write_tiny(tmp_path / "data"), tmp_path))))
+    make_folds(run)
+    whole = run.tiles_csv.read_bytes()
+    for damaged in (b"", whole[:200], whole.replace(b"scene0", b"scene1")):
+        run.tiles_csv.write_bytes(damaged)
+        with pytest.raises(UserError, match="tiles.csv was changed after it was made.*folds.tiles"):
+            open_run(run.experiment)
+        make_tiles(run)
+        assert run.tiles_csv.read_bytes() == whole
+    stamp = run.tiles_csv.with_name("tiles.csv.stamp.json")
+    stamp.write_text("{")
+    with pytest.raises(UserError, match=r"tiles\.csv\.stamp\.json: no JSON .*Delete it and run the same command again"):
+        make_tiles(run)
+    stamp.unlink()
+    make_tiles(run)
+    assert open_run(run.experiment)
 
 
 def test_single_tiles_are_shared_out_to_two_thousandths():

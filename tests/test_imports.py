@@ -32,6 +32,15 @@ def imported_packages(path: Path) -> set[str]:
     return packages
 
 
+@pytest.mark.parametrize("package", ["pipeline", "submissions", "ensemble", "reports"])
+def test_tables_are_asked_of_the_run(package):
+    """`tiles_of` and `folds_of` refuse tables that were made with other keys; `read_tiles` and `read_folds` do not."""
+    for path in sorted((ROOT / package).rglob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("folds."):
+                assert not {"read_tiles", "read_folds"} & {alias.name for alias in node.names}, path
+
+
 @pytest.mark.parametrize("package", BELOW)
 def test_no_import_runs_up(package):
     files = sorted((ROOT / package).rglob("*.py"))
