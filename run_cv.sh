@@ -8,11 +8,13 @@
 #   bash run_cv.sh configs/naip.yaml data.root=DIR 'data.test_images=testB/*.tif'    other test tiles: trains nothing
 set -euo pipefail
 if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit; fi
+given_in=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
-source scripts/environment.sh requirements.txt
-
 config=configs/demo.yaml
 if [[ $# -gt 0 && $1 != *=* ]]; then config=$1; shift; fi
+if [[ $config != /* && -f $given_in/$config && $given_in != "$PWD" ]]; then config=$given_in/$config; fi
+source scripts/environment.sh requirements.txt
+
 stage() { "$PYTHON" -m base.stage "$@"; }
 trap 'exit 130' INT  # the stage that Ctrl-C reaches says so; none follows it
 

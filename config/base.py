@@ -1,6 +1,15 @@
-"""The rule for all sections: unknown keys are refused, values are not coerced across kinds, nothing changes later."""
+"""The rule for all sections: unknown keys are refused, nothing changes later. Numbers in quotes are numbers, since YAML
+takes 1e-3 for a text.
+"""
 
-from pydantic import BaseModel, ConfigDict
+import os
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
+"""That folders and files are called by: neither hidden, nor "..", nor a command's option."""
+Folder = Annotated[str, AfterValidator(os.path.expanduser)]
 
 
 class Section(BaseModel):

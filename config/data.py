@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from config.base import Section
+from config.base import Folder, Section
 
 Color = Annotated[list[Annotated[int, Field(ge=0, le=255)]], Field(min_length=3, max_length=3)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -58,7 +58,7 @@ class Landscape(Section):
 
 
 class Data(Section):
-    root: str = "."
+    root: Folder = "."
     """Folder that every other path of this section is relative to."""
     train_images: str = "train/*.tif"
     """Glob of the train images. A tile's name is its file's stem, or what stands for {name}: train/{name}_sat.jpg."""

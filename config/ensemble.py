@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
-from config.base import Section
+from config.base import Name, Section
 
 # The eight symmetries of the square; `pipeline/tta.py` makes them.
 ViewName = Literal["identity", "hflip", "vflip", "rot90", "rot180", "rot270", "transpose", "antitranspose"]
@@ -104,9 +104,9 @@ class Predict(Section):
 
 
 class Blend(Section):
-    name: str = Field("blend", pattern=r"^[A-Za-z0-9_.-]+$")
+    name: Name = "blend"
     """Several blends of one run live side by side under their names."""
-    models: list[str] | None = None
+    models: Annotated[list[str], Field(min_length=1)] | None = None
     """Names of the models that are blended, specialists too; null: all of them."""
     combination: Literal["auto", "mean", "gmean"] = "auto"
     """Arithmetic or normalised geometric mean of the models' probabilities. Here and below, auto: the first choice

@@ -6,7 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, model_validator
 
 from base.errors import UserError, listed, nearest
-from config.base import Section
+from config.base import Folder, Name, Section
 from config.data import Data, Folds
 from config.ensemble import Blend, Predict, Submission
 from config.jobs import Jobs
@@ -15,13 +15,16 @@ from config.reader import read_yaml
 from config.sections import Kinds, changes_kind, kinds_at, merged, mistakes
 from config.training import Model, Seeds, Train
 
+SHARED = ("packs", "scans")
+"""Folders under runs_dir that are no runs."""
+
 
 class Experiment(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: Name
     """Folder under runs_dir, and the zip's name."""
-    runs_dir: str = "runs"
+    runs_dir: Folder = "runs"
     """Where results are kept; relative to the current folder."""
-    zips_dir: str = "submissions/zips"
+    zips_dir: Folder = "submissions/zips"
     """Where zips and receipts are written."""
     seeds: Seeds = [0]
     """Each model is trained once per fold and seed."""
@@ -42,6 +45,12 @@ class Experiment(Section):
         classes = [each.name for each in self.data.classes]
         twice = sorted({name for name in names if names.count(name) > 1})
         problems = [f"models: name {', '.join(twice)} is given twice"] if twice else []
+        if self.name in SHARED:
+            problems.append(f"name {self.name}: a folder that all runs share is called so; choose another name")
+        blended = [model for model in self.models if model.name in (self.blend.models or names)]
+        if blended and all(model.target != "all" for model in blended):
+            what = ", ".join(model.name for model in blended)
+            problems.append(f"models: only specialists are blended ({what}); a blend needs a model of all classes")
         problems += _unknown(self.blend.models or [], names, "blend.models")
         problems += _unknown(self.folds.split_groups_of, classes, "folds.split_groups_of")
         if self.submission.labels and len(self.submission.labels) != len(classes):

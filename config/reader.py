@@ -27,6 +27,9 @@ def read_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
-        raise ValueError(f"{error.problem or error.context}{place}") from None
+        line = text.splitlines()[mark.line] if mark and mark.line < len(text.splitlines()) else ""
+        unquoted = error.context == "while scanning an alias" or "{name}" in line
+        hint = "; a value that begins with * or { stands in quotes: '*.tif'" if unquoted else ""
+        raise ValueError(f"{error.problem or error.context}{place}{hint}") from None
     except yaml.YAMLError as error:
         raise ValueError(" ".join(str(error).split())) from None

@@ -10,14 +10,14 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from config.augmentations import Augmentation
-from config.base import Section
+from config.base import Name, Section
 from config.data import Positive
 from config.losses import ClassWeights, CrossEntropy, LossTerm, NoWeights, Overlap, Sampler, Uniform
 from config.schedules import Adaptive, Multistep, OptimizerKind, Schedule, WarmupCosine
 
 
 class Model(Section):
-    name: str = Field(pattern=r"^[A-Za-z0-9_.-]+$")
+    name: Name
     """Folder and row name; unique in an experiment."""
     arch: str = "Unet"
     """Any architecture of segmentation_models_pytorch, by its class name."""
@@ -159,4 +159,4 @@ def _distinct(seeds: list[int]) -> list[int]:
     return seeds
 
 
-Seeds = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1), AfterValidator(_distinct)]
+Seeds = Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1), AfterValidator(_distinct)]

@@ -68,7 +68,7 @@ def label_by_blend(run: Run, blend: FittedBlend, wanted: Wanted, device: torch.d
     """
     models = load_models(run, blend, device)
     first = models[0][0]
-    found = find_images(wanted.images, first.preparation.bands, first.record.dtype)
+    found = find_images(wanted, first.preparation.bands, first.record.dtype)
     read = reader_for(first, run.experiment.data.nodata)
     images = predict_images(found, read, all_models(run, models, device), batches_of(run))
     decide = decision_of(blend, wanted.probs)
@@ -87,7 +87,8 @@ def main(argv: list[str] | None = None) -> None:
     refuse_outdated(run)
     set_up_cpu(run.experiment)
     count = label_by_blend(run, blend, wanted_of(args), pick_device(run.experiment.jobs))
-    print(f"{args.out}: {count} images by blend {run.experiment.blend.name!r} of {', '.join(blend.models)}")
+    names = [*blend.models, *(specialist.name for specialist in blend.specialists)]
+    print(f"{args.out}: {count} images by blend {run.experiment.blend.name!r} of {', '.join(names)}")
 
 
 if __name__ == "__main__":

@@ -112,16 +112,9 @@ def _mean_raw(raw: list[np.ndarray]) -> np.ndarray:
 
 
 def blended_models(run: Run) -> list[Model]:
-    """The models that the blend may use, specialists too: those of `blend.models`, or all.
-
-    Raises:
-        UserError: none of them predicts every class.
-    """
+    """The models that the blend may use, specialists too: those of `blend.models`, or all."""
     chosen = run.experiment.blend.models
-    models = [model for model in run.experiment.models if chosen is None or model.name in chosen]
-    if all(model.target != "all" for model in models):
-        raise UserError(f"blend.models: {listed(m.name for m in models)} are specialists; name a model of all classes")
-    return models
+    return [model for model in run.experiment.models if chosen is None or model.name in chosen]
 
 
 def oof_stores(run: Run) -> OofStores:

@@ -95,6 +95,25 @@ def explain_few(few: dict[str, list[str]]) -> list[str]:
     return [f"{name} lives in {len(groups)} groups ({listed(groups)})" for name, groups in few.items()]
 
 
+def _ways_out(few: dict[str, list[str]], tiles_with: dict[str, int], k: int) -> str:
+    """What a person can do about classes in few groups.
+
+    Args:
+        few: of `few_groups`.
+        tiles_with: class -> in how many tiles it is.
+    """
+    accept = "accept it: folds.allow=[class_in_few_groups]"
+    scarce = [f"{name} in {tiles_with[name]}" for name in few if tiles_with[name] < k]
+    ways = ["lower folds.k"] if min(map(len, few.values())) > 1 else []
+    if not scarce:
+        ways.append(
+            f"let neighbours stand on both sides, by letting the tiles of these classes leave their groups "
+            f"(folds.split_groups_of=[{', '.join(few)}]) or by cutting mosaics into blocks (folds.block_tiles=8)"
+        )
+    said = f"Too few tiles hold it for any other folds ({listed(scarce)}). " if scarce else ""
+    return f"{said}Ways out: {'; '.join([*ways, accept])}"
+
+
 def make_folds(run: Run) -> pd.DataFrame:
     """Write `folds.csv` (name, group, fold; the train tiles in the tile table's order) unless it holds; return it.
 
@@ -117,11 +136,9 @@ def make_folds(run: Run) -> pd.DataFrame:
         _refuse_k(k, train.group.nunique(), len(train))
         few = few_groups(hist_NC, group_N, k, classes.names)
         if few and "class_in_few_groups" not in experiment.folds.allow:
+            tiles_with = {name: int((hist_NC[:, classes.names.index(name)] > 0).sum()) for name in few}
             raise UserError(
-                f"{k} folds cannot all hold every class: {listed(explain_few(few))}. Lower folds.k; or let neighbours "
-                f"stand on both sides, by letting the tiles of these classes leave their groups "
-                f"(folds.split_groups_of=[{', '.join(few)}]) or by cutting mosaics into blocks (folds.block_tiles=8); "
-                f"or accept it: folds.allow=[class_in_few_groups]"
+                f"{k} folds cannot all hold every class: {listed(explain_few(few))}. {_ways_out(few, tiles_with, k)}"
             )
         fold_N = assign_folds(hist_NC, group_N, k, experiment.folds.seed)
         folds = train[["name", "group"]].assign(fold=fold_N).reset_index(drop=True)

@@ -27,6 +27,7 @@ from folds.audit import (
     nodata_findings,
 )
 from folds.classes import ClassTable
+from folds.files import find_test_masks
 from folds.folds_csv import fold_violations, read_folds, refuse_bad_folds
 from folds.georeference import linked_tiles, read_footprints
 from folds.images import nodata_tag
@@ -48,6 +49,8 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     data, k = experiment.data, experiment.folds.k
     classes = ClassTable.of(data)
     tiles = make_tiles(run)
+    if data.test_masks and (tiles.split == "test").any():
+        find_test_masks(data, tiles.name[tiles.split == "test"].tolist())  # there, before time is spent; not read yet
     sources = sources_hash(tiles, Path(data.root))
     scan = open_scan(run, tiles, sources)
     links = open_links(run, tiles, scan, sources)

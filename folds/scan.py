@@ -19,7 +19,7 @@ from base.files import hash_value, whole_folder
 from base.progress import track
 from base.threads import in_threads
 from config import Run
-from config.data import IGNORE_INDEX
+from config.data import IGNORE_INDEX, Nodata
 from folds.reader import TileReader, ignore_empty
 
 FORMAT = 3  # raised when a field changes its meaning, so that older scans are not taken for new ones
@@ -106,6 +106,7 @@ def scan_tiles(found: pd.DataFrame, reader: TileReader, bands: int) -> Scan:
     odd_sizes = _odd_ones("size", found.image, sizes)
     problems += [f"{each}; python -m folds.cut makes tiles of scenes of any size" for each in odd_sizes]
     problems += _odd_ones("dtype", found.image, dtypes)
+    problems += _never(reader.nodata, kept)
     refuse_all(f"tiles in {reader.root}: {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", problems)
     return Scan(**kept)
 
@@ -198,6 +199,17 @@ def thumbnail(image_HWB: np.ndarray, cells: int) -> np.ndarray:
         sums = np.add.reduceat(means, starts, axis=axis, dtype=np.float32)
         means = sums / np.expand_dims(counts, tuple(a for a in range(3) if a != axis))
     return means
+
+
+def _never(nodata: Nodata, kept: dict[str, np.ndarray]) -> list[str]:
+    """`data.nodata` that no pixel can have."""
+    dtype = kept["sample_NPB"].dtype if kept else np.dtype("f4")
+    if nodata is None or dtype.kind == "f":
+        return []
+    top = np.iinfo(dtype).max
+    if nodata != "nan" and 0 <= nodata <= top and nodata == int(nodata):
+        return []
+    return [f"data.nodata={nodata if nodata == 'nan' else f'{nodata:g}'} is no value of {dtype} (0 to {top})"]
 
 
 def _odd_ones(what: str, images: pd.Series, values: list[str | None]) -> list[str]:

@@ -1,5 +1,6 @@
 """Networks by name: any smp architecture on any smp or timm encoder, with random, ImageNet or local weights."""
 
+import difflib
 import inspect
 from pathlib import Path
 
@@ -112,9 +113,10 @@ def padded_logits(network: nn.Module, image_NCHW: torch.Tensor) -> torch.Tensor:
 def _check_encoder(model: Model) -> None:
     name = model.encoder
     if name.startswith("timm-"):
-        raise UserError(
-            f"model {model.name}: encoder {name!r} is an old name of smp; write {name.replace('timm-', 'tu-')!r}"
-        )
+        timms = [f"tu-{each}" for each in timm.list_models()]
+        new = name.replace("timm-", "tu-")
+        new = new if new in timms else difflib.get_close_matches(new, timms, n=1, cutoff=0.0)[0]
+        raise UserError(f"model {model.name}: encoder {name!r} is an old name of smp; write {new!r}")
     if name.startswith("tu-"):
         known = [f"tu-{each}" for each in timm.list_models()]
         plain = name.split(".")[0]  # tu-resnet18.a1_in1k names a set of weights too

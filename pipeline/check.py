@@ -154,9 +154,9 @@ def _member_problems(run: Run, member: Member) -> list[str]:
     for kind in run.experiment.predict.weight_kinds:
         weights = folder / "weights" / f"{kind}.safetensors"
         if not weights.exists():
-            problems.append(f"its weights {weights.name} are missing")
+            problems.append(f"its weights {weights.name} are missing; delete {folder} too")
         elif hash_file(weights) != stamp.outputs.get(weights.name):
-            problems.append(f"its weights {weights.name} were changed after they were written")
+            problems.append(f"its weights {weights.name} were changed after they were written; delete {folder} too")
     return problems
 
 

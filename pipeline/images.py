@@ -6,34 +6,37 @@ asked for, or where small patches are cleaned.
 """
 
 import argparse
-import contextlib
 import glob
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 import numpy as np
 import rasterio
 import torch
-from PIL import Image
 from rasterio.errors import RasterioError
-from rasterio.io import DatasetWriter
 
 from base.errors import UserError, refuse_all
-from base.files import whole_file
 from base.progress import bar
 from config import Member, Run
 from config.data import Nodata
 from folds.classes import ClassTable
 from folds.images import DTYPES, read_pixels
 from folds.tiles import tiles_of
+from pipeline.label_files import (
+    LabelFormat,
+    labels_path,
+    probs_path,
+    refuse_others_files,
+    write_labels,
+    write_probs,
+)
 from pipeline.members import LoadedMember, load_member
 from pipeline.pack import fill_value
 from pipeline.scene import WINDOW_PX, PredictPixels, predict_scene
 
-LabelFormat = Literal["png", "geotiff"]
 Strips = Iterable[np.ndarray]
 """What was predicted of an image: (C, h, W) float32 probabilities of the next h rows, from the top down."""
 Decide = Callable[[Strips, int], tuple[np.ndarray | None, np.ndarray | None]]
@@ -102,12 +105,14 @@ class Found:
     width: int
 
 
-def find_images(pattern: str, bands: Sequence[str], dtype: str) -> list[Found]:
+def find_images(wanted: Wanted, bands: Sequence[str], dtype: str) -> list[Found]:
     """The images of a glob, by size and name.
 
     Raises:
-        UserError: none; lists names that stand for two files, unreadable files, other bands or another dtype.
+        UserError: none; lists names that stand for two files, unreadable files, other bands or another dtype; or files
+            of somebody else's that stand where labels or probabilities are to be written.
     """
+    pattern = wanted.images
     paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
     if not paths:
         raise UserError(f"--images {pattern}: nothing matches in {Path.cwd()}")
@@ -125,6 +130,8 @@ def find_images(pattern: str, bands: Sequence[str], dtype: str) -> list[Found]:
         except RasterioError as error:
             problems.append(f"{path}: unreadable ({str(error)[:100]})")
     refuse_all(f"--images {pattern}", problems)
+    written = [labels_path(wanted.out, path, wanted.format) for path in paths]
+    refuse_others_files(wanted.out, written + [probs_path(wanted.out, path) for path in paths if wanted.probs])
     return sorted(found, key=lambda image: (image.height, image.width, image.path))
 
 
@@ -223,7 +230,7 @@ def label_by_members(run: Run, members: Sequence[Member], wanted: Wanted, device
     specialist = record.target != "all"
     if specialist and not wanted.probs:
         raise UserError(f"model {record.model} knows {record.target} only and gives no labels; ask for --probs")
-    found = find_images(wanted.images, loaded[0].preparation.bands, record.dtype)
+    found = find_images(wanted, loaded[0].preparation.bands, record.dtype)
     read = reader_for(loaded[0], run.experiment.data.nodata)
     images = predict_images(found, read, mean_of_members(run, loaded, device), batches_of(run))
 
@@ -238,41 +245,3 @@ def label_by_members(run: Run, members: Sequence[Member], wanted: Wanted, device
 
     label_images(images, len(found), decide, ClassTable.of(run.experiment.data), record.classes, wanted)
     return len(found)
-
-
-def write_labels(out: Path, image: Path, label_HW: np.ndarray, classes: ClassTable, format: LabelFormat) -> None:
-    """`<name>.png`, one channel; or `<name>.tif`, which lies where the image does and shows the classes' colours.
-
-    Raises:
-        UserError: the image itself has that name.
-    """
-    path = out / f"{image.stem}.{'png' if format == 'png' else 'tif'}"
-    if path.exists() and path.samefile(image):
-        raise UserError(f"--out {out}: the labels of {image} would take its place; name another folder")
-    if format == "png":
-        with whole_file(path) as aside:
-            Image.fromarray(label_HW).save(aside, "png")
-        return
-    with _geotiff(path, image, label_HW[None], classes.blank_label) as file:
-        file.write_colormap(1, dict(zip(classes.labels, classes.colors, strict=True)))
-
-
-def write_probs(out: Path, image: Path, probs_CHW: np.ndarray, names: Sequence[str]) -> None:
-    """`<name>.probs.tif`, float32, a band per class with its name, which lies where the image does."""
-    with _geotiff(out / f"{image.stem}.probs.tif", image, probs_CHW, np.nan) as file:
-        file.descriptions = tuple(names)
-
-
-@contextlib.contextmanager
-def _geotiff(path: Path, image: Path, values_CHW: np.ndarray, nodata: float) -> Iterator[DatasetWriter]:
-    """A compressed GeoTIFF with the coordinates of `image`, its bands written, still open."""
-    with rasterio.open(image) as source:
-        points, points_crs = source.gcps
-        place = {"gcps": points, "crs": points_crs} if points else {"crs": source.crs, "transform": source.transform}
-    count, height, width = values_CHW.shape
-    kind = {"dtype": values_CHW.dtype, "compress": "deflate", "predictor": 3 if values_CHW.dtype.kind == "f" else 1}
-    kind["nodata"] = nodata
-    kind["BIGTIFF"] = "IF_SAFER"  # probabilities of a large scene are more than the 4 GiB of a plain TIFF
-    with whole_file(path) as aside, rasterio.open(aside, "w", "GTiff", width, height, count, **kind, **place) as file:
-        file.write(values_CHW)
-        yield file

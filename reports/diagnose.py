@@ -12,7 +12,7 @@ from base.command import add_json, split_operands, stage_parser, write_figures
 from base.command import run as run_command
 from base.errors import UserError
 from config import Run, load_experiment
-from ensemble.blend import labels_of, made_from, run_of_receipt
+from ensemble.blend import changes_since, labels_of, made_from, run_of_receipt
 from ensemble.fitted import FittedBlend
 from ensemble.oof import oof_table
 from ensemble.source import Source
@@ -27,7 +27,7 @@ from reports import causes
 from reports.causes import Finding
 from submissions.formats import read_submission
 from submissions.layout import Layout
-from submissions.receipt import differences, read_receipt
+from submissions.receipt import read_receipt
 from submissions.verify import verify_submission
 from submissions.write import Labels, write_zip
 
@@ -122,8 +122,7 @@ def predictions_of(run: Run, zip_path: Path) -> Predictions:
     if "fitted" not in receipt:
         raise UserError(f"{zip_path}: no blend in its receipt, so its labels came from elsewhere; only verify can help")
     oof, test, blend = oof_stores(run), test_stores(run), FittedBlend.of_json(receipt["fitted"])
-    now = made_from(run, blend, test)
-    changed = differences({key: receipt[key] for key in ("code_version", *now) if key in receipt}, now)
+    changed = changes_since(receipt, made_from(run, blend, test))
     labelled = enumerate(labels_of(blend, oof))
     miou = mean_iou(sum(confusion(index_HW, oof.truth(i), len(oof.classes)) for i, (_, index_HW) in labelled))
     if not np.isclose(miou, receipt["oof_miou"], rtol=0, atol=1e-9):  # a csv on the way may cost the last digit

@@ -5,8 +5,10 @@
     000001,2,41 260
 
 A pair is the first pixel of a run and its length. A tile has one row per class; a class that it lacks has no runs.
+A name with a comma or a quote stands in quotes, as csv has it.
 """
 
+import re
 from collections.abc import Iterator
 from typing import BinaryIO
 
@@ -15,12 +17,14 @@ import numpy as np
 from submissions.layout import Layout, Tile
 from submissions.problems import FlawError, Problem
 
+QUOTED = re.compile(r'"((?:[^"]|"")*)",')
 HEADER = "ImageId,ClassId,EncodedPixels"
 Rows = dict[int, str]  # label -> runs, of one tile
 
 
 def encode(label_HW: np.ndarray, name: str, labels: tuple[int, ...]) -> bytes:
     """The rows of one tile, one per class in the order of the table."""
+    quoted = '"' + name.replace('"', '""') + '"' if set(name) & set(',"') else name
     pixels = label_HW.ravel(order="F")
     starts = np.flatnonzero(np.concatenate([[True], pixels[1:] != pixels[:-1]]))
     lengths = np.diff(starts, append=pixels.size)
@@ -28,7 +32,7 @@ def encode(label_HW: np.ndarray, name: str, labels: tuple[int, ...]) -> bytes:
     for label in labels:
         runs = pixels[starts] == label
         pairs = np.stack([starts[runs] + 1, lengths[runs]], axis=1)
-        rows.append(f"{name},{label},{' '.join(map(str, pairs.ravel().tolist()))}\n")
+        rows.append(f"{quoted},{label},{' '.join(map(str, pairs.ravel().tolist()))}\n")
     return "".join(rows).encode()
 
 
@@ -69,7 +73,7 @@ def read_tiles(file: BinaryIO, layout: Layout) -> Iterator[Problem | tuple[Tile,
             what = "a line is longer" if len(line) >= longest else "there are more rows"
             yield Problem("oversized", f"{what} than the tiles can need; nothing after it is read", f"line {number}")
             return
-        cells = line.decode("utf-8", "replace").rstrip("\r\n").split(",")
+        cells = _cells(line.decode("utf-8", "replace").rstrip("\r\n"))
         flaw = _row_flaw(cells, layout)
         if flaw:
             yield flaw.at(f"line {number}")
@@ -87,6 +91,14 @@ def read_tiles(file: BinaryIO, layout: Layout) -> Iterator[Problem | tuple[Tile,
     if rows:
         yield layout.tiles[name], rows
     yield from (Problem("missing", "test tiles without a row", tile) for tile in layout.tiles if tile not in seen)
+
+
+def _cells(line: str) -> list[str]:
+    """Of a row, whose name may stand in quotes. Not by module csv: it has a limit of 131,072 characters a cell."""
+    quoted = QUOTED.match(line)
+    if not quoted:
+        return line.split(",")
+    return [quoted[1].replace('""', '"'), *line[quoted.end() :].split(",")]
 
 
 def _longest_line(tile: Tile) -> int:

@@ -13,6 +13,7 @@ from config import Run, load_experiment, open_run
 from folds.assign import assign_folds, few_groups, least_deviation, make_folds, relative_deviation
 from folds.balance import PARTS, greedy_folds, search_folds, worst_excess
 from folds.folds_csv import folds_of, import_folds, read_folds, refuse_bad_folds
+from folds.images import read_mask
 from folds.tiles import make_tiles, read_tiles, tiles_of
 from tests.tiny import tiny_values, write_config, write_mask, write_tiny
 
@@ -133,7 +134,7 @@ def test_a_tile_table_that_was_cut_short_is_no_reason_to_train_again(tmp_path):
     whole = run.tiles_csv.read_bytes()
     for damaged in (b"", whole[:200], whole.replace(b"scene0", b"scene1")):
         run.tiles_csv.write_bytes(damaged)
-        with pytest.raises(UserError, match="tiles.csv was changed after it was made.*folds.tiles"):
+        with pytest.raises(UserError, match=r"tiles\.csv was changed after it was made.*folds\.tiles"):
             open_run(run.experiment)
         make_tiles(run)
         assert run.tiles_csv.read_bytes() == whole
@@ -220,10 +221,24 @@ def test_a_class_in_fewer_groups_than_folds_is_refused_with_the_ways_out(config)
     leave_bare_in_the_first_scene(config)
     with pytest.raises(UserError, match=r"bare lives in 1 groups \(scene0\)") as refusal:
         make_folds(run_of(config))
-    ways_out = ("folds.k", "folds.split_groups_of=[bare]", "folds.block_tiles=8", "folds.allow=[class_in_few_groups]")
+    ways_out = ("folds.split_groups_of=[bare]", "folds.block_tiles=8", "folds.allow=[class_in_few_groups]")
     for way_out in ways_out:
         assert way_out in str(refusal.value)
+    assert "lower folds.k" not in str(refusal.value)  # no two folds can share one group either
     assert not run_of(config).folds_csv.exists()
+
+
+def test_ways_that_lead_nowhere_are_not_named(config):
+    """A class in two groups and two tiles: two folds could hold it, three cannot by any cut."""
+    data = Path(load_experiment(config).data.root)
+    for path in sorted((data / "train").glob("*.png")):
+        mask_HW = np.where(read_mask(path) == 4, 1, read_mask(path)).astype(np.uint8)
+        mask_HW[:3, :3] = 4 if path.stem in ("000001", "000007") else mask_HW[:3, :3]
+        write_mask(path, mask_HW)
+    with pytest.raises(UserError, match=r"bare in 2\)\. Ways out: lower folds\.k; accept it: folds\.allow") as refusal:
+        make_folds(run_of(config))
+    assert "block_tiles" not in str(refusal.value)
+    assert make_folds(run_of(config, "folds.k=2")).fold.nunique() == 2
 
 
 def test_each_way_out_works(config):

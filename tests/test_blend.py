@@ -344,15 +344,6 @@ def test_models_are_worth_something_and_errors_go_together_with_themselves(playe
     assert set(built.candidates.step) >= {"weights", "calibration", "decision", "postprocess"}
 
 
-def test_a_specialist_alone_is_no_blend(tmp_path, played):
-    from ensemble.stores import blended_models
-
-    values = {"name": "s", "target": "grass"}
-    experiment = load_experiment(played, [f"models=[{json.dumps(values)}]"])
-    with pytest.raises(UserError, match="specialists; name a model of all classes"):
-        blended_models(Run(experiment))
-
-
 def test_missing_stores_are_listed_with_what_to_run(tmp_path, played):
     run = run_of(played, f"runs_dir={tmp_path}")
     shutil.copytree(run_of(played).dir, run.dir)

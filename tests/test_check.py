@@ -331,6 +331,22 @@ def test_a_tag_of_many_digits_is_told_with_all_of_them():
     assert float(found.what.split("data.nodata=")[1].split()[0]) == tag
 
 
+def test_test_labels_that_are_not_there_are_named_before_time_is_spent(root):
+    values = tiny_values(root, root.parent) | {"folds": {"k": 2}}
+    values["data"]["test_masks"] = "truth/{name}.png"
+    config = write_config(root.parent / "config.yaml", values)
+    with pytest.raises(UserError, match=r"2 test tiles have no mask truth/\{name\}\.png"):
+        check.main(["--config", str(config)])
+
+
+@pytest.mark.parametrize("nodata", ["nan", "-9999", "256", "0.5"])
+def test_a_value_that_no_pixel_can_have_is_no_nodata(root, nodata):
+    values = tiny_values(root, root.parent) | {"folds": {"k": 2}}
+    config = write_config(root.parent / "config.yaml", values)
+    with pytest.raises(UserError, match=rf"data\.nodata={nodata} is no value of uint8 \(0 to 255\)"):
+        check.main(["--config", str(config), f"data.nodata={nodata}"])
+
+
 def test_test_tiles_beside_train_tiles_are_told_of(tmp_path):
     """By their borders; the scene's test tiles stand at both ends, and the one in the middle of nowhere beside none."""
     rng = np.random.default_rng(5)

@@ -108,6 +108,14 @@ def test_the_usual_keys_are_a_valid_experiment():
         ("predict.tta=flps", "predict.tta: unknown 'flps'; did you mean flips?"),
         ("predict.weights=ema", "predict.weights ema needs train.ema"),
         ("blend.models=[unett]", "blend.models: unknown 'unett'; did you mean unet?"),
+        ("blend.models=[]", "blend.models: []: List should have at least 1 item"),
+        ("models.unet.target=forest", "models: only specialists are blended (unet); a blend needs a model"),
+        ("seeds=[100000000000000000000000]", "seeds.0: 100000000000000000000000: Input should be less than 2147483648"),
+        ("name=..", "name: '..': String should match pattern"),
+        ("name=.hidden", "name: '.hidden': String should match pattern"),
+        ("blend.name=..", "blend.name: '..': String should match pattern"),
+        ("models.unet.name=-x", "models.0.name: '-x': String should match pattern"),
+        ("name=packs", "name packs: a folder that all runs share is called so"),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_its_path(base, override, message):
@@ -250,8 +258,16 @@ def test_extends_in_a_circle_and_from_nowhere_is_refused(base):
         ("a: [", "no good YAML: "),
         ("- 1", "expected keys and values, found [1]"),
         ("", "expected keys and values, found nothing"),
-        ("name: a\nname: b", "no good YAML: key name is given twice in line 2, column 1"),
-        ("data: {root: a, root: a}", "no good YAML: key root is given twice in line 1, column 17"),
+        ("name: a\nname: b", "key name is given twice in line 2, column 1"),
+        ("data: {root: a, root: a}", "key root is given twice in line 1, column 17"),
+        (
+            "data:\n  train_images: */images/*.tif",
+            "column 18; a value that begins with * or { stands in quotes",
+        ),
+        (
+            "data:\n  train_masks: {name}_mask.png",
+            "column 22; a value that begins with * or { stands in quotes",
+        ),
     ],
 )
 def test_a_file_that_is_no_experiment(tmp_path, text, message):
@@ -279,6 +295,7 @@ def test_overrides_reach_named_and_numbered_entries(base):
         ("mine.yaml", "an experiment is given by --config mine.yaml"),
         ("=3", "expected key=value"),
         ("train.epochs=[1", "the value is no good YAML: expected"),
+        ("data.train_images=*.tif", "a value that begins with * or { stands in quotes: '*.tif'"),
         ("models.nobody.arch=FPN", "models.nobody is no section of this experiment; known: unet"),
         ("train=3", "train: 3: expected keys, as in {epochs: ...}"),
         ("models.unet=3", "models is a list; give it whole"),
@@ -287,6 +304,13 @@ def test_overrides_reach_named_and_numbered_entries(base):
 )
 def test_an_override_that_leads_nowhere(base, override, message):
     assert message in refusal(base, override)
+
+
+def test_a_home_folder_may_be_short(base, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/somebody")
+    experiment = load_experiment(base, ["data.root=~/x", "runs_dir=~/runs", "zips_dir=z~"])
+    assert experiment.data.root == "/home/somebody/x"
+    assert (experiment.runs_dir, experiment.zips_dir) == ("/home/somebody/runs", "z~")
 
 
 # --- flat

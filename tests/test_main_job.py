@@ -128,6 +128,17 @@ def test_a_members_key_stops_the_run_until_told_otherwise(finished):
     assert files_of(folder) == before
 
 
+def test_a_config_is_of_the_folder_that_the_command_is_given_in(tmp_path):
+    write_tiny(tmp_path / "data")
+    write_config(tmp_path / "tiny.yaml", tiny_values(tmp_path / "data", tmp_path) | {"name": "a b"})
+    done = subprocess.run(
+        ["bash", str(ROOT / "run_cv.sh"), "tiny.yaml"],
+        cwd=tmp_path, env={**os.environ, "FOLDSCAPE_PYTHON": sys.executable}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert f"error: {tmp_path}/tiny.yaml: name: 'a b'" in done.stderr
+
+
 def test_the_first_failing_stage_ends_the_run_with_its_message_and_code(tmp_path):
     write_tiny(tmp_path / "data")
     (tmp_path / "data" / "train" / "000002.png").unlink()

@@ -208,10 +208,31 @@ def test_labels_never_take_the_place_of_their_image(config, tmp_path):
     draw_scene(tmp_path / "in" / "a.tif", 40, 40)
     before = hash_file(tmp_path / "in" / "a.tif")
     ask = ["--config", str(config), "--model", "unet", "--images", str(tmp_path / "in" / "*.tif")]
-    with pytest.raises(UserError, match="would take its place"):
+    with pytest.raises(UserError, match=r"1 files there were not written by this command.*: a\.tif; name another"):
         predict.main([*ask, "--out", str(tmp_path / "in"), "--format", "geotiff"])
     predict.main([*ask, "--out", str(tmp_path / "in"), "--format", "png"])
     assert hash_file(tmp_path / "in" / "a.tif") == before
+
+
+def test_only_files_of_this_command_are_replaced(config, tmp_path):
+    """A mask beside its image has the name that its labels would have."""
+    for name in ("a", "b"):
+        draw_scene(tmp_path / "in" / f"{name}.tif", 40, 40)
+    ask = ["--config", str(config), "--model", "unet", "--images", str(tmp_path / "in" / "[ab].tif")]
+    out = ["--out", str(tmp_path / "out")]
+    for format in ("png", "geotiff"):
+        predict.main([*ask, *out, "--probs", "--format", format])
+        predict.main([*ask, *out, "--probs", "--format", format])  # its own may be
+    mask = tmp_path / "in" / "b.png"
+    mask.write_bytes(b"a mask")
+    for others in (mask, tmp_path / "in" / "a.probs.tif"):
+        others.write_bytes(b"somebody's")
+    with pytest.raises(UserError, match=r"2 files there were not written by this command.*: b\.png, a\.probs\.tif"):
+        predict.main([*ask, "--out", str(tmp_path / "in"), "--probs"])
+    assert sorted(path.name for path in (tmp_path / "in").iterdir()) == ["a.probs.tif", "a.tif", "b.png", "b.tif"]
+    assert mask.read_bytes() == b"somebody's"
+    with pytest.raises(UserError, match="is a file; name a folder"):
+        predict.main([*ask, "--out", str(mask)])
 
 
 def test_split_batches_are_predicted_in_smaller_ones(config, monkeypatch):

@@ -12,9 +12,11 @@ from PIL import Image
 from base.errors import UserError
 from base.files import hash_file
 from config import Run, load_experiment
+from folds.classes import ClassTable
 from folds.tiles import make_tiles
+from submissions.content import judge
 from submissions.layout import Layout
-from submissions.problems import CONTENT, KINDS, WARNING
+from submissions.problems import CONTENT, ERROR, KINDS, WARNING
 from submissions.receipt import ADDED, write_receipt
 from submissions.verify import main, verify_submission
 from tests.corruptions import CORRUPTIONS, Zip, draw_labels, write_competition, write_spoiled
@@ -124,6 +126,20 @@ def test_oof_shares_take_the_place_of_the_train_masks(competition, tmp_path):
     assert [(problem.kind, problem.severity) for problem in verdict.problems] == [("constant", WARNING)]
     with pytest.raises(UserError, match=r"class_shares_oof are of class0; data\.classes are class0, class1"):
         verify_submission(tmp_path / "forest.zip", experiment, tiles, {"class0": 1.0})
+
+
+def test_shares_that_another_order_of_few_classes_fits_may_be_chance():
+    """Four classes of similar area on another scene: the labels are right, and only a person can tell."""
+    classes = ClassTable((1, 2, 3, 4), ("water", "crop", "forest", "urban"), ((0, 0, 0),) * 4)
+    expected_C = np.array([0.378, 0.258, 0.141, 0.223])
+    hist_NC = np.tile([223, 327, 284, 166], (8, 1))
+    train_NC = np.tile([378, 258, 141, 223], (40, 1))
+    (problem,) = judge(hist_NC, expected_C, 0.15, train_NC, classes)
+    assert (problem.kind, problem.severity) == ("shares", WARNING)
+    assert "times better if every label is read as the class before it, which may be chance" in problem.what
+    far_C = np.array([0.9, 0.06, 0.03, 0.01])
+    (problem,) = judge(np.roll(np.tile(far_C * 1000, (8, 1)), 1, axis=1), far_C, 0.15, train_NC, classes)
+    assert (problem.kind, problem.severity) == ("shifted", ERROR)
 
 
 def test_the_command_lists_all_and_fails_with_code_2(competition, tmp_path, capsys):

@@ -6,6 +6,7 @@ import sys
 import zipfile
 
 import numpy as np
+import pandas as pd
 import pytest
 import rasterio
 from hypothesis import given, settings
@@ -164,6 +165,19 @@ def test_every_size_and_content_survives(height, width, top, seed):
     rows = rle.encode(label_HW, "x", tuple(range(top + 1))).decode().splitlines()
     runs = {int(label): text for _, label, text in (row.split(",") for row in rows)}
     assert np.array_equal(rle.decode(runs, height, width), label_HW)
+
+
+def test_names_with_commas_and_quotes_survive_a_csv(opened):
+    run, tiles, labels = opened("rle")
+    odd = {name: f'{name}, "the {n}th"' if n % 2 else name for n, name in enumerate(labels)}
+    tiles = tiles.assign(name=tiles.name.where(tiles.split != "test", tiles.name.map(odd)))
+    labels = {odd[name]: label_HW for name, label_HW in labels.items()}
+    path = write_submission(run, tiles, labels.items(), RECEIPT)
+    back = dict(read_submission(path, Layout.of(run.experiment, tiles)))
+    assert all(np.array_equal(back[name], labels[name] + 1) for name in labels)
+    with zipfile.ZipFile(path) as archive, archive.open("submission.csv") as file:
+        read = pd.read_csv(file, dtype=str, keep_default_na=False)
+    assert set(read.ImageId) == set(labels)
 
 
 def test_other_readers_see_the_same_pngs(tmp_path):

@@ -30,7 +30,7 @@ def test_every_architecture_maps_4_bands_to_classes_and_back_propagates(arch):
         ({"arch": "smp"}, "Segformer"),
         ({"encoder": "resnet19"}, "did you mean resnet"),
         ({"encoder": "tu-convnext_tny"}, "did you mean tu-convnext_tiny"),
-        ({"encoder": "timm-efficientnet-b0"}, "write 'tu-efficientnet-b0'"),
+        ({"encoder": "timm-efficientnet-b0"}, "write 'tu-efficientnet_b0'"),
         ({"params": {"decoder_chanels": [1]}}, "decoder_chanels"),
         ({"encoder_weights": "no/such/file.pth"}, "no such file"),
     ],
