@@ -261,6 +261,23 @@ def test_a_receipt_gives_the_same_bytes_again(played, name, capsys):
     assert hash_file(path) == before
 
 
+def test_test_labels_are_no_part_of_a_zip(played, tmp_path, capsys):
+    """They may come later, or go; and one that cannot be scored is said, with the zip as it was."""
+    make_again(load_experiment(played, ["data.test_masks=null"]), receipt_of(played))
+    older = read_json(receipt_of(played))
+    older["experiment"]["data"]["test_masks"] = "truth/{name}.png"  # as receipts had it
+    path = receipt_of(played).with_name("older.receipt.json")
+    write_json(path, older)
+    make_again(load_experiment(played), path)
+    path.unlink()
+    capsys.readouterr()
+    blend_command.main(["--config", str(played), "--name", "plain", *PLAIN, "data.test_masks='nowhere/{name}.png'"])
+    said = capsys.readouterr()
+    assert "not scored by data.test_masks: " in said.err
+    assert "have no mask nowhere/{name}.png" in said.err
+    assert "zip: " in said.out
+
+
 def test_a_receipt_says_what_has_changed(played, tmp_path):
     receipt = read_json(receipt_of(played))
     receipt["stores_sha256"]["one"] = "0" * 64

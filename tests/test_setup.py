@@ -148,7 +148,7 @@ def test_fewer_tiles_than_a_batch_are_one():
 
 def test_a_specialists_class_is_weighed_against_all_others(tmp_path):
     values = tiny_values(write_tiny(tmp_path / "data"), tmp_path)
-    values["models"][0]["target"] = "bare"
+    values["models"] = [values["models"][0] | {"target": "bare"}, values["models"][0] | {"name": "all"}]
     values["train"]["class_weights"] = {"name": "log_inverse"}
     run = open_run(load_experiment(write_config(tmp_path / "bare.yaml", values)))
     make_folds(run)
