@@ -29,7 +29,7 @@ from folds.landscape import make_landscape
 from folds.links import find_links
 from folds.mosaic import recover_mosaics
 from folds.reader import TileReader
-from folds.scan import scan_tiles
+from folds.scan import read_scan, scan_tiles
 
 K, GROUPS = 5, 400
 ROUNDS = 5  # interleaved, each with another seed
@@ -112,8 +112,10 @@ def recovery(what: str, config: str, root: Path, csv_name: str) -> tuple[float, 
     data = load_experiment(config, [f"data.root={root}"]).data
     found = find_tiles(data)
     started = time.perf_counter()
-    scan = scan_tiles(found, TileReader.of(data), len(data.bands))
-    rate = len(found) / (time.perf_counter() - started)
+    with tempfile.TemporaryDirectory() as folder:
+        scan_tiles(found, TileReader.of(data), len(data.bands), Path(folder))
+        rate = len(found) / (time.perf_counter() - started)
+        scan = read_scan(Path(folder))  # mapped: what is mapped stays when its name is gone
     csv = pd.read_csv(root / csv_name, dtype={"name": str}).dropna(subset=["scene", "row", "col"])
     true = true_neighbours(csv, found)
     known = set(zip(csv.split, csv.name, strict=True))

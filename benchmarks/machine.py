@@ -55,8 +55,11 @@ def _git(*words: str) -> str:
 
 
 def _cpu_model() -> str:
+    """And whether it has units for bf16, of which one model name does not tell."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+    named = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    amx = any("amx_bf16" in line.split() for line in lines if line.startswith("flags"))
+    return next(named, platform.machine()) + (" with AMX" if amx else "")
 
 
 def _gpus() -> list[str]:

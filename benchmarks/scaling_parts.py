@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from base.files import hash_file
 from benchmarks.ensemble_scale import WEIGHTS_ALONE
@@ -27,10 +28,13 @@ from folds.audit import band_table, class_table, data_findings, fold_findings
 from folds.classes import ClassTable
 from folds.duplicates import find_duplicates
 from folds.folds_csv import fold_violations
+from folds.images import write_image
 from folds.links import Links
 from folds.mosaic import recover_mosaics
-from folds.scan import Scan
+from folds.reader import TileReader
+from folds.scan import Scan, scan_tiles
 from folds.tiles import hist_of, tile_table
+from pipeline.pack import write_pack
 from pipeline.store import Store, open_store, write_store
 from submissions.layout import Layout
 from submissions.verify import verify_submission
@@ -39,7 +43,7 @@ from tests.played_run import member_probs
 
 Work = Callable[[], object]
 
-K, CLASSES, PX, MODELS = 5, 10, 64, 4
+K, CLASSES, PX, BANDS, MODELS = 5, 10, 64, 4, 4
 DISTINCT = 64  # tiles that stand for all
 TILES_A_GROUP = 40
 SCENE_SIDE = 10
@@ -50,6 +54,34 @@ def folds(tiles: int, folder: Path) -> Work:
     hist_NC = draw_hists(np.random.default_rng(1), np.arange(tiles))
     group_N = draw_groups(tiles // TILES_A_GROUP, np.random.default_rng(0), tiles)
     return lambda: [assign_folds(hist_NC, each_N, K) for each_N in (np.arange(tiles), group_N)]
+
+
+def scan(tiles: int, folder: Path) -> Work:
+    """All tiles and masks read once for the audit: 4 bands."""
+    found, reader = write_files(tiles, folder)
+    (folder / "scan").mkdir()
+    return lambda: scan_tiles(found, reader, BANDS, folder / "scan")
+
+
+def pack(tiles: int, folder: Path) -> Work:
+    """All tiles and masks decoded into the arrays that members read."""
+    found, reader = write_files(tiles, folder)
+    (folder / "pack").mkdir()
+    return lambda: write_pack(folder / "pack", found, reader)
+
+
+def write_files(tiles: int, folder: Path) -> tuple[pd.DataFrame, TileReader]:
+    """DISTINCT images and masks on disk, and the table of many train tiles that they stand for."""
+    rng = np.random.default_rng(0)
+    for i in range(DISTINCT):
+        write_image(folder / f"{i}.tif", rng.integers(1, 255, (PX, PX, BANDS), np.uint8))
+        Image.fromarray(_truth(i) + 1).save(folder / f"{i}.png")
+    of_N = np.arange(tiles) % DISTINCT
+    files = {"image": [f"{i}.tif" for i in of_N], "mask": [f"{i}.png" for i in of_N]}
+    found = pd.DataFrame({"name": [f"{n:06d}" for n in range(tiles)], "split": "train"} | files)
+    labels = tuple(range(1, CLASSES + 1))
+    classes = ClassTable(labels, tuple(f"class{label}" for label in labels), ((0, 0, 0),) * CLASSES)
+    return found, TileReader(folder, classes)
 
 
 def audit(tiles: int, folder: Path) -> Work:
@@ -145,8 +177,8 @@ def zip_file(tiles: int, folder: Path) -> Work:
 
 
 PARTS: dict[str, Callable[[int, Path], Work]] = {
-    "folds": folds, "audit": audit, "mosaic": mosaic, "duplicates": duplicates, "store": store, "weights": weights,
-    "blend": blend, "zip": zip_file,
+    "scan": scan, "pack": pack, "folds": folds, "audit": audit, "mosaic": mosaic, "duplicates": duplicates,
+    "store": store, "weights": weights, "blend": blend, "zip": zip_file,
 }  # fmt: skip
 
 

@@ -216,6 +216,8 @@ def grows(part: str, what: str, exponent: float | None = STEEPEST, kib: float | 
 
 
 SCALING = (
+    *grows("scan", "tiles read for the audit"),
+    *grows("pack", "tiles packed"),
     *grows("folds", "folds assigned"),
     *grows("audit", "audit of data and folds"),
     *grows("mosaic", "neighbours found", exponent=None, kib=None),

@@ -184,17 +184,19 @@ def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample:
     names = tuple(sample.specialists)
     if len(folds) < 2:
         return step, []
-    sets = {"all": names, "none": ()} | {name: tuple(other for other in names if other != name) for name in names}
+    # Kinds that no specialist can be called: names have no blanks.
+    sets = {"all of them": names, "none of them": ()}
+    sets |= {f"all but {name}": tuple(other for other in names if other != name) for name in names}
 
     def fit(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
         fitted = {kind: fit_evidence(blend, inside, sets[kind]) for kind in kinds if kind in sets}
-        return fitted | {"override": fit_override(blend, inside, names)}
+        return fitted | {"an override": fit_override(blend, inside, names)}
 
-    _, tallies = _try(replace(step, kinds=[*sets, "override"], fit=fit), blends, sample, folds)
-    gains = {name: gain(tallies["all"], tallies[name], step.measure) for name in names}
+    _, tallies = _try(replace(step, kinds=[*sets, "an override"], fit=fit), blends, sample, folds)
+    gains = {name: gain(tallies["all of them"], tallies[f"all but {name}"], step.measure) for name in names}
     kept = tuple(name for name in names if gains[name].value > 0)
     choices = [Choice(f"specialist {name}", "evidence", step.measure, gains[name], ships=False) for name in names]
-    overridden = gain(tallies["override"], tallies["none"], step.measure)
+    overridden = gain(tallies["an override"], tallies["none of them"], step.measure)
     choices.append(Choice("specialists", "override", step.measure, overridden, ships=False))
     return replace(step, fit=partial(_fit_specialists, names=kept)), choices
 

@@ -2,14 +2,16 @@
 
     runs/scans/<fingerprint>/   one .npy per field of `Scan`
 
-Mosaic recovery, the duplicate search and the data audit start from here: the tiles are read once, and memory is
-bounded by borders and thumbnails (about 25 KiB a tile of 256x256x4) whatever the size of the data set.
+Mosaic recovery, the duplicate search and the data audit start from here: the tiles are read once, and what is kept of
+each, borders and a thumbnail (about 25 KiB of a tile of 256x256x4), goes to the disk as it comes.
 """
 
 import hashlib
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -25,6 +27,7 @@ from folds.reader import TileReader, ignore_empty
 FORMAT = 3  # raised when a field changes its meaning, so that older scans are not taken for new ones
 THUMB_CELLS = 32
 SAMPLE_PX = 64
+LEAST_PX = 8  # of a side: below it there is nothing that borders and thumbnails could tell
 
 
 @dataclass(frozen=True)
@@ -76,39 +79,52 @@ def open_scan(run: Run, found: pd.DataFrame, sources: str) -> Scan:
     fingerprint = hash_value([FORMAT, sources, *reader.coding, len(data.bands)])
     folder = run.scans_dir / fingerprint[:16]
     if not folder.exists():
-        scan = scan_tiles(found, reader, len(data.bands))
         with whole_folder(folder) as aside:
-            for field in fields(Scan):
-                np.save(aside / f"{field.name}.npy", getattr(scan, field.name), allow_pickle=False)
+            scan_tiles(found, reader, len(data.bands), aside)
+    return read_scan(folder)
+
+
+def read_scan(folder: Path) -> Scan:
+    """The arrays that `scan_tiles` left, memory-mapped."""
     return Scan(*(np.load(folder / f"{field.name}.npy", mmap_mode="r") for field in fields(Scan)))
 
 
-def scan_tiles(found: pd.DataFrame, reader: TileReader, bands: int) -> Scan:
-    """Read every tile of the table once.
+def scan_tiles(found: pd.DataFrame, reader: TileReader, bands: int, folder: Path) -> None:
+    """Read every tile of the table once, and write what is kept of it to `folder`, tile by tile.
 
     Raises:
         UserError: lists every unreadable file, size, dtype or band count that differs, and unknown label.
     """
     jobs = [(row.image, row.mask if row.split == "train" else None) for row in found.itertuples()]
     scanned = in_threads(lambda job: _scan_tile(reader, *job, bands), jobs)
-    kept: dict[str, np.ndarray] = {}
     sizes, dtypes, found_wrong = [], [], []
-    for n, (row, wrong) in enumerate(track(scanned, "read tiles", total=len(jobs))):
-        found_wrong += wrong
-        sizes.append("x".join(map(str, row["size_N2"])) if row else None)
-        dtypes.append(str(row["sample_NPB"].dtype) if row else None)
-        if not kept and row:
-            kept = {name: np.empty((len(jobs), *value.shape), value.dtype) for name, value in row.items()}
-        if row and (sizes[-1], dtypes[-1]) == (sizes[0], dtypes[0]):
-            for name, value in row.items():
-                kept[name][n] = value
+    with ExitStack() as stack:
+        files = {field.name: stack.enter_context(open(folder / f"{field.name}.npy", "wb")) for field in fields(Scan)}
+        for n, (row, wrong) in enumerate(track(scanned, "read tiles", total=len(jobs))):
+            found_wrong += wrong
+            sizes.append("x".join(map(str, row["size_N2"])) if row else None)
+            dtypes.append(str(row["sample_NPB"].dtype) if row else None)
+            # With a tile that cannot be read, or is unlike the first, all of it is refused below.
+            if row and (sizes[-1], dtypes[-1]) == (sizes[0], dtypes[0]):
+                _append(files, row, len(jobs), is_first=n == 0)
     problems = _gathered(found_wrong)
     odd_sizes = _odd_ones("size", found.image, sizes)
     problems += [f"{each}; python -m folds.cut makes tiles of scenes of any size" for each in odd_sizes]
     problems += _odd_ones("dtype", found.image, dtypes)
-    problems += _never(reader.nodata, kept)
+    problems += _never(reader.nodata, next(filter(None, dtypes), "float32"))
+    small = sorted({size for size in sizes if size and min(map(int, size.split("x"))) < LEAST_PX})
+    if small:
+        problems.append(f"tiles of {listed(small)} px are too small: a side has {LEAST_PX} or more")
     refuse_all(f"tiles in {reader.root}: {len(problems)} {'problem' if len(problems) == 1 else 'problems'}", problems)
-    return Scan(**kept)
+
+
+def _append(files: dict[str, BinaryIO], row: dict[str, np.ndarray], count: int, is_first: bool) -> None:
+    """A tile's fields to the arrays of `count` tiles; the first one says of what shape and dtype they are."""
+    for name, value in row.items():
+        if is_first:
+            header = {"descr": np.lib.format.dtype_to_descr(value.dtype), "fortran_order": False}
+            np.lib.format.write_array_header_1_0(files[name], header | {"shape": (count, *value.shape)})
+        files[name].write(value.tobytes())
 
 
 def _scan_tile(
@@ -170,7 +186,7 @@ def fields_of(image_HWB: np.ndarray, empty_HW: np.ndarray | None = None) -> dict
     size = np.array([height, width])
     return {
         "size_N2": size,
-        "data_N": np.array(0 if empty_HW is not None and empty_HW.all() else len(pixels_PB)),
+        "data_N": np.array(0 if empty_HW is not None and empty_HW.all() else len(pixels_PB), np.int64),
         "mean_NB": pixels_PB.mean(0, dtype=np.float64),
         "std_NB": pixels_PB.std(0, dtype=np.float64),
         "zero_NB": (pixels_PB == 0).mean(0),
@@ -201,10 +217,9 @@ def thumbnail(image_HWB: np.ndarray, cells: int) -> np.ndarray:
     return means
 
 
-def _never(nodata: Nodata, kept: dict[str, np.ndarray]) -> list[str]:
+def _never(nodata: Nodata, dtype: str) -> list[str]:
     """`data.nodata` that no pixel can have."""
-    dtype = kept["sample_NPB"].dtype if kept else np.dtype("f4")
-    if nodata is None or dtype.kind == "f":
+    if nodata is None or np.dtype(dtype).kind == "f":
         return []
     top = np.iinfo(dtype).max
     if nodata != "nan" and 0 <= nodata <= top and nodata == int(nodata):

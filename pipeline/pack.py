@@ -86,7 +86,7 @@ def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
             if not folder.exists():
                 clear_aside(folder)  # what a killed packer was writing, as large as the data
                 with whole_folder(folder) as aside:
-                    _write_pack(aside, tiles, TileReader.of(run.experiment.data))
+                    write_pack(aside, tiles, TileReader.of(run.experiment.data))
     return _read_pack(folder, tiles)
 
 
@@ -98,7 +98,8 @@ def pack_dir(run: Run, tiles: pd.DataFrame) -> Path:
     return run.packs_dir / fingerprint[:16]
 
 
-def _write_pack(folder: Path, tiles: pd.DataFrame, reader: TileReader) -> None:
+def write_pack(folder: Path, tiles: pd.DataFrame, reader: TileReader) -> None:
+    """The files of a pack; a few tiles are in memory at a time."""
     train, test = tiles[tiles.split == "train"], tiles[tiles.split == "test"]
     sums = _BandSums()
     empty_at: dict[str, dict[int, np.ndarray]] = {"train": {}, "test": {}}

@@ -175,7 +175,11 @@ def show(path: Path) -> list[Line]:
 
 def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("submissions.ledger", f"{__doc__}\n\n{ACTIONS}", "show", operands="ACTION [ZIP [SCORE]]")
-    parser.add_argument("--board", default="A", help="score: which board (default: %(default)s)")
+    parser.add_argument(
+        "--board",
+        default="A",
+        help="score: which board; a name of its own for each of each competition (default: %(default)s)",
+    )
     parser.add_argument("--date", type=_date, default=str(datetime.date.today()), help="score: YYYY-MM-DD (today)")
     add_json(parser)
     args = parser.parse_intermixed_args(argv)

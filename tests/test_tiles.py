@@ -231,6 +231,15 @@ def test_values_that_are_no_numbers(tmp_path):
     assert "000003.tif: holds 2 values that are NaN or inf" in refusal(root)
 
 
+def test_tiles_too_small_to_be_compared(tmp_path):
+    root = write_tiny(tmp_path / "data", train=3, test=1)
+    for path in [*root.rglob("*.tif"), *root.rglob("*.png")]:
+        write_tif(path, read_image(path)[:1, :20]) if path.suffix == ".tif" else write_mask(
+            path, read_mask(path)[:1, :20]
+        )
+    assert "tiles of 1x20 px are too small: a side has 8 or more" in refusal(root)
+
+
 def test_unknown_dtype(root):
     write_tif(root / "train" / "000003.tif", image_of(root, "train", "000003").astype(np.complex64))
     assert "000003.tif: dtype complex64; expected one of uint8, uint16, float32, int8" in refusal(root)
