@@ -141,7 +141,7 @@ def hash_file(path: str | Path) -> str:
 
 def hash_stats(folder: Path, names: Iterable[str]) -> str:
     """sha256 of names, sizes and times of files: quick for gigabytes, and any touched file changes it."""
-    stats = [(name, (folder / name).stat()) for name in names]
+    stats = [(name, os.stat(f"{folder}/{name}")) for name in names]  # pathlib takes twice as long
     return hash_value([(name, stat.st_size, stat.st_mtime_ns) for name, stat in stats])
 
 

@@ -21,7 +21,7 @@ from base.files import hash_file, write_json
 from benchmarks.measure import peak_mib, resident_mib, seconds
 from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds
-from folds.tiles import read_tiles
+from folds.tiles import read_tiles, sources_hash
 from pipeline.device import set_up_cpu
 from pipeline.loop import fit
 from pipeline.pack import open_pack, pack_dir
@@ -155,7 +155,7 @@ def sparse_competition(folder: Path) -> Run:
         tiles[spec["name"]] = PX * PX // len(data["classes"])
     run.dir.mkdir(parents=True)
     tiles.to_csv(run.tiles_csv, index=False)
-    pack = pack_dir(run, tiles)
+    pack = pack_dir(run, sources_hash(tiles, folder / "empty"))
     pack.mkdir(parents=True)
     for name, shape in (
         ("train_image", (COMPETITION_TILES, PX, PX, BANDS)),

@@ -179,6 +179,7 @@ def tile_keys(experiment: Experiment, px: int, out: Path) -> dict[str, Any]:
         "mask_values": "labels",
         "ignore_label": classes.blank_label if ignores else None,
         "ignore_color": None,
+        "generate": None,
     }
     groups: dict[str, Any] = {}
     if "georeference" not in folds.groups:

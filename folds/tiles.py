@@ -110,20 +110,26 @@ def make_tiles(run: Run) -> pd.DataFrame:
     return table
 
 
-def written_since(run: Run, tiles: pd.DataFrame) -> list[str]:
-    """What says that images or masks may be others than those that the run's table was made from; empty: nothing."""
+def sources_of(run: Run, tiles: pd.DataFrame) -> str:
+    """`sources_hash` of a run's own tile table.
+
+    Raises:
+        UserError: images or masks are gone, or may be others than those that the table was made from.
+    """
     stamp = read_stamp(stamp_path(run.tiles_csv, is_folder=False))
     try:
         sources = sources_hash(tiles, Path(run.experiment.data.root))
     except FileNotFoundError as error:
-        again = "put it back, or run: python -m folds.tiles --config FILE"
-        return [f"{error.filename}: no such file any more, but {run.tiles_csv} names it; {again}"]
-    if not stamp or stamp.inputs.get(SOURCES) == sources:
-        return []
-    return [
-        f"{run.tiles_csv}: images or masks were written after it. Run: python -m folds.tiles --config FILE, which "
-        f"tells whether their pixels are others"
-    ]
+        raise UserError(
+            f"{error.filename}: no such file any more, but {run.tiles_csv} names it; put it back, or run: "
+            f"python -m folds.tiles --config FILE"
+        ) from None
+    if stamp and stamp.inputs.get(SOURCES) != sources:
+        raise UserError(
+            f"{run.tiles_csv}: images or masks were written after it. Run: python -m folds.tiles --config FILE, which "
+            f"tells whether their pixels are others"
+        )
+    return sources
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -21,7 +21,7 @@ from base.threads import in_threads
 from config import Member, Run, load_experiment
 from config.training import Model
 from folds.folds_csv import folds_of
-from folds.tiles import tiles_of, written_since
+from folds.tiles import sources_of, tiles_of
 from pipeline.finished import weights_hash
 from pipeline.store import content_problems, open_store
 
@@ -214,7 +214,7 @@ def main(argv: list[str] | None = None) -> None:
     # Not open_run: it would stop at members that are stale, and this command tells everything and writes nothing.
     run = Run(load_experiment(args.config, args.overrides))
     # Here alone: readers of stores need neither images nor masks, which may lie on another machine.
-    refuse_all("nothing can be proven", written_since(run, tiles_of(run)))
+    sources_of(run, tiles_of(run))
     checked = check_stores(run, content=True)
     members = [member for member in run.members() if member.fold is not None]  # one of all tiles has no OOF
     oof = sum(run.oof_store(member) in checked for member in members)

@@ -16,13 +16,13 @@ import pandas as pd
 from filelock import FileLock
 
 from base.command import run, stage_parser
-from base.errors import UserError, refuse_all
+from base.errors import UserError
 from base.files import clear_aside, hash_value, read_json, whole_folder, write_json
 from base.progress import track
 from base.threads import in_threads
 from config import Run, load_experiment, open_run
 from folds.reader import TileReader
-from folds.tiles import make_tiles, sources_hash, written_since
+from folds.tiles import make_tiles, sources_of
 
 FORMAT = 2  # raised when the arrays' meaning changes, so that older packs are not taken for new ones
 
@@ -77,8 +77,7 @@ def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
     Raises:
         UserError: images or masks have changed since the run's table was made.
     """
-    refuse_all("tiles", written_since(run, tiles))
-    folder = pack_dir(run, tiles)
+    folder = pack_dir(run, sources_of(run, tiles))
     if not folder.exists():
         folder.parent.mkdir(parents=True, exist_ok=True)
         # Members start side by side: the first one packs, the others wait for it.
@@ -90,10 +89,13 @@ def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
     return _read_pack(folder, tiles)
 
 
-def pack_dir(run: Run, tiles: pd.DataFrame) -> Path:
-    """Where the pack of a tile table lies, or would lie."""
+def pack_dir(run: Run, sources: str) -> Path:
+    """Where the pack of a tile table lies, or would lie.
+
+    Args:
+        sources: `folds.tiles.sources_hash` of the table.
+    """
     data = run.experiment.data
-    sources = sources_hash(tiles, Path(data.root))
     fingerprint = hash_value([FORMAT, sources, *TileReader.of(data).coding, len(data.bands)])
     return run.packs_dir / fingerprint[:16]
 

@@ -237,6 +237,16 @@ def test_blocks_are_groups_and_their_neighbours_are_allowed(root):
     assert table.group.to_dict() == tiles.set_index("name").group.to_dict()
 
 
+def test_what_was_drawn_is_not_drawn_again(tmp_path):
+    drawn = load_experiment("configs/demo.yaml")
+    keys = cut.tile_keys(drawn, PX, tmp_path)
+    path = write_config(tmp_path / "x.yaml", {"extends": str(Path("configs/demo.yaml").absolute()), **keys})
+    experiment = load_experiment(path)
+    assert experiment.data.generate is None
+    assert experiment.data.classes == drawn.data.classes
+    assert experiment.folds.groups_column == "group"
+
+
 def test_all_that_is_wrong_with_scenes_is_said_at_once(root):
     write_mask(root / "labels" / "a.png", np.ones((75, 63), np.uint8))
     SIZES["small"], SIZES["deep"] = (31, 90), (40, 40)
