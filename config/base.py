@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*$")]
 """That folders and files are called by: neither hidden, nor "..", nor a command's option."""
 Folder = Annotated[str, AfterValidator(os.path.expanduser)]
+"""A path that may begin with ~."""
 
 
 class Section(BaseModel):

@@ -15,8 +15,8 @@ from config.reader import read_yaml
 from config.sections import Kinds, changes_kind, kinds_at, merged, mistakes
 from config.training import Model, Seeds, Train
 
-SHARED = ("packs", "scans")
-"""Folders under runs_dir that are no runs."""
+PACKS, SCANS = "packs", "scans"
+"""Folders under runs_dir that are no runs: beside them, since runs on the same tiles share them."""
 
 
 class Experiment(Section):
@@ -45,7 +45,7 @@ class Experiment(Section):
         classes = [each.name for each in self.data.classes]
         twice = sorted({name for name in names if names.count(name) > 1})
         problems = [f"models: name {', '.join(twice)} is given twice"] if twice else []
-        if self.name in SHARED:
+        if self.name in (PACKS, SCANS):
             problems.append(f"name {self.name}: a folder that all runs share is called so; choose another name")
         blended = [model for model in self.models if model.name in (self.blend.models or names)]
         if blended and all(model.target != "all" for model in blended):

@@ -20,7 +20,7 @@ from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, hash_rows, write_text
 from base.locks import held
 from base.stamps import Stamp, hash_files, read_stamp, stamp_path, write_stamp
-from config.experiment import SHARED, Experiment, flat
+from config.experiment import PACKS, SCANS, Experiment, flat
 from config.training import Model, Train
 
 # Keys of `data` that change no result: where the data lies, and test labels, which nothing is made from.
@@ -94,11 +94,11 @@ class Run:
 
     @property
     def packs_dir(self) -> Path:
-        return Path(self.experiment.runs_dir) / SHARED[0]  # beside the runs: runs on the same tiles share them
+        return Path(self.experiment.runs_dir) / PACKS
 
     @property
     def scans_dir(self) -> Path:
-        return Path(self.experiment.runs_dir) / SHARED[1]  # likewise
+        return Path(self.experiment.runs_dir) / SCANS
 
     def member_dir(self, member: Member) -> Path:
         return self.dir / "members" / str(member)

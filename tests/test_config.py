@@ -306,11 +306,11 @@ def test_an_override_that_leads_nowhere(base, override, message):
     assert message in refusal(base, override)
 
 
-def test_a_home_folder_may_be_short(base, monkeypatch):
-    monkeypatch.setenv("HOME", "/home/somebody")
+def test_a_home_folder_may_be_short(base, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
     experiment = load_experiment(base, ["data.root=~/x", "runs_dir=~/runs", "zips_dir=z~"])
-    assert experiment.data.root == "/home/somebody/x"
-    assert (experiment.runs_dir, experiment.zips_dir) == ("/home/somebody/runs", "z~")
+    assert experiment.data.root == f"{tmp_path}/x"
+    assert (experiment.runs_dir, experiment.zips_dir) == (f"{tmp_path}/runs", "z~")
 
 
 # --- flat
