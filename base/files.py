@@ -16,7 +16,9 @@ import uuid
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+import numpy as np
 
 from base.errors import UserError
 
@@ -109,6 +111,13 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
 def write_text(path: str | Path, text: str) -> None:
     with whole_file(path) as aside:
         aside.write_text(text, encoding="utf-8")
+
+
+def write_npy_head(file: BinaryIO, like: np.ndarray, count: int) -> None:
+    """The head of a .npy of `count` arrays such as `like`, whose bytes follow one after another: for what does not fit
+    in memory."""
+    head = {"descr": np.lib.format.dtype_to_descr(like.dtype), "fortran_order": False, "shape": (count, *like.shape)}
+    np.lib.format.write_array_header_1_0(file, head)
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -47,9 +47,8 @@ class Experiment(Section):
         problems = [f"models: name {', '.join(twice)} is given twice"] if twice else []
         if self.name in (PACKS, SCANS):
             problems.append(f"name {self.name}: a folder that all runs share is called so; choose another name")
-        blended = [model for model in self.models if model.name in (self.blend.models or names)]
-        if blended and all(model.target != "all" for model in blended):
-            what = ", ".join(model.name for model in blended)
+        if self.blended_models and all(model.target != "all" for model in self.blended_models):
+            what = ", ".join(model.name for model in self.blended_models)
             problems.append(f"models: only specialists are blended ({what}); a blend needs a model of all classes")
         problems += _unknown(self.blend.models or [], names, "blend.models")
         problems += _unknown(self.folds.split_groups_of, classes, "folds.split_groups_of")
@@ -85,6 +84,12 @@ class Experiment(Section):
         for problem in _unknown([name], [model.name for model in self.models], "model"):
             raise UserError(problem)
         return next(model for model in self.models if model.name == name)
+
+    @property
+    def blended_models(self) -> list[Model]:
+        """The models that the blend may use, specialists too: those of `blend.models`, or all."""
+        chosen = self.blend.models
+        return [model for model in self.models if chosen is None or model.name in chosen]
 
     def dump(self) -> dict[str, Any]:
         """Every key with its value, defaults included, as `experiment.yaml` keeps them; not the machine's, `jobs`:

@@ -27,7 +27,7 @@ from ensemble.fitted import FittedBlend
 from ensemble.honest import HonestFit, Scored, fit_honestly, score_tiles
 from ensemble.postprocess import fit_postprocess
 from ensemble.sample import draw_sample
-from ensemble.stores import OofStores, blended_models, oof_stores
+from ensemble.stores import OofStores, oof_stores
 from ensemble.worth import calibration_errors, error_correlation, model_worth
 from folds.tiles import tiles_of
 from pipeline.finished import weights_hash
@@ -212,7 +212,9 @@ def _made_from(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     keys = {key: value for key, value in run.blend_keys.items() if not key.startswith("submission.")}
     del keys["blend.name"]
     keys["format"] = FORMAT
-    members = [member for model in blended_models(run) for member in run.members(model) if member.fold is not None]
+    members = [
+        member for model in run.experiment.blended_models for member in run.members(model) if member.fold is not None
+    ]
     manifests = {str(member): run.oof_store(member) / MANIFEST for member in members}
     inputs = {name: hash_file(path) for name, path in manifests.items() if path.exists()}
     weights = {f"{member} weights": weights_hash(run, member) for member in members}

@@ -27,7 +27,7 @@ from ensemble.build import STEPS, RunBlend, build_blend, read_groups
 from ensemble.evidence import Counter, Tally, score
 from ensemble.labels import class_order, top_class
 from ensemble.show import show_blend, show_models
-from ensemble.stores import OofStores, blended_models, oof_stores
+from ensemble.stores import OofStores, oof_stores
 from folds.folds_csv import folds_of
 from folds.metrics import confusion
 from pipeline.check import check_stores
@@ -206,7 +206,9 @@ def _scores(counted: Tally) -> dict[str, float]:
 
 def _members(run: Run) -> list[Member]:
     """Those with a held-out fold, of all models that the blend may use."""
-    return [member for model in blended_models(run) for member in run.members(model) if member.fold is not None]
+    return [
+        member for model in run.experiment.blended_models for member in run.members(model) if member.fold is not None
+    ]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -111,19 +111,13 @@ def _mean_raw(raw: list[np.ndarray]) -> np.ndarray:
     return quantise(mean_CHW[None], raw[0].dtype.name)[0]
 
 
-def blended_models(run: Run) -> list[Model]:
-    """The models that the blend may use, specialists too: those of `blend.models`, or all."""
-    chosen = run.experiment.blend.models
-    return [model for model in run.experiment.models if chosen is None or model.name in chosen]
-
-
 def oof_stores(run: Run) -> OofStores:
     """The OOF predictions of all blended models, proven to be what they say.
 
     Raises:
         UserError: stores that are not there, or contradict tiles, folds or experiment; lists them all.
     """
-    models = blended_models(run)
+    models = run.experiment.blended_models
     members = [member for model in models for member in run.members(model) if member.fold is not None]
     missing = [member for member in members if not run.oof_store(member).exists()]
     if missing:
@@ -161,7 +155,7 @@ def test_stores(run: Run) -> TestStores:
     Raises:
         UserError: stores that are not there, or contradict tiles, folds or experiment; lists them all.
     """
-    models = blended_models(run)
+    models = run.experiment.blended_models
     missing = [model.name for model in models if not run.test_store(model).exists()]
     if missing:
         raise UserError(
@@ -186,7 +180,7 @@ test_stores.__test__ = False
 def excerpt_stores(run: Run, source: TestStores) -> dict[int, FoldStores] | None:
     """Fold -> what its members say of some test tiles; None where that was not kept, or by members other than those
     whose mean `source` holds (a run of older code, or a folder that was removed)."""
-    models = blended_models(run)
+    models = run.experiment.blended_models
     stores: dict[int, dict[str, list[Store]]] = {fold: {} for fold in range(run.experiment.folds.k)}
     for model in models:
         made_from = source.stores[model.name].manifest["members"]

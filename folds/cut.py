@@ -188,10 +188,15 @@ def tile_keys(experiment: Experiment, px: int, out: Path) -> dict[str, Any]:
             # Blocks side by side in two folds are what was asked for; the audit tells of them all the same.
             groups |= {"block_tiles": None, "allow": [*folds.allow, "neighbours_across_folds"]}
     return {
-        "name": f"{experiment.name}_{px}",
+        "name": _name(experiment, px),
         "data": data.model_dump(mode="json", exclude_unset=True) | tiles,
         "folds": folds.model_dump(mode="json", exclude_unset=True) | groups,
     }
+
+
+def _name(experiment: Experiment, px: int) -> str:
+    """Of the experiment on the tiles, and of its config."""
+    return f"{experiment.name}_{px}"
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -215,7 +220,7 @@ def main(argv: list[str] | None = None) -> None:
         print(
             f"{groups} groups are too few for {k} folds: cut into blocks, as with folds.block_tiles=4, or lower folds.k"
         )
-    config = (args.out / f"{experiment.name}_{args.px}.yaml").absolute()
+    config = (args.out / f"{_name(experiment, args.px)}.yaml").absolute()
     print(f"train on them:       bash run_cv.sh {config}")
     print(f"label whole scenes:  python -m ensemble.predict --config {config} --images GLOB --out DIR")
 

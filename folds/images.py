@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import rasterio
-from affine import Affine
 from PIL import Image
+from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.windows import Window

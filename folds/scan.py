@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 from base.errors import UserError, listed, refuse_all
-from base.files import hash_value, whole_folder
+from base.files import hash_value, whole_folder, write_npy_head
 from base.progress import track
 from base.threads import in_threads
 from config import Run
@@ -122,8 +122,7 @@ def _append(files: dict[str, BinaryIO], row: dict[str, np.ndarray], count: int, 
     """A tile's fields to the arrays of `count` tiles; the first one says of what shape and dtype they are."""
     for name, value in row.items():
         if is_first:
-            header = {"descr": np.lib.format.dtype_to_descr(value.dtype), "fortran_order": False}
-            np.lib.format.write_array_header_1_0(files[name], header | {"shape": (count, *value.shape)})
+            write_npy_head(files[name], value, count)
         files[name].write(value.tobytes())
 
 

@@ -16,7 +16,7 @@ from models.zoo import padded_logits
 from pipeline.device import autocast, autocast_dtype
 from pipeline.outputs import Output, probabilities
 from pipeline.pack import read_rows
-from pipeline.pixels import PixelScale, stretched
+from pipeline.pixels import stretched
 from pipeline.prepare import Preparation
 from pipeline.tta import build_views, predict_probs
 
@@ -88,8 +88,7 @@ class Predictor:
 
     def _pictures_of(self, pixels_NHWB: np.ndarray) -> list[np.ndarray]:
         """The tiles as they are, and stretched by each of `predict.stretch`."""
-        mean_B, std_B = np.array(self.preparation.mean), np.array(self.preparation.std)
-        scale = PixelScale.of(pixels_NHWB.dtype, mean_B, std_B, self.preparation.empty)
+        scale = self.preparation.scale_of(pixels_NHWB.dtype)
         return [pixels_NHWB] + [
             np.stack([stretched(pixels_HWB, percent, scale) for pixels_HWB in pixels_NHWB])
             for percent in self.settings.stretch

@@ -17,7 +17,7 @@ from filelock import FileLock
 
 from base.command import run, stage_parser
 from base.errors import UserError
-from base.files import clear_aside, hash_value, read_json, whole_folder, write_json
+from base.files import clear_aside, hash_value, read_json, whole_folder, write_json, write_npy_head
 from base.progress import track
 from base.threads import in_threads
 from config import Run, load_experiment, open_run
@@ -177,8 +177,7 @@ def _write_array(path: Path, tiles: Iterable[np.ndarray], count: int) -> None:
         for tile in tiles:
             if first is None:
                 first = tile
-                header = {"descr": np.lib.format.dtype_to_descr(tile.dtype), "fortran_order": False}
-                np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *tile.shape)})
+                write_npy_head(file, tile, count)
             if tile.dtype != first.dtype:
                 raise UserError(f"tiles of dtype {tile.dtype} and {first.dtype}: a data set has one dtype")
             file.write(np.ascontiguousarray(tile).data)

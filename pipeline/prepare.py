@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from pipeline.pack import full_scale
+from pipeline.pixels import PixelScale
 
 NDVI_FLOOR = 1e-6  # where red and nir are both 0 the index is 0, not NaN
 
@@ -28,6 +29,10 @@ class Preparation:
     @property
     def channels(self) -> int:
         return len(self.bands) + len(self.derived)
+
+    def scale_of(self, dtype: np.dtype) -> PixelScale:
+        """Of pixels of that dtype, as they come."""
+        return PixelScale.of(dtype, np.array(self.mean), np.array(self.std), self.empty)
 
     def __call__(self, pixels_NHWB: torch.Tensor) -> torch.Tensor:
         """(N, H, W, B) pixels of any dtype -> (N, channels, H, W) float32, in channels_last memory.

@@ -23,7 +23,6 @@ from pipeline.device import autocast_dtype, loader_workers
 from pipeline.loop import Plan
 from pipeline.members import MemberRecord
 from pipeline.pack import Pack, fill_value, open_pack
-from pipeline.pixels import PixelScale
 from pipeline.prepare import Preparation
 from pipeline.sampler import epoch_order
 from pipeline.schedule import Plateau, build_optimizer
@@ -89,8 +88,7 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
         names = ["other", member.model.target]
     weight_C = training_weights(train.class_weights, count_C, names)
     loss_fn = build_loss(train.loss, len(record.classes), weight_C, binary=class_index is not None).to(device)
-    scale = PixelScale.of(pack.train_image_NHWB.dtype, pack.mean_B, pack.std_B, preparation.empty)
-    augment = build_augment(train.augment, classes.names, scale)
+    augment = build_augment(train.augment, classes.names, preparation.scale_of(pack.train_image_NHWB.dtype))
     data = TrainTiles(pack, train_N, hist_NC > 0, augment, member.seed, class_index)
 
     def order_of_epoch(epoch: int) -> np.ndarray:

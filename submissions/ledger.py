@@ -178,7 +178,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--board",
         default="A",
-        help="score: which board; a name of its own for each of each competition (default: %(default)s)",
+        help="score: which board; two competitions need two names (default: %(default)s)",
     )
     parser.add_argument("--date", type=_date, default=str(datetime.date.today()), help="score: YYYY-MM-DD (today)")
     add_json(parser)
