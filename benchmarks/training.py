@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -31,10 +31,10 @@ from benchmarks.training_laws import in_own_process, memory_growth, opening, res
 from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds
 from folds.landscape import make_landscape
-from models.zoo import build_model, padded_logits
+from models.zoo import build_model
 from pipeline.data import Batch
 from pipeline.device import autocast, make_deterministic, set_up_cpu
-from pipeline.loop import fit, loss_of
+from pipeline.loop import Hooks, fit
 from pipeline.progress import TrainProgress
 from pipeline.setup import Setup, set_up
 from pipeline.stopping import StopRequest
@@ -69,7 +69,7 @@ class Bench:
 
     @property
     def device(self) -> torch.device:
-        return self.setup.plan.device
+        return self.setup.objective.device
 
     @property
     def steps(self) -> int:
@@ -100,7 +100,7 @@ def make_bench(experiment_run: Run, device: torch.device) -> Bench:
     setup.batches.order_of_epoch = lambda epoch: order
     setup.batches.begin(0, end=1)
     batch = next(iter(setup.loader))
-    image_NCHW = setup.preparation(batch.pixels_NHWB.to(device))
+    image_NCHW = setup.objective.preparation(batch.pixels_NHWB.to(device))
     return Bench(setup, batch, image_NCHW, batch.target_NHW.to(device, torch.int64))
 
 
@@ -126,11 +126,11 @@ def train_round(bench: Bench, network: nn.Module | None = None) -> float:
         The seconds of those that count.
     """
     setup = bench.setup
-    network = setup.state.network if network is None else network
+    objective = setup.objective if network is None else replace(setup.objective, forward=network)
     setup.state.epoch, setup.state.micro_step = 0, 0
     with open(os.devnull, "w") as nothing, redirect_stdout(nothing), EpochEnds(bench.device) as progress:
-        fit(setup.plan, setup.state, network, setup.loader, setup.batches, setup.preparation, setup.loss_fn,
-            None, lambda state: None, lambda state: None, StopRequest(), progress)  # fmt: skip
+        hooks = Hooks(lambda state: None, lambda state: None, StopRequest(), progress)
+        fit(setup.plan, setup.state, objective, setup.loader, setup.batches, hooks)
     return progress.times[-1] - progress.times[BEFORE[bench.device.type]]
 
 
@@ -144,7 +144,7 @@ def bare(bench: Bench, loss_fn: nn.Module) -> None:
     setup, network, optimizer = bench.setup, bench.setup.state.network.train(), bench.setup.state.optimizer
     for _ in range(bench.steps):
         optimizer.zero_grad(set_to_none=True)
-        with autocast(bench.device, setup.plan.dtype):
+        with autocast(bench.device, setup.objective.dtype):
             logits_NCHW = network(bench.image_NCHW)
         loss_fn(logits_NCHW.float(), bench.target_NHW).backward()
         optimizer.step()
@@ -154,14 +154,12 @@ def bare(bench: Bench, loss_fn: nn.Module) -> None:
 def efficiency(bench: Bench, suffix: str) -> dict[str, float]:
     """Images a second of the member's epoch as a share of the bare loop's: with its loss, and with cross-entropy."""
     batch, rounds = bench.setup.plan.train.batch, ROUNDS[bench.device.type]
-    ours, theirs = partial(train_round, bench), partial(bare, bench, bench.setup.loss_fn)
+    ours, theirs = partial(train_round, bench), partial(bare, bench, bench.setup.objective.loss_fn)
     model = bench.setup.record.model
     figures = {f"efficiency{suffix}": ratios(f"efficiency of {model}", ours, theirs, rounds=rounds, time_ours=its_own)}
-    rate = bench.steps * batch / seconds(theirs)
+    rate, dtype = bench.steps * batch / seconds(theirs), bench.setup.objective.dtype
     parameters = sum(weight.numel() for weight in bench.setup.state.network.parameters()) / 1e6
-    print(
-        f"  {parameters:.0f} M parameters, batch {batch}, {bench.setup.plan.dtype}: bare {rate:.1f} img/s", flush=True
-    )
+    print(f"  {parameters:.0f} M parameters, batch {batch}, {dtype}: bare {rate:.1f} img/s", flush=True)
     if bench.device.type == "cuda":
         return figures
     plain = partial(bare, bench, nn.CrossEntropyLoss())
@@ -186,7 +184,7 @@ def compile_gain(bench: Bench, suffix: str) -> dict[str, float]:
 
 def breakdown(bench: Bench) -> None:
     """Print the milliseconds of a step by phase, with the device waited for after each: a sum above the real step's."""
-    setup, device = bench.setup, bench.device
+    setup, device, objective = bench.setup, bench.device, bench.setup.objective
     setup.batches.begin(0, end=1)
     spent: dict[str, list[float]] = {phase: [] for phase in PHASES}
     batches = iter(setup.loader)
@@ -194,11 +192,9 @@ def breakdown(bench: Bench) -> None:
         clock = Clock(device, spent)
         batch = next(batches)
         clock.ends("load")
-        image_NCHW = setup.preparation(batch.pixels_NHWB.to(device, non_blocking=True))
+        image_NCHW = objective.preparation(batch.pixels_NHWB.to(device, non_blocking=True))
         clock.ends("transfer")
-        with autocast(device, setup.plan.dtype):
-            logits_NCHW = padded_logits(setup.state.network, image_NCHW)
-        loss = loss_of(setup.loss_fn, logits_NCHW.float(), batch, device)
+        loss = objective.loss_of(objective.logits(image_NCHW), batch)
         clock.ends("forward")
         loss.backward()
         clock.ends("backward")
@@ -255,7 +251,7 @@ def against_reference(experiment_run: Run, bench: Bench) -> float:
     data = PlainTiles(Path(experiment_run.experiment.data.root), tiles.iloc[order], setup.pack.mean_B, setup.pack.std_B)
     loader = DataLoader(data, setup.plan.train.batch, shuffle=True, num_workers=1, pin_memory=device.type == "cuda")
     model, classes = experiment_run.experiment.models[0], len(setup.record.classes)
-    network = build_model(model, setup.preparation.channels, classes).to(device)
+    network = build_model(model, setup.objective.preparation.channels, classes).to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
     cross_entropy, dice = nn.CrossEntropyLoss(), smp.losses.DiceLoss("multiclass")
 

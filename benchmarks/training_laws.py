@@ -23,7 +23,7 @@ from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds
 from folds.tiles import read_tiles, sources_hash
 from pipeline.device import set_up_cpu
-from pipeline.loop import fit
+from pipeline.loop import Hooks, fit
 from pipeline.pack import open_pack, pack_dir
 from pipeline.progress import TrainProgress
 from pipeline.setup import set_up
@@ -121,8 +121,7 @@ def _grow(folder: Path) -> float:
 
     plan = replace(setup.plan, checkpoint_s=0.0)
     with open(os.devnull, "w") as nothing, redirect_stdout(nothing), TrainProgress("", EPOCHS_OF_MEMORY, 0) as progress:
-        fit(plan, setup.state, setup.state.network, setup.loader, setup.batches, setup.preparation, setup.loss_fn,
-            None, save, save, StopRequest(), progress)  # fmt: skip
+        fit(plan, setup.state, setup.objective, setup.loader, setup.batches, Hooks(save, save, StopRequest(), progress))
     epochs, mib = np.array(seen).T
     late = epochs >= EPOCHS_OF_MEMORY / 2
     return float(np.polyfit(epochs[late], mib[late], 1)[0] * 1024)

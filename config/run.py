@@ -5,7 +5,7 @@ members that would come out different stop the run, and nothing is ever mixed si
 """
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -140,6 +140,10 @@ class Run:
                     yield Member(each, fold, seed)
                 if each.folds == "each+all":
                     yield Member(each, None, seed)
+
+    def oof_members(self, models: Sequence[Model]) -> list[Member]:
+        """Those members of the models that have OOF predictions: not the ones that are trained on every tile."""
+        return [member for model in models for member in self.members(model) if member.fold is not None]
 
     @cached_property
     def data_keys(self) -> dict[str, Any]:

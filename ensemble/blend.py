@@ -32,7 +32,7 @@ from folds.tiles import tiles_of
 from pipeline.check import check_stores
 from pipeline.store import MANIFEST
 from submissions.layout import Layout
-from submissions.receipt import differences, read_receipt, receipt_path
+from submissions.receipt import differences, names_of, read_receipt, receipt_path
 from submissions.score import score_submission
 from submissions.write import write_submission, write_zip
 
@@ -70,8 +70,7 @@ def made_from(run: Run, blend: FittedBlend, source: TestStores) -> dict[str, Any
     data = {key: value for key, value in experiment["data"].items() if f"data.{key}" not in PLACE_KEYS}
     experiment |= {"data": data}
     return {
-        "run": run.experiment.name,
-        "blend": run.experiment.blend.name,
+        **names_of(run),
         "fitted": blend.to_json(),
         "weights": dict(zip(blend.models, np.mean(blend.weight_MC, axis=1).tolist(), strict=True)),
         "combination": blend.combination,

@@ -212,9 +212,7 @@ def _made_from(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     keys = {key: value for key, value in run.blend_keys.items() if not key.startswith("submission.")}
     del keys["blend.name"]
     keys["format"] = FORMAT
-    members = [
-        member for model in run.experiment.blended_models for member in run.members(model) if member.fold is not None
-    ]
+    members = run.oof_members(run.experiment.blended_models)
     manifests = {str(member): run.oof_store(member) / MANIFEST for member in members}
     inputs = {name: hash_file(path) for name, path in manifests.items() if path.exists()}
     weights = {f"{member} weights": weights_hash(run, member) for member in members}

@@ -72,7 +72,7 @@ def make_table(run: Run, built: RunBlend | None = None) -> pd.DataFrame:
     inputs = {
         f"{each.variant} {member}": hash_file(each.oof_store(member) / MANIFEST)
         for each in (run, *variants)
-        for member in _members(run)
+        for member in run.oof_members(run.experiment.blended_models)
     }
     inputs[STEPS] = hash_file(run.blend_dir / STEPS)
     if not run.is_fresh(run.oof_csv, run.blend_keys, inputs, is_folder=False):
@@ -98,7 +98,7 @@ def other_variants(run: Run) -> list[Run]:
 
     They are for comparison: one whose predictions contradict tiles, folds or members of now is left out, and said.
     """
-    members = _members(run)
+    members = run.oof_members(run.experiment.blended_models)
     names = {path.name.removeprefix("oof-") for path in run.member_dir(members[0]).glob("oof-*")}
     settings = [Predict.of_variant(name) for name in sorted(names - {run.variant})]
     runs = [Run(run.experiment.model_copy(update={"predict": predict})) for predict in settings if predict]
@@ -202,13 +202,6 @@ def _member_row(run: Run, source: OofStores, whose: Member | str, tiles: int, co
 def _scores(counted: Tally) -> dict[str, float]:
     estimate = score(counted)
     return dict(zip(SCORES, (estimate.value, estimate.low, estimate.high, np.nan), strict=True))
-
-
-def _members(run: Run) -> list[Member]:
-    """Those with a held-out fold, of all models that the blend may use."""
-    return [
-        member for model in run.experiment.blended_models for member in run.members(model) if member.fold is not None
-    ]
 
 
 def main(argv: list[str] | None = None) -> None:

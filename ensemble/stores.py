@@ -118,7 +118,7 @@ def oof_stores(run: Run) -> OofStores:
         UserError: stores that are not there, or contradict tiles, folds or experiment; lists them all.
     """
     models = run.experiment.blended_models
-    members = [member for model in models for member in run.members(model) if member.fold is not None]
+    members = run.oof_members(models)
     missing = [member for member in members if not run.oof_store(member).exists()]
     if missing:
         raise UserError(

@@ -98,9 +98,8 @@ def seconds_per_1000_tiles(run: Run) -> dict[str, float]:
     held-out folds; NaN where none wrote it down."""
     seconds = {}
     for model in run.experiment.models:
-        members = list(run.members(model))
-        files = [run.oof_store(member) / SECONDS for member in members if member.fold is not None]
+        files = [run.oof_store(member) / SECONDS for member in run.oof_members([model])]
         taken = [read_json(path) for path in files if path.exists()]
         a_tile = [each["seconds"] / each["tiles"] for each in taken]
-        seconds[model.name] = 1000 * len(members) * float(np.mean(a_tile)) if a_tile else np.nan
+        seconds[model.name] = 1000 * len(list(run.members(model))) * float(np.mean(a_tile)) if a_tile else np.nan
     return seconds

@@ -21,8 +21,9 @@ def find_tiles(data: Data) -> pd.DataFrame:
     root = Path(data.root)
     image_paths, mask_paths = _apart(_matches(root, data.train_images), _matches(root, data.train_masks), data)
     test_paths = _matches(root, data.test_images) if data.test_images else []
+    remedy = "draw them: python -m folds.landscape --config FILE" if data.generate else "set data.root=DIR"
     problems = [
-        f"no {split} tiles: nothing matches {pattern} in {root.absolute()}{_why(root, pattern)}; set data.root=DIR"
+        f"no {split} tiles: nothing matches {pattern} in {root.absolute()}{_why(root, pattern)}; {remedy}"
         for split, pattern, paths in (("train", data.train_images, image_paths), ("test", data.test_images, test_paths))
         if pattern and not paths
     ]

@@ -216,7 +216,7 @@ def main(argv: list[str] | None = None) -> None:
     # Here alone: readers of stores need neither images nor masks, which may lie on another machine.
     sources_of(run, tiles_of(run))
     checked = check_stores(run, content=True)
-    members = [member for member in run.members() if member.fold is not None]  # one of all tiles has no OOF
+    members = run.oof_members(run.experiment.models)
     oof = sum(run.oof_store(member) in checked for member in members)
     print(f"run {run.experiment.name!r}, {run.variant}: {len(checked)} stores proven")
     print(f"{oof} of {len(members)} members have predicted their held-out fold")

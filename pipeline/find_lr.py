@@ -65,9 +65,7 @@ def range_test(setup: Setup, first: float, last: float, steps: int) -> RangeTest
     for lr, micro_batches in zip(track(rates, plan.name, transient=True), _batches(setup), strict=False):
         set_lr(state.optimizer, lr)
         try:
-            step = optimizer_step(
-                plan, state, state.network, micro_batches, setup.preparation, setup.loss_fn, float(lr)
-            )
+            step = optimizer_step(plan, state, setup.objective, micro_batches, float(lr))
         except UserError:  # not finite: the end of the test, unless there was no beginning
             if not losses:
                 raise

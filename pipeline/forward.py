@@ -18,6 +18,7 @@ from pipeline.outputs import Output, probabilities
 from pipeline.pack import read_rows
 from pipeline.pixels import stretched
 from pipeline.prepare import Preparation
+from pipeline.to_host import ToHost
 from pipeline.tta import build_views, predict_probs
 
 AHEAD = 2  # batches of a GPU: read before they are asked for, and on their way while the next are computed
@@ -71,7 +72,7 @@ class Predictor:
                     total_NCHW += predict_probs(forward, images, views, merge, batch)
                 if others:
                     total_NCHW /= len(self.networks)
-                on_the_way.append(ToHost(output(total_NCHW)))
+                on_the_way.append(ToHost(*output(total_NCHW)))
             if len(on_the_way) > ahead:
                 yield on_the_way.popleft().arrays()
         while on_the_way:
@@ -93,25 +94,6 @@ class Predictor:
             np.stack([stretched(pixels_HWB, percent, scale) for pixels_HWB in pixels_NHWB])
             for percent in self.settings.stretch
         ]
-
-
-class ToHost:
-    """Tensors on their way from the device to arrays of the host."""
-
-    def __init__(self, values: tuple[torch.Tensor, ...]) -> None:
-        self.arrived = None
-        self.host = values
-        if values[0].is_cuda:
-            self.host = tuple(torch.empty(each.shape, dtype=each.dtype, pin_memory=True) for each in values)
-            for host, each in zip(self.host, values, strict=True):
-                host.copy_(each, non_blocking=True)
-            self.arrived = torch.cuda.Event()
-            self.arrived.record()
-
-    def arrays(self) -> tuple[np.ndarray, ...]:
-        if self.arrived is not None:
-            self.arrived.synchronize()
-        return tuple(each.numpy() for each in self.host)
 
 
 def _read_ahead(

@@ -4,7 +4,6 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 import torch
-from torch import nn
 from torch.utils.data import DataLoader
 
 from config import Member, Run
@@ -22,6 +21,7 @@ from pipeline.data import EpochBatches, TrainTiles, train_loader
 from pipeline.device import autocast_dtype, loader_workers
 from pipeline.loop import Plan
 from pipeline.members import MemberRecord
+from pipeline.objective import Objective
 from pipeline.pack import Pack, fill_value, open_pack
 from pipeline.prepare import Preparation
 from pipeline.sampler import epoch_order
@@ -39,8 +39,7 @@ class Setup:
     record: MemberRecord
     """What `member.json` will say."""
     state: TrainState
-    preparation: Preparation
-    loss_fn: nn.Module
+    objective: Objective
     loader: DataLoader
     batches: EpochBatches
     pack: Pack
@@ -101,16 +100,13 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
             train=train,
             seed=member.seed,
             fold=fold,
-            device=device,
-            dtype=dtype,
             tile_names=pack.train_names,
             split_batch=jobs.split_batch,
             checkpoint_s=jobs.checkpoint_s,
         ),
         record=record,
         state=state,
-        preparation=preparation,
-        loss_fn=loss_fn,
+        objective=Objective(network, preparation, loss_fn, device, dtype),
         loader=train_loader(data, batches, loader_workers(jobs, device), device),
         batches=batches,
         pack=pack,

@@ -4,6 +4,7 @@ import csv
 import io
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -28,7 +29,7 @@ from pipeline.data import target_table
 from pipeline.device import autocast, make_deterministic, pick_device, set_up_cpu
 from pipeline.finished import member_is_finished
 from pipeline.forward import Predictor
-from pipeline.loop import Plan, fit
+from pipeline.loop import Hooks, Plan, fit
 from pipeline.members import add_member_options, member_of, weights_path
 from pipeline.outputs import decisions
 from pipeline.pack import Pack, read_rows
@@ -55,7 +56,7 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     make_deterministic()
     setup = set_up(run, member, device)
     plan, state, pack = setup.plan, setup.state, setup.pack
-    train, preparation = plan.train, setup.preparation
+    train, objective = plan.train, setup.objective
     identity = run.member_keys(member.model) | run.member_inputs() | {"member": str(member)}
     if (folder / "last.pt").exists():
         state.load(folder / "last.pt", identity, device)
@@ -72,19 +73,20 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     def save_best(state: TrainState) -> None:
         write_weights(folder, "best", state.network)
 
-    compiled = torch.compile(state.network) if train.compile else state.network
-    loader, batches, loss_fn = setup.loader, setup.batches, setup.loss_fn
+    if train.compile:
+        objective = replace(objective, forward=torch.compile(state.network))
     with ExitStack() as stack:
         curves = stack.enter_context(Curves(folder / "tensorboard", state.log)) if train.tensorboard else None
         progress = stack.enter_context(TrainProgress(str(member), train.epochs, state.epoch, curves))
-        scored = validate if len(setup.val_N) else None
+        hooks = Hooks(save, save_best, stop, progress, validate if len(setup.val_N) else None)
         stack.enter_context(_in_users_words(member, plan))
-        fit(plan, state, compiled, loader, batches, preparation, loss_fn, scored, save, save_best, stop, progress)
+        fit(plan, state, objective, setup.loader, setup.batches, hooks)
 
     write_weights(folder, "last", state.network)
     for kind, averaged in state.averages.networks().items():
-        with autocast(device, plan.dtype):
-            update_batch_statistics(averaged, plain_batches(pack, setup.train_N, train.batch, preparation, device))
+        with autocast(device, objective.dtype):
+            plain = plain_batches(pack, setup.train_N, train.batch, objective.preparation, device)
+            update_batch_statistics(averaged, plain)
         write_weights(folder, kind, averaged)
     outputs = sorted((folder / "weights").glob("*.safetensors"))
     run.finish(folder, run.member_keys(member.model), run.member_inputs(), outputs)
@@ -94,9 +96,9 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
 
 def held_out_miou(setup: Setup, network: nn.Module, batch: int) -> float:
     """mIoU on the held-out tiles, without views: for the curves; the OOF score has them."""
-    pack, plan, num_classes = setup.pack, setup.plan, max(len(setup.record.classes), 2)
+    pack, objective, num_classes = setup.pack, setup.objective, max(len(setup.record.classes), 2)
     settings = Predict(tta="none", batch=batch)
-    predictor = Predictor([network], setup.preparation, settings, plan.train.precision, plan.device)
+    predictor = Predictor([network], objective.preparation, settings, setup.plan.train.precision, objective.device)
     target_of = target_table(setup.class_index)
     conf_CC, first = np.zeros((num_classes, num_classes), np.int64), 0
     for (pred_NHW,) in predictor.outputs(pack.train_image_NHWB, setup.val_N, decisions):

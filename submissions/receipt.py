@@ -7,11 +7,17 @@ from typing import Any
 from base.errors import UserError
 from base.files import read_json, write_json
 from base.version import code_version
+from config import Run
 from config.experiment import flat
 
 # What the writer adds. The rest is the blend's: members and weights, decision, hashes, oof_miou, honest_miou,
 # class_shares_oof (name -> share of the OOF labels), honest_confusion (C x C, rows truth).
 ADDED = ("zip", "sha256", "bytes", "format", "encoder", "tiles", "class_shares", "warnings", "created")
+
+
+def names_of(run: Run) -> dict[str, str]:
+    """What a receipt says of whose zip it is."""
+    return {"run": run.experiment.name, "blend": run.experiment.blend.name}
 
 
 def receipt_path(path: Path) -> Path:

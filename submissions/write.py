@@ -22,7 +22,7 @@ from submissions.formats import assemble, encode
 from submissions.layout import Layout, Tile
 from submissions.ledger import add_to_ledger, ledger_path
 from submissions.problems import describe
-from submissions.receipt import write_receipt
+from submissions.receipt import names_of, read_receipt, receipt_path, write_receipt
 from submissions.verify import verify_submission
 
 Labels = Iterable[tuple[str, np.ndarray]]
@@ -43,10 +43,12 @@ def write_submission(run: Run, tiles: pd.DataFrame, labels: Labels, receipt: dic
 
     Raises:
         UserError: labels of a tile are missing, given twice, of no test tile, or of another size than its image; or
-            the file that came out does not verify. The zip of an earlier run then stands as it was.
+            the file that came out does not verify; or another run or blend has a zip of this name. What was there
+            stands as it was.
     """
     layout = Layout.of(run.experiment, tiles)
     path = run.zip_path
+    _refuse_anothers(path, names_of(run))
     with whole_file(path) as aside:
         write_zip(layout, labels, aside)
         verdict = verify_submission(aside, run.experiment, tiles, receipt.get("class_shares_oof"))
@@ -104,8 +106,22 @@ def main(argv: list[str] | None = None) -> None:
     folder = Path(args.labels)
     layout = Layout.of(run.experiment, tiles)
     labels = track(labels_in(folder, layout), "write tiles", total=len(layout.tiles))
-    path = write_submission(run, tiles, labels, {"labels": str(folder)})
+    path = write_submission(run, tiles, labels, names_of(run) | {"labels": str(folder)})
     print(f"{path}: written and verified; receipt and ledger row are there")
+
+
+def _refuse_anothers(path: Path, names: dict[str, str]) -> None:
+    """Blend "b" of run "a" and run "a.b" have zips of one name."""
+    if not (path.exists() and receipt_path(path).exists()):
+        return
+    receipt = read_receipt(path)
+    others = {key: receipt[key] for key, name in names.items() if receipt.get(key, name) != name}
+    if others:
+        whose = " and ".join(f"{key} {name!r}" for key, name in others.items())
+        raise UserError(
+            f"{path} is of {whose}: give this one another name (name=... or blend.name=...), or move that zip with its "
+            f"receipt"
+        )
 
 
 def _encode_all(layout: Layout, labels: Labels, scratch: BinaryIO, threads: int | None) -> dict[str, tuple[int, int]]:

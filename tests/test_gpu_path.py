@@ -23,6 +23,7 @@ from pipeline import loop, prepare
 from pipeline.checkpoint import TrainState
 from pipeline.data import Batch
 from pipeline.loop import Plan, optimizer_step
+from pipeline.objective import Objective
 from pipeline.outputs import decisions, stored
 from pipeline.prepare import Preparation
 from pipeline.schedule import build_optimizer
@@ -36,18 +37,18 @@ HEIGHT, WIDTH = 64, 96
 
 @pytest.fixture(autouse=True)
 def fake(monkeypatch):
-    monkeypatch.setattr(loop, "EarlyValue", PlayedValue)
+    monkeypatch.setattr(loop, "ToHost", PlayedNumber)
     prepare._on.cache_clear()  # numbers on a device that are of another mode
     with FakeTensorMode():
         yield
     prepare._on.cache_clear()
 
 
-class PlayedValue:
+class PlayedNumber:
     def __init__(self, loss: torch.Tensor) -> None:
         assert loss.device == GPU
 
-    def get(self) -> float:
+    def number(self) -> float:
         return 1.5
 
 
@@ -90,9 +91,10 @@ def step(terms: list[LossTerm], batch: Batch, binary: bool, **train: object) -> 
         for weight in network.parameters():
             weight.grad = torch.empty_like(weight)
 
-    plan = Plan("unet/fold0-seed0", settings, 0, 0, GPU, None, ["a", "b"])
+    plan = Plan("unet/fold0-seed0", settings, 0, 0, ["a", "b"])
+    objective = Objective(network, preparation(), loss_fn, GPU, None)
     with patch.object(torch.Tensor, "backward", backward):
-        losses = optimizer_step(plan, state, network, [batch, batch], preparation(), loss_fn, 1e-3)
+        losses = optimizer_step(plan, state, objective, [batch, batch], 1e-3)
     assert losses == [1.5, 1.5]
 
 

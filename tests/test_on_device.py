@@ -13,7 +13,6 @@ from folds.tiles import read_tiles
 from models.averaging import Ema
 from models.zoo import build_model
 from pipeline.forward import Predictor
-from pipeline.loop import EarlyValue
 from pipeline.members import load_member, weights_path
 from pipeline.outputs import decisions, stored
 from pipeline.pack import open_pack
@@ -22,6 +21,7 @@ from pipeline.quantise import STORE_DTYPES, quantise
 from pipeline.setup import set_up
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import open_store
+from pipeline.to_host import ToHost
 from pipeline.train import train_member
 from tests.test_store import random_probs
 from tests.test_train import EVERYTHING, StopAfter
@@ -144,9 +144,9 @@ def run_model():
 
 def test_a_loss_arrives_early_and_as_it_was(device):
     value = torch.tensor(3.0, device=device) * 1.5
-    early = EarlyValue(value)
+    early = ToHost(value)
     value.mul_(0)
-    assert early.get() == (4.5 if device.type == "cuda" else 0.0)
+    assert early.number() == (4.5 if device.type == "cuda" else 0.0)
 
 
 def test_the_batches_of_a_gpu_are_pinned(tmp_path, device):

@@ -25,6 +25,7 @@ from models.zoo import build_model
 from pipeline import loop, train
 from pipeline.augment import Sample
 from pipeline.data import Batch, EpochBatches, collate
+from pipeline.objective import Objective
 from pipeline.setup import Setup, set_up
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.train import plain_batches, train_member
@@ -61,8 +62,7 @@ def steps_of(setup: Setup, count: int) -> None:
     setup.batches.begin(0, end=1)
     setup.state.network.train()
     for batch in list(setup.loader)[:count]:
-        state = setup.state
-        loop.optimizer_step(setup.plan, state, state.network, [batch], setup.preparation, setup.loss_fn, 1e-3)
+        loop.optimizer_step(setup.plan, setup.state, setup.objective, [batch], 1e-3)
 
 
 @pytest.mark.parametrize("fold", [0, 2])
@@ -73,7 +73,7 @@ def test_class_weights_and_tiles_come_from_the_training_folds_alone(tmp_path, fo
     seen = (folds.fold != fold).to_numpy()
     count_C = hist_of(read_tiles(run.tiles_csv), classes)[seen].sum(0)
     expected = training_weights(LogInverse(), count_C, classes.names)
-    torch.testing.assert_close(setup.loss_fn.weight_C, torch.tensor(expected, dtype=torch.float32))
+    torch.testing.assert_close(setup.objective.loss_fn.weight_C, torch.tensor(expected, dtype=torch.float32))
     for epoch in range(3):
         assert set(setup.batches.order_of_epoch(epoch)) == set(np.flatnonzero(seen))
     assert set(setup.loader.dataset.tile_N) == set(np.flatnonzero(seen))
@@ -156,7 +156,7 @@ def test_a_specialists_class_is_weighed_against_all_others(tmp_path):
     count_C = hist_of(read_tiles(run.tiles_csv), ClassTable.of(run.experiment.data))[setup.train_N].sum(0)
     bare = count_C[setup.class_index]
     expected = training_weights(LogInverse(), np.array([count_C.sum() - bare, bare]), ["other", "bare"])
-    torch.testing.assert_close(setup.loss_fn.weight_C, torch.tensor(expected, dtype=torch.float32))
+    torch.testing.assert_close(setup.objective.loss_fn.weight_C, torch.tensor(expected, dtype=torch.float32))
 
 
 class Touch:
@@ -190,7 +190,7 @@ def test_fp16_scales_the_loss_unscales_before_clipping_and_resumes(tmp_path):
     for precision in ("fp32", "fp16"):
         run = run_of(tmp_path, precision, precision=precision, clip_grad_norm=0.1)
         setup = set_up(run, member_of(run), CPU)
-        assert setup.state.scaler.is_enabled() == (setup.plan.dtype == torch.float16) == (precision == "fp16")
+        assert setup.state.scaler.is_enabled() == (setup.objective.dtype == torch.float16) == (precision == "fp16")
         steps_of(setup, 1)
         weights = [weight for weight in setup.state.network.parameters() if weight.grad is not None]
         gradients[precision] = torch.cat([weight.grad.ravel() for weight in weights])
@@ -226,7 +226,7 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_alone(tmp_path, monkeypatc
     run = run_of(tmp_path)
     setup = set_up(run, member_of(run), CPU)
     before = copy.deepcopy(dict(setup.state.network.named_parameters()))
-    monkeypatch.setattr(loop, "loss_of", lambda *arguments: arguments[1].sum() * torch.inf)
+    monkeypatch.setattr(Objective, "loss_of", lambda objective, logits_NCHW, batch: logits_NCHW.sum() * torch.inf)
     with pytest.raises(UserError, match="no step was taken with it"):
         steps_of(setup, 1)
     for name, value in setup.state.network.named_parameters():
@@ -334,10 +334,10 @@ def test_averaged_weights_have_the_statistics_of_the_training_tiles_as_they_are(
     member = member_of(run)
     written = load_file(trained(run) / "weights" / "ema.safetensors")
     setup = set_up(run, member, CPU)
-    network = build_model(member.model, setup.preparation.channels, len(setup.record.classes))
+    network = build_model(member.model, setup.objective.preparation.channels, len(setup.record.classes))
     network.load_state_dict(written)
-    tiles = setup.preparation(torch.from_numpy(setup.pack.train_image_NHWB[setup.train_N]))
-    batches = list(plain_batches(setup.pack, setup.train_N, 2, setup.preparation, CPU))
+    tiles = setup.objective.preparation(torch.from_numpy(setup.pack.train_image_NHWB[setup.train_N]))
+    batches = list(plain_batches(setup.pack, setup.train_N, 2, setup.objective.preparation, CPU))
     assert [len(batch) for batch in batches] == [2, 2, 2]
     place_of = [[n for n in range(len(tiles)) if torch.equal(tile, tiles[n])] for tile in torch.cat(batches)]
     assert sorted(place_of) == [[n] for n in range(6)]  # every training tile once, and as it is

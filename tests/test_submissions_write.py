@@ -24,7 +24,7 @@ from submissions.formats import read_submission
 from submissions.layout import Layout
 from submissions.ledger import ledger_path, read_ledger
 from submissions.problems import FlawError
-from submissions.receipt import differences, read_receipt, receipt_path
+from submissions.receipt import differences, names_of, read_receipt, receipt_path
 from submissions.score import score_submission
 from submissions.verify import verify_submission
 from submissions.write import main, write_submission, write_zip
@@ -294,6 +294,19 @@ def test_an_index_that_is_no_class_is_a_bug_of_the_caller(opened):
     with pytest.raises(IndexError):
         write_submission(run, tiles, labels.items(), RECEIPT)
     assert not run.zip_path.exists()
+
+
+def test_a_zip_of_another_run_is_not_written_over(opened):
+    run, tiles, labels = opened("png", "name=a", "blend.name=b")
+    receipt = RECEIPT | names_of(run)
+    path = write_submission(run, tiles, labels.items(), receipt)
+    before = hash_file(path), hash_file(receipt_path(path))
+    other, tiles, _ = opened("png", "name=a.b")
+    assert other.zip_path == path
+    with pytest.raises(UserError, match=r"a\.b\.zip is of run 'a' and blend 'b': give this one another name"):
+        write_submission(other, tiles, labels.items(), RECEIPT)
+    assert (hash_file(path), hash_file(receipt_path(path))) == before
+    assert write_submission(run, tiles, labels.items(), receipt) == path
 
 
 def test_a_doubtful_zip_is_written_and_says_so(opened, capsys):

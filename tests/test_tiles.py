@@ -123,6 +123,12 @@ def test_no_tiles(root):
     assert "no test tiles" in refusal(root, test_images="nowhere/*.tif")
 
 
+def test_no_tiles_where_they_are_yet_to_be_drawn(tmp_path):
+    data = load_experiment("configs/demo.yaml", [f"data.root={tmp_path}"]).data
+    with pytest.raises(UserError, match=r"no train tiles: .*; draw them: python -m folds.landscape --config FILE;"):
+        find_tiles(data)
+
+
 def test_a_folder_that_may_not_be_read(root, monkeypatch):
     (root / "train").rename(root / "away")
     (root / "train").mkdir()

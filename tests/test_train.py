@@ -23,6 +23,7 @@ from pipeline.data import Batch
 from pipeline.finished import steps_left
 from pipeline.mean import mean_test
 from pipeline.members import MemberRecord, load_member, load_network, member_is_finished, weights_path
+from pipeline.objective import Objective
 from pipeline.predict import predict_oof, predict_test
 from pipeline.prepare import Preparation
 from pipeline.stopping import Stopped, StopRequest
@@ -258,9 +259,10 @@ def gradient_of(
         network, build_optimizer(network, train), torch.amp.GradScaler("cpu", enabled=False), Averages(network, train),
         Plateau(train),
     )  # fmt: skip
-    plan = loop.Plan("flat", train, 0, 0, CPU, None, ["a", "b", "c", "d"], split_batch)
+    plan = loop.Plan("flat", train, 0, 0, ["a", "b", "c", "d"], split_batch)
     preparation = Preparation(["a", "b", "c", "d"], [], "dataset", [0.1] * 4, [0.5] * 4)
-    loop.optimizer_step(plan, state, network, batches, preparation, build_loss(train.loss, 3, None, False), 1e-3)
+    objective = Objective(network, preparation, build_loss(train.loss, 3, None, False), CPU, None)
+    loop.optimizer_step(plan, state, objective, batches, 1e-3)
     return network.layer.weight.grad.clone()
 
 
