@@ -18,6 +18,7 @@ from joblib import Parallel, delayed
 from base.command import add_json, run, write_figures
 from base.errors import UserError, nearest
 from benchmarks.ensemble_scale import CORES, SHARES, WEIGHTS_ALONE, scale
+from benchmarks.intervals import intervals
 from config import Run, load_experiment
 from config.ensemble import Blend
 from ensemble.apply import apply_sample
@@ -164,7 +165,7 @@ def _sample_miou(sample: Sample, blend: FittedBlend) -> float:
 
 
 PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "rule": rule, "gate": gate, "noise": noise, "exhaustive": exhaustive, "scale": scale,
+    "rule": rule, "gate": gate, "noise": noise, "exhaustive": exhaustive, "intervals": intervals, "scale": scale,
 }  # fmt: skip
 
 

@@ -23,6 +23,15 @@ OOF_COLUMNS = (
     "kind", "name", "fold", "seed", "weights", "tta", "tiles", "miou", "miou_low", "miou_high", "miou_in_sample"
 )  # fmt: skip
 """Columns of `oof.csv`; a column of IoU per class follows."""
+STEP_COLUMNS = (
+    "step", "kind", "agree", "ships", "miou", "miou_low", "miou_high", "gain", "gain_low", "gain_high",
+    "miou_in_sample", "ece",
+)  # fmt: skip
+"""Columns of a blend's `steps.csv`; the same follows."""
+COMPARE_COLUMNS = (
+    "blend", "miou", "miou_low", "miou_high", "miou_in_sample", "difference", "difference_low", "difference_high"
+)  # fmt: skip
+"""Columns of what `ensemble.compare` makes; the same follows."""
 NAME = "{name}"
 """Where the name of a tile stands in a pattern of files."""
 Nodata = Annotated[float, Field(allow_inf_nan=False)] | Literal["nan"] | None
@@ -107,9 +116,12 @@ class Data(Section):
             twice = sorted({str(v) for v in values if values.count(v) > 1})
             if twice:
                 raise ValueError(f"{what} {', '.join(twice)} is given twice")
-        taken = sorted({*TILE_COLUMNS, *OOF_COLUMNS} & set(names))
+        taken = sorted({*TILE_COLUMNS, *OOF_COLUMNS, *STEP_COLUMNS, *COMPARE_COLUMNS, "all"} & set(names))
         if taken:
-            raise ValueError(f"classes: name {', '.join(taken)} is a column of tables that have one for each class")
+            raise ValueError(
+                f"classes: name {', '.join(taken)} is taken: by a column of tables that have one for each class, or by "
+                f"the target of models of all of them"
+            )
         if self.ignore_label in [c.label for c in self.classes]:
             raise ValueError(f"ignore_label {self.ignore_label} is also the label of a class")
         self._patterns_name_tiles()

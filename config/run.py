@@ -170,7 +170,8 @@ class Run:
     @property
     def blend_keys(self) -> dict[str, Any]:
         values = self.experiment.dump()
-        return flat({section: values[section] for section in ("predict", "blend", "submission")})
+        # The variant names whatever changes a probability: predict.batch does not.
+        return {"predict": self.variant} | flat({section: values[section] for section in ("blend", "submission")})
 
     def member_inputs(self) -> dict[str, str]:
         """Hashes of what every member depends on: a new test set retrains none."""

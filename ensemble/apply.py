@@ -76,7 +76,9 @@ def apply_pixels(
             calibrated_evidence(specialist, evidence_P[here])
             for specialist, evidence_P in zip(blend.specialists, evidence_SP, strict=True)
         ]
-        _add_evidence(blend, probs_CB, evidence_SB)
+        for specialist, evidence_B in zip(blend.specialists, evidence_SB, strict=True):
+            if specialist.share > 0:
+                add_evidence(floored(probs_CB), specialist, evidence_B)
         index_B = top_class(scores(blend, probs_CB), order)
         _override(blend, index_B, evidence_SB)
         blended_CP[:, here], index_P[here] = probs_CB, index_B
@@ -166,15 +168,21 @@ def _calibrate(blend: FittedBlend, probs_CB: np.ndarray) -> None:
     _normalize(probs_CB)
 
 
-def _add_evidence(blend: FittedBlend, probs_CB: np.ndarray, evidence_SB: list[np.ndarray]) -> None:
-    """p_c <- p_c^(1-a) s^a for each specialist's class, then normalised."""
-    used = [(s, evidence_B) for s, evidence_B in zip(blend.specialists, evidence_SB, strict=True) if s.share > 0]
-    for specialist, evidence_B in used:
-        row_B = np.maximum(probs_CB[specialist.target], np.float32(FLOOR))
-        share = np.float32(specialist.share)
-        probs_CB[specialist.target] = np.exp((1 - share) * np.log(row_B) + share * np.log(evidence_B))
-    if used:
-        _normalize(probs_CB)
+def floored(probs_CB: np.ndarray) -> np.ndarray:
+    """In place: no probability is 0. Where a network is certain, evidence against it has another class to turn to."""
+    np.maximum(probs_CB, np.float32(FLOOR), out=probs_CB)
+    return _normalize(probs_CB)
+
+
+def add_evidence(probs_CB: np.ndarray, specialist: FittedSpecialist, evidence_B: np.ndarray) -> None:
+    """In place: p_c <- p_c^(1-a) s^a for the specialist's class, then normalised.
+
+    Args:
+        probs_CB: floored. Specialists come one after the other, each on what those before it have left.
+    """
+    log_p_B, share = np.log(probs_CB[specialist.target]), np.float32(specialist.share)
+    probs_CB[specialist.target] = np.exp((1 - share) * log_p_B + share * np.log(evidence_B))
+    _normalize(probs_CB)
 
 
 def _override(blend: FittedBlend, index_B: np.ndarray, evidence_SB: list[np.ndarray]) -> None:

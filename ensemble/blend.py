@@ -15,11 +15,11 @@ from base.files import hash_file, hash_value, whole_file
 from base.memory import keep_freed_memory
 from base.progress import track
 from base.threads import in_threads
-from config import Experiment, Run, load_experiment, open_run
+from config import Experiment, Run, open_run
 from config.ensemble import Blend
 from config.run import PLACE_KEYS
 from ensemble.apply import blend_tile
-from ensemble.build import RunBlend, build_blend
+from ensemble.build import RunBlend, add_name_option, build_blend, named_experiment
 from ensemble.fitted import FittedBlend
 from ensemble.fold_means import draw_opinions, fold_mean_gain
 from ensemble.oof import make_table
@@ -55,7 +55,8 @@ def make_submission(run: Run, built: RunBlend) -> Path | None:
         return None
     source = test_stores(run)
     inputs = _store_hashes(run, source) | {"blend": hash_value(built.blend.to_json())}
-    if run.is_fresh(run.zip_path, run.blend_keys, inputs, is_folder=False):
+    there = receipt_path(run.zip_path).exists()
+    if there and run.is_fresh(run.zip_path, run.blend_keys, inputs, is_folder=False):
         return run.zip_path
     receipt = made_from(run, built.blend, source) | scores_of(built, ClassTable.of(run.experiment.data))
     receipt["fold_mean_gain"] = gain_of_fold_means(run, built, source)
@@ -167,11 +168,10 @@ test_miou.__test__ = False
 
 def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("ensemble.blend", __doc__, "--name mine blend.weights=greedy")
-    parser.add_argument("--name", metavar="NAME", help="name of this blend, as blend.name=NAME")
+    add_name_option(parser)
     parser.add_argument("--from", dest="receipt", metavar="RECEIPT", help="make the zip of a receipt again, and no fit")
     args = parser.parse_intermixed_args(argv)
-    named = [f"blend.name={args.name}"] if args.name else []
-    experiment = load_experiment(args.config, [*args.overrides, *named])
+    experiment = named_experiment(args)
     keep_freed_memory()  # one tile's probabilities are as large as the next one's
     if args.receipt:
         print(f"{make_again(experiment, Path(args.receipt))}: made again, the same bytes")

@@ -8,6 +8,8 @@ errors.csv      how the models' errors go together
 groups.npz      the honest counts per group, by which two blends are compared in pairs
 """
 
+import argparse
+import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +21,10 @@ from base.errors import UserError, refuse_all
 from base.files import hash_file, read_json, whole_folder, write_json
 from base.stamps import read_stamp, stamp_path
 from base.tables import read_csv
-from config import Run
+from config import Experiment, Run, load_experiment
+from config.data import STEP_COLUMNS
 from config.ensemble import PLAIN_MEAN, Blend
+from config.experiment import flat
 from ensemble.evidence import Estimate, Tally
 from ensemble.fit import Choice, Fit
 from ensemble.fitted import FittedBlend
@@ -28,7 +32,7 @@ from ensemble.honest import HonestFit, Scored, fit_honestly, score_tiles
 from ensemble.postprocess import fit_postprocess
 from ensemble.sample import draw_sample
 from ensemble.stores import OofStores, oof_stores
-from ensemble.worth import calibration_errors, error_correlation, model_worth
+from ensemble.worth import calibration_errors, error_correlation, member_counts, model_worth
 from folds.tiles import tiles_of
 from pipeline.finished import weights_hash
 from pipeline.store import MANIFEST
@@ -36,7 +40,7 @@ from pipeline.store import MANIFEST
 BLEND, STEPS, CANDIDATES, MODELS, ERRORS, GROUPS = (
     "blend.json", "steps.csv", "candidates.csv", "models.csv", "errors.csv", "groups.npz",
 )  # fmt: skip
-FORMAT = 3
+FORMAT = 4
 """Of these files: a blend that a version with another one left is fitted again."""
 
 
@@ -48,7 +52,7 @@ class RunBlend:
     stage: str
     """The stage that ships: the last, or "uniform" where all steps together do not pay."""
     groups: int
-    """From which intervals are resampled."""
+    """That intervals are over."""
     honest_conf_CC: np.ndarray
     steps: pd.DataFrame
     candidates: pd.DataFrame
@@ -76,6 +80,18 @@ class RunBlend:
         return self.steps.set_index("step", drop=False).loc[self.stage]
 
 
+def add_name_option(parser: argparse.ArgumentParser) -> None:
+    """--name, for a command of one of a run's blends."""
+    parser.add_argument("--name", metavar="NAME", help="name of the blend, as blend.name=NAME")
+
+
+def named_experiment(args: argparse.Namespace) -> Experiment:
+    """The experiment of a command with --name."""
+    # In quotes: 2 and no are names too.
+    named = [f"blend.name={json.dumps(args.name)}"] if args.name else []
+    return load_experiment(args.config, [*args.overrides, *named])
+
+
 def build_blend(run: Run) -> RunBlend:
     """The run's blend: read, or fitted now if it is not there or would come out different."""
     keys, inputs = _made_from(run)
@@ -84,7 +100,7 @@ def build_blend(run: Run) -> RunBlend:
     settings = run.experiment.blend
     source = oof_stores(run)
     sample = draw_sample(source, settings.sample_pixels)
-    fits = fit_postprocess(fit_honestly(sample, settings), source, settings)
+    fits = fit_postprocess(fit_honestly(sample, settings).of_folds(source.fold_N), source, settings)
     scored = score_tiles(fits, source)
     stage = shipping_stage(scored, settings)
     steps = step_table(fits, scored, stage, calibration_errors(fits, sample), source.classes)
@@ -128,23 +144,31 @@ def read_blend(run: Run) -> RunBlend:
         honest_conf_CC=np.array(values["honest_confusion"]),
         steps=read_csv(folder / STEPS),
         candidates=read_csv(folder / CANDIDATES),
-        models=read_csv(folder / MODELS),
-        errors=read_csv(folder / ERRORS, index_col=0),
+        models=read_csv(folder / MODELS, dtype={"model": str}),
+        errors=read_csv(folder / ERRORS, dtype={0: str}, index_col=0),
     )
 
 
 def refuse_outdated(run: Run) -> None:
-    """For whoever labels with the run's blend as it is: its members must be those that it was fitted on.
+    """For whoever labels with the run's blend as it is: its keys and members must be those that it was fitted with.
 
-    OOF stores that are gone are not asked for: labels need them no more.
+    OOF stores that are gone are not asked for: labels need them no more. Nor are other weights or views (`predict`)
+    refused, which the caller tells; labels of any images may be worth fewer views.
 
     Raises:
-        UserError: says which members were trained, or have predicted, anew.
+        UserError: says which keys differ, and which members were trained, or have predicted, anew.
     """
     stamp = read_stamp(stamp_path(run.blend_dir, is_folder=True))
-    _, inputs = _made_from(run)
-    changed = stamp.differences(stamp.keys, stamp.inputs | inputs) if stamp else ["its fit was not finished"]
+    keys, inputs = _made_from(run)
+    ours = {key: value for key, value in keys.items() if key.startswith("blend.")}
+    changed = stamp.differences(stamp.keys | ours, stamp.inputs | inputs) if stamp else ["its fit was not finished"]
     refuse_all(f"{run.blend_dir}: fit it anew (python -m ensemble.blend --config FILE)", changed)
+
+
+def fitted_variant(run: Run) -> str | None:
+    """Weights and views that the run's blend was fitted on; None where that is not known."""
+    stamp = read_stamp(stamp_path(run.blend_dir, is_folder=True))
+    return stamp.keys.get("predict") if stamp else None
 
 
 def shipping_stage(scored: dict[str, Scored], settings: Blend) -> str:
@@ -172,15 +196,11 @@ def step_table(
         here = scored[name]
         estimate = here.estimate
         gain = Estimate(0.0, 0.0, 0.0) if before is None else here.gain_over(before)
-        rows.append(
-            {"step": name, "kind": blend.kinds.get(name, ""),
-             "agree": sum(fit.stages[name].kinds.get(name, "") == blend.kinds.get(name, "")
-                          for fit in fits.without.values()),
-             "ships": name == stage, "miou": estimate.value,
-             "miou_low": estimate.low, "miou_high": estimate.high, "gain": gain.value, "gain_low": gain.low,
-             "gain_high": gain.high, "miou_in_sample": here.in_sample.miou, "ece": calibration_error.get(name, np.nan)}
-            | dict(zip(classes, here.honest.iou_C, strict=True))
-        )  # fmt: skip
+        kind = blend.kinds.get(name, "")
+        agree = sum(fit.stages[name].kinds.get(name, "") == kind for fit in fits.without.values())
+        figures = (name, kind, agree, name == stage, estimate.value, estimate.low, estimate.high, gain.value, gain.low,
+                   gain.high, here.in_sample.miou, calibration_error.get(name, np.nan))  # fmt: skip
+        rows.append(dict(zip(STEP_COLUMNS, figures, strict=True)) | dict(zip(classes, here.honest.iou_C, strict=True)))
         before = here
     return pd.DataFrame(rows)
 
@@ -211,7 +231,7 @@ def _made_from(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     """Keys and inputs on which the fit depends: all but the blend's name and the zip's form."""
     keys = {key: value for key, value in run.blend_keys.items() if not key.startswith("submission.")}
     del keys["blend.name"]
-    keys["format"] = FORMAT
+    keys |= {"format": FORMAT} | flat({"members": member_counts(run)})
     members = run.oof_members(run.experiment.blended_models)
     manifests = {str(member): run.oof_store(member) / MANIFEST for member in members}
     inputs = {name: hash_file(path) for name, path in manifests.items() if path.exists()}

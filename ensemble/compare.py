@@ -17,6 +17,7 @@ from base.command import add_json, write_figures
 from base.command import run as run_command
 from base.errors import UserError, listed
 from base.tables import read_csv
+from config.data import COMPARE_COLUMNS, STEP_COLUMNS
 from ensemble.build import GROUPS, STEPS, read_groups
 from ensemble.evidence import Estimate, Tally, gain, score
 
@@ -46,12 +47,12 @@ def read_compared(operand: str) -> Compared:
         raise UserError(f"{operand}: no blend at {folder}{known}. Run: python -m ensemble.blend --config FILE")
     steps = read_csv(folder / STEPS)
     groups, tally = read_groups(folder)
-    classes = steps.columns[steps.columns.get_loc("ece") + 1 :].tolist()
+    classes = steps.columns[len(STEP_COLUMNS) :].tolist()
     return Compared(operand, classes, groups, tally, float(steps.miou_in_sample[steps.ships].iloc[0]))
 
 
 def difference(to: Compared, base: Compared) -> Estimate | None:
-    """Gain in honest mIoU, over the same resampled groups for both; None where they were scored on other tiles."""
+    """Gain in honest mIoU, paired over groups; None where they were scored on other tiles."""
     if to.groups != base.groups or to.classes != base.classes:
         return None
     return gain(to.tally, base.tally) if np.array_equal(to.tally.truth_GC, base.tally.truth_GC) else None
@@ -64,19 +65,18 @@ def compare(operands: list[str]) -> pd.DataFrame:
     for blend in blends:
         estimate, gained = score(blend.tally), difference(blend, blends[0])
         low, high = (gained.low, gained.high) if gained else (np.nan, np.nan)
+        figures = (blend.label, estimate.value, estimate.low, estimate.high, blend.miou_in_sample,
+                   gained.value if gained else np.nan, low, high)  # fmt: skip
         rows.append(
-            {"blend": blend.label, "miou": estimate.value, "miou_low": estimate.low, "miou_high": estimate.high,
-             "miou_in_sample": blend.miou_in_sample, "difference": gained.value if gained else np.nan,
-             "difference_low": low, "difference_high": high}
-            | dict(zip(blend.classes, blend.tally.iou_C, strict=True))
-        )  # fmt: skip
+            dict(zip(COMPARE_COLUMNS, figures, strict=True)) | dict(zip(blend.classes, blend.tally.iou_C, strict=True))
+        )
     return pd.DataFrame(rows)
 
 
 def show(table: pd.DataFrame, console: Console) -> None:
     """The scores, then IoU per class, a row per class."""
     shown = Table(title="Honest mIoU", title_justify="left", caption_justify="left",
-                  caption="difference: to the first, in pairs over resampled groups; certain where the interval "
+                  caption="difference: to the first, paired over groups; certain where the interval "
                           "does not hold 0")  # fmt: skip
     for column in ("blend", "mIoU", "95 %", "in-sample", "difference", "95 %"):
         shown.add_column(column, justify="left" if column == "blend" else "right")
@@ -95,7 +95,7 @@ def show(table: pd.DataFrame, console: Console) -> None:
     by_class.add_column("")
     for label in table.blend:
         by_class.add_column(label, justify="right", overflow="fold")
-    for name in table.columns[table.columns.get_loc("difference_high") + 1 :]:
+    for name in table.columns[len(COMPARE_COLUMNS) :]:
         by_class.add_row(name, *("-" if pd.isna(iou) else f"{iou:.3f}" for iou in table[name]))
     console.print(by_class)
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ensemble.labels import miou_of_truth, top_class
+from ensemble.labels import miou_of_counts, miou_of_truth, top_class
 from folds.metrics import confusion
 
 ROUNDS = 40
@@ -108,9 +108,7 @@ def joining_miou(
     said_BC[:, c] += left_BC.sum(1)
     hit_BC = hit_C - moved_BC4[:, :, 1] - moved_BC4[:, :, 3]
     hit_BC[:, c] += (moved_BC4[:, :, 2] + moved_BC4[:, :, 3]).sum(1)
-    there_C = truth_C > 0
-    union_BC = truth_C + said_BC - hit_BC
-    return (hit_BC[:, there_C] / union_BC[:, there_C]).mean(1)
+    return miou_of_counts(hit_BC, truth_C + said_BC - hit_BC, truth_C)
 
 
 def _affine(iou_C: np.ndarray, union_C: np.ndarray, there_C: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

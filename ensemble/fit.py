@@ -8,7 +8,7 @@ they did not see; the sum of those scores is the evidence.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 
@@ -179,25 +179,34 @@ def _try(
 
 def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample: Sample) -> tuple[Step, list[Choice]]:
     """The step without those specialists that add nothing to the others, and what speaks for each, which ship only if
-    the step does; beside it, for comparison, what the plain rule would bring that lets each win above a threshold."""
+    the step does; beside it, for comparison, what the plain rule would bring that lets each win above a threshold.
+
+    They leave one at a time, the one that adds least first: of two that know the same, neither adds to the other.
+    """
     folds = [fold for fold in blends if fold is not None]
-    names = tuple(sample.specialists)
     if len(folds) < 2:
         return step, []
-    # Kinds that no specialist can be called: names have no blanks.
-    sets = {"all of them": names, "none of them": ()}
-    sets |= {f"all but {name}": tuple(other for other in names if other != name) for name in names}
+    parts = [(blends[fold], sample.without(fold), sample.only(fold)) for fold in folds]
 
-    def fit(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
-        fitted = {kind: fit_evidence(blend, inside, sets[kind]) for kind in kinds if kind in sets}
-        return fitted | {"an override": fit_override(blend, inside, names)}
+    def held_out(fit: Callable[[FittedBlend, Sample], FittedBlend]) -> Tally:
+        return joined(tally_sample(step.judge(fit(blend, inside), inside), outside) for blend, inside, outside in parts)
 
-    _, tallies = _try(replace(step, kinds=[*sets, "an override"], fit=fit), blends, sample, folds)
-    gains = {name: gain(tallies["all of them"], tallies[f"all but {name}"], step.measure) for name in names}
-    kept = tuple(name for name in names if gains[name].value > 0)
-    choices = [Choice(f"specialist {name}", "evidence", step.measure, gains[name], ships=False) for name in names]
-    overridden = gain(tallies["an override"], tallies["none of them"], step.measure)
-    choices.append(Choice("specialists", "override", step.measure, overridden, ships=False))
+    @cache
+    def with_evidence(names: tuple[str, ...]) -> Tally:
+        return held_out(partial(fit_evidence, names=names))
+
+    kept, gains = tuple(sample.specialists), {}
+    while kept:
+        without = {name: tuple(other for other in kept if other != name) for name in kept}
+        gains |= {name: gain(with_evidence(kept), with_evidence(without[name]), step.measure) for name in kept}
+        least = min(kept, key=lambda name: gains[name].value)
+        if gains[least].value > 0:
+            break
+        kept = without[least]
+    choices = [Choice(f"specialist {name}", "evidence", step.measure, gains[name], ships=False)
+               for name in sample.specialists]  # fmt: skip
+    overridden = held_out(partial(fit_override, names=tuple(sample.specialists)))
+    choices.append(Choice("specialists", "override", step.measure, gain(overridden, with_evidence(())), ships=False))
     return replace(step, fit=partial(_fit_specialists, names=kept)), choices
 
 

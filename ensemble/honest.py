@@ -32,6 +32,11 @@ class HonestFit:
     def stages(self) -> list[str]:
         return list(self.whole.stages)
 
+    def of_folds(self, fold_N: np.ndarray) -> "HonestFit":
+        """With a fit for each fold of the tiles: one without a labelled pixel has the whole fit, which saw none."""
+        folds = np.unique(fold_N).tolist()
+        return HonestFit(self.whole, {fold: self.without.get(fold, self.whole) for fold in folds})
+
 
 @dataclass(frozen=True)
 class Scored:

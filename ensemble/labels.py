@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from folds.metrics import confusion, iou_per_class
+from folds.metrics import confusion, iou_of_counts, mean_over_classes
 
 
 def class_order(classes: Sequence[str]) -> list[int]:
@@ -31,11 +31,6 @@ def top_class(score_CP: np.ndarray, order: Sequence[int]) -> np.ndarray:
     return np.array(order, np.uint8)[rank_P]
 
 
-def top_class_but(score_CP: np.ndarray, order: Sequence[int], but: int) -> np.ndarray:
-    """`top_class` among all classes but one."""
-    return top_class(score_CP, [c for c in order if c != but])
-
-
 def weighted_miou(pred_P: np.ndarray, truth_P: np.ndarray, weight_P: np.ndarray, num_classes: int) -> float:
     """mIoU estimated from a sample, over the classes that its truth holds."""
     return miou_of_truth(confusion(pred_P, truth_P, num_classes, weight_P))
@@ -47,5 +42,10 @@ def miou_of_truth(conf_CC: np.ndarray) -> float:
     On a part of one (a fold, a bag of groups), a class may be missing from the truth; whether a stray pixel of it is
     predicted there would then move the mean by 1/C of itself, which says nothing about the labels.
     """
-    there_C = conf_CC.sum(1) > 0
-    return float(np.mean(iou_per_class(conf_CC)[there_C])) if there_C.any() else float("nan")
+    hit_C, truth_C = np.diagonal(conf_CC), conf_CC.sum(1)
+    return miou_of_counts(hit_C, truth_C + conf_CC.sum(0) - hit_C, truth_C)
+
+
+def miou_of_counts(hit_C: np.ndarray, union_C: np.ndarray, truth_C: np.ndarray) -> float | np.ndarray:
+    """The same from (..., C) hits and unions, and the (C,) pixels of each class; (...,)."""
+    return mean_over_classes(np.where(truth_C > 0, iou_of_counts(hit_C, union_C), np.nan))

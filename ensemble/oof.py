@@ -59,7 +59,7 @@ def oof_table(folder: str | Path) -> pd.DataFrame:
         raise UserError(
             f"{path}: no OOF table yet. Run: python -m ensemble.oof --config {record if record.exists() else 'FILE'}"
         )
-    return read_csv(path).astype({"fold": "Int64", "seed": "Int64"})
+    return read_csv(path, dtype={"name": str}).astype({"fold": "Int64", "seed": "Int64"})
 
 
 def make_table(run: Run, built: RunBlend | None = None) -> pd.DataFrame:

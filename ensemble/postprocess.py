@@ -18,7 +18,7 @@ from ensemble.evidence import Tally, gain, tally_of_counts
 from ensemble.fit import Choice, Fit
 from ensemble.fitted import FittedBlend
 from ensemble.honest import HonestFit
-from ensemble.labels import class_order
+from ensemble.labels import class_order, miou_of_counts
 from ensemble.patches import next_best, patches
 from ensemble.source import OofSource
 
@@ -185,9 +185,8 @@ def _fit_sizes(
     sizes_2C = np.zeros((2, len(order)), np.int64)
 
     def value() -> float:
-        counts_3C = _changed(base_13C, merged, *sizes_2C)[0]
-        hit_C, said_C, truth_C = counts_3C[:, counts_3C[2] > 0]
-        return float(np.mean(hit_C / (truth_C + said_C - hit_C)))
+        hit_C, said_C, truth_C = _changed(base_13C, merged, *sizes_2C)[0]
+        return miou_of_counts(hit_C, truth_C + said_C - hit_C, truth_C)
 
     best = value()
     for _ in range(SWEEPS):

@@ -1,13 +1,15 @@
 """Label any images with a finished blend: its models, weights, calibration, specialists, rule and post-processing."""
 
+import sys
+
 import numpy as np
 import torch
 
 from base.command import run as run_command
 from base.command import stage_parser
-from config import Run, load_experiment, open_run
+from config import Run, open_run
 from ensemble.apply import blend_pixels, cleaned
-from ensemble.build import read_blend, refuse_outdated
+from ensemble.build import add_name_option, fitted_variant, named_experiment, read_blend, refuse_outdated
 from ensemble.fitted import FittedBlend
 from folds.classes import ClassTable
 from pipeline.device import pick_device, set_up_cpu
@@ -78,13 +80,14 @@ def label_by_blend(run: Run, blend: FittedBlend, wanted: Wanted, device: torch.d
 
 def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("ensemble.predict", __doc__, "--images 'scenes/*.tif' --out labels")
-    parser.add_argument("--name", metavar="NAME", help="name of the blend, as blend.name=NAME")
+    add_name_option(parser)
     add_image_options(parser, required=True)
     args = parser.parse_intermixed_args(argv)
-    named = [f"blend.name={args.name}"] if args.name else []
-    run = open_run(load_experiment(args.config, [*args.overrides, *named]))
+    run = open_run(named_experiment(args))
     blend = read_blend(run).blend
     refuse_outdated(run)
+    if (fitted := fitted_variant(run)) != run.variant:
+        print(f"labels by {run.variant}; the blend was fitted on {fitted}", file=sys.stderr)
     set_up_cpu(run.experiment)
     count = label_by_blend(run, blend, wanted_of(args), pick_device(run.experiment.jobs))
     names = [*blend.models, *(specialist.name for specialist in blend.specialists)]

@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from config.data import OOF_COLUMNS
 from ensemble.build import RunBlend
 
 CLASSES_WIDE = 5  # of up to 9 letters, that fit beside name, fold and mIoU
@@ -13,7 +14,7 @@ CLASSES_WIDE = 5  # of up to 9 letters, that fit beside name, fold and mIoU
 
 def show_models(table: pd.DataFrame, console: Console) -> None:
     """Members, models and the blend with their IoU per class; then other weights and views, if there are any."""
-    names = table.columns[table.columns.get_loc("miou_in_sample") + 1 :].tolist()
+    names = table.columns[len(OOF_COLUMNS) :].tolist()
     rows = table[~table.kind.isin(["step", "variant"])]
     parts = -(-len(names) // CLASSES_WIDE)
     for part, classes in enumerate(np.array_split(names, parts)):
@@ -66,7 +67,7 @@ def _steps(built: RunBlend) -> Table:
     shown = Table(
         title="Blend: honest mIoU after each step, on folds that it was not fitted on", title_justify="left",
         caption="◂ ships. kind: what was chosen, and in how many of the fits without a fold. gain: over the step "
-        "before. in-sample: on the tiles it was fitted on. ECE: calibration error. Intervals resample "
+        "before. in-sample: on the tiles it was fitted on. ECE: calibration error. Intervals are over "
         f"{built.groups} groups.{together}", caption_justify="left",
         box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
     )  # fmt: skip

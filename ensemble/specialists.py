@@ -9,27 +9,33 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from ensemble.apply import FLOOR, apply_sample, calibrated_evidence
+from ensemble.apply import add_evidence, apply_sample, calibrated_evidence, floored
 from ensemble.calibration import fit_platt, fitting_part
 from ensemble.decision import joining_miou
 from ensemble.fitted import FittedBlend, FittedSpecialist
 from ensemble.sample import Sample
 
 LEAST_SHARE = 0.02
+LEAST_GAIN = 1e-5  # share of the log loss; a specialist that says what is known already has every share for nothing
 THRESHOLDS = np.append(1.0, np.linspace(0.98, 0.1, 45))  # falling: no pixel is overridden, then ever more
 
 
 def fit_evidence(blend: FittedBlend, sample: Sample, names: Sequence[str]) -> FittedBlend:
-    """The blend with these specialists, each calibrated, each with its share; one whose share is next to 0 is out."""
+    """The blend with these specialists, each calibrated, each with its share; one whose share is next to 0 is out.
+
+    Shares are fitted one after the other, as they are applied: of two specialists of a class, the second is asked what
+    it knows beside the first.
+    """
     part = fitting_part(sample)
     alone = replace(blend, specialists=())
     probs_CP, _ = apply_sample(alone, part)
     fitted = []
     for specialist, evidence_P in _calibrated(part, names):
         is_class_P = part.truth_P == specialist.target
-        share = _fit_share(probs_CP[specialist.target], evidence_P, is_class_P, part.weight_P)
+        share = _fit_share(floored(probs_CP)[specialist.target], evidence_P, is_class_P, part.weight_P)
         if share >= LEAST_SHARE:
             fitted.append(replace(specialist, share=share))
+            add_evidence(probs_CP, fitted[-1], evidence_P)
     return replace(alone, specialists=tuple(fitted))
 
 
@@ -73,8 +79,7 @@ def _calibrated(sample: Sample, names: Sequence[str]) -> list[tuple[FittedSpecia
 
 def _fit_share(probs_P: np.ndarray, evidence_P: np.ndarray, is_class_P: np.ndarray, weight_P: np.ndarray) -> float:
     """The share a in 0..1 at which p^(1-a) s^a, normalised with the other classes' 1 - p, predicts the class best."""
-    log_p = np.log(np.clip(probs_P.astype(np.float64), FLOOR, 1 - FLOOR))
-    log_rest = np.log1p(-np.exp(log_p))
+    log_p, log_rest = np.log(probs_P.astype(np.float64)), np.log1p(-probs_P.astype(np.float64))
     log_s = np.log(evidence_P.astype(np.float64))
     share_P = weight_P / weight_P.sum()
 
@@ -82,9 +87,10 @@ def _fit_share(probs_P: np.ndarray, evidence_P: np.ndarray, is_class_P: np.ndarr
         logit_P = (1 - share) * log_p + share * log_s - log_rest
         return float(share_P @ np.logaddexp(0, np.where(is_class_P, -logit_P, logit_P)))
 
-    # The ends are tried too: a bounded search only comes near them.
+    # The end is tried too: a bounded search only comes near it.
     found = float(minimize_scalar(loss, bounds=(0, 1), method="bounded", options={"xatol": 1e-3}).x)
-    return min((0.0, found, 1.0), key=loss)
+    best = min((found, 1.0), key=loss)
+    return best if loss(best) < (1 - LEAST_GAIN) * loss(0.0) else 0.0
 
 
 def _unit(evidence_P: np.ndarray) -> np.ndarray:

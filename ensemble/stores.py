@@ -164,12 +164,19 @@ def test_stores(run: Run) -> TestStores:
         )
     check_stores(run, kinds=["test"])
     stores = {model.name: open_store(run.test_store(model)) for model in models}
+    first = next(iter(stores.values()))
+    in_other_order = [str(run.test_store(model)) for model in models if stores[model.name].names != first.names]
+    if in_other_order:
+        raise UserError(
+            f"test predictions are read side by side, but {listed(in_other_order)} list the tiles in another order "
+            f"than the rest: delete them, and run python -m pipeline.cv --config FILE"
+        )
     classes = ClassTable.of(run.experiment.data)
     return TestStores(
         classes=classes.names,
         models=tuple(model.name for model in models if model.target == "all"),
         specialists=specialist_classes(models, classes),
-        names=next(iter(stores.values())).names,
+        names=first.names,
         stores=stores,
     )
 

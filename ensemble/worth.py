@@ -36,17 +36,19 @@ def calibration_errors(fits: HonestFit, sample: Sample) -> dict[str, float]:
 def model_worth(run: Run, sample: Sample, blend: FittedBlend, settings: Blend) -> pd.DataFrame:
     """A row per model of all classes and per specialist: what the honest score loses without it, and what it costs.
 
-    A model that the blend has left out is worth 0 to it, by definition.
+    A model or specialist that the blend has left out is worth 0 to it, by definition.
     """
     fixed = same_kinds(blend, settings)
     temperatures = blend.kinds.get("temperatures", "none")
-    blended = sample.of_models(blend.models)
     with_it = dict(zip(blend.models, np.mean(blend.weight_MC, axis=1), strict=True))
     share = {specialist.name: specialist.share for specialist in blend.specialists}
     names = (*sample.models, *sample.specialists)
-    asked = [name for name in (*blended.models, *sample.specialists) if blended.models != (name,)]  # not the only model
+    left_out = [name for name in names if name not in with_it and name not in share]
+    blended = sample.without_models(left_out)
+    # Not the only model, without which there is no blend.
+    asked = [name for name in (*blended.models, *blended.specialists) if blended.models != (name,)]
     everything = honest_tally(blended, fixed, temperatures)
-    worth = dict.fromkeys(set(sample.models) - set(blend.models), Estimate(0.0, 0.0, 0.0)) | {
+    worth = dict.fromkeys(left_out, Estimate(0.0, 0.0, 0.0)) | {
         name: gain(everything, honest_tally(blended.without_models([name]), fixed, temperatures))
         for name in track(asked, "worth of models")
     }

@@ -1,6 +1,7 @@
 """The one door between what masks hold, labels or colours, and indices (0..C-1 inside the program)."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ class ClassTable:
     in_colors: bool = False
     """Whether mask files hold the colours."""
     ignore_color: Color | None = None
+    every_pixel: bool = False
+    """Whether no pixel may be without a class, as in a submission."""
 
     @classmethod
     def of(cls, data: Data) -> "ClassTable":
@@ -44,6 +47,14 @@ class ClassTable:
     def blank_label(self) -> int:
         """What stands in a label image where nothing is predicted: `ignore_label`, else the least that is no label."""
         return min(set(range(256)) - set(self.labels)) if self.ignore_label is None else self.ignore_label
+
+    def of_submission(self, labels: Sequence[int] | None) -> "ClassTable":
+        """The table of a zip, which has a class everywhere.
+
+        Args:
+            labels: what stands in it for each class; None: what stands in the masks.
+        """
+        return replace(self, labels=tuple(labels or self.labels), ignore_label=None, every_pixel=True)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,7 +87,9 @@ class ClassTable:
         if unknown:
             ignored = "" if self.ignore_label is None else f" and ignore_label {self.ignore_label}"
             expected = f"known are {', '.join(map(str, self.labels))}{ignored}"
-            if len(unknown) == 1 and self.ignore_label is None:
+            if self.every_pixel:
+                expected += ", and a submission has one of them everywhere"
+            elif len(unknown) == 1 and self.ignore_label is None:
                 expected += f"; if it stands for pixels without a class, set data.ignore_label={unknown[0]}"
             raise UserError(f"{where}: holds labels {listed(unknown)}; {expected}")
         return lut[label_HW]

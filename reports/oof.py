@@ -35,8 +35,8 @@ def section(material: Material) -> Section:
         facts.append((f"{material.fitted.row.miou_in_sample:.4f}", "in-sample", remark))
     parts: list[Part] = [Facts(facts), draw_iou(models, scored, class_intervals(blend))]
     parts.append(Note(
-        f"Intervals: {CONFIDENCE:.0%}, from resampling the groups of {seen.scope()}. Pixels of one scene err together, "
-        f"so groups are what there are many independent ones of: here {len(np.unique(group_n))}."
+        f"Intervals: {CONFIDENCE:.0%}, from leaving out each group of {seen.scope()}. Pixels of one scene err "
+        f"together, so groups are what there are many independent ones of: here {len(np.unique(group_n))}."
     ))  # fmt: skip
     parts += [_table(table, names), *_confusion(material), draw_reliability(seen, material.blend.kinds)]
     parts += [*blend_steps(material), *model_worth(material), specialists_part(material, table)]
@@ -71,6 +71,8 @@ def blend_scores(material: Material, table: pd.DataFrame, sampled: Tally) -> Ble
 
 
 def interval_text(estimate: Estimate) -> str:
+    if np.isnan(estimate.low):
+        return "without an interval: there is one group"
     return f"{estimate.low:.3f} to {estimate.high:.3f} with {CONFIDENCE:.0%} confidence"
 
 

@@ -62,7 +62,7 @@ def read_log(folder: Path) -> pd.DataFrame | None:
 def member_table(run: Run, logs: dict[Member, pd.DataFrame]) -> pd.DataFrame:
     jobs = _jobs(run)
     oof = (
-        read_csv(run.oof_csv)
+        read_csv(run.oof_csv, dtype={"name": str})
         if run.oof_csv.exists()
         else pd.DataFrame(columns=["kind", "name", "fold", "seed", "miou"])
     )

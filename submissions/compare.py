@@ -47,7 +47,7 @@ def compare(
     for (name, a_HW), (other, b_HW) in zip(a, b, strict=True):
         if name != other:
             raise ValueError(f"tiles out of step: {name} and {other}")
-        a_HW, b_HW = classes.to_index(a_HW), classes.to_index(b_HW)
+        a_HW, b_HW = classes.to_index(a_HW, f"{name} of A"), classes.to_index(b_HW, f"{name} of B")
         pairs_CC += confusion(b_HW, a_HW, len(classes))
         changed[name] = float((a_HW != b_HW).mean())
         if changed[name]:

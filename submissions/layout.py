@@ -1,6 +1,6 @@
 """What a submission must hold: the test tiles, the classes, the format, the names inside the zip."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
@@ -60,9 +60,7 @@ class Layout:
         found = [Tile(row.name, int(row.height), int(row.width), root / row.image)
                  for row in rows.sort_values("name").itertuples(index=False)]  # fmt: skip
         submission = experiment.submission
-        classes = ClassTable.of(experiment.data)
-        if submission.labels:
-            classes = replace(classes, labels=tuple(submission.labels))
+        classes = ClassTable.of(experiment.data).of_submission(submission.labels)
         return cls({t.name: t for t in found}, classes, submission.format, submission.folder, submission.file)
 
     def entry(self, tile: Tile) -> str:

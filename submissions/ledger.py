@@ -13,6 +13,7 @@ from scipy import stats
 from base.command import add_json, run, split_operands, stage_parser, write_figures
 from base.errors import UserError, listed
 from base.files import hash_file, whole_file
+from base.tables import read_csv
 from config import Experiment, load_experiment
 from submissions.receipt import read_receipt, receipt_path
 
@@ -33,7 +34,7 @@ def ledger_path(experiment: Experiment) -> Path:
 
 
 def read_ledger(path: Path) -> pd.DataFrame:
-    """All rows, in the order of writing; empty if there is no ledger yet.
+    """All rows, in the order of writing; empty if there is no ledger yet. People may add columns of their own.
 
     Raises:
         UserError: the file is no ledger.
@@ -41,7 +42,7 @@ def read_ledger(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=COLUMNS).astype(dict.fromkeys(TEXTS, str) | dict.fromkeys(NUMBERS, float))
     try:
-        ledger = pd.read_csv(path, dtype=dict.fromkeys(TEXTS, str) | dict.fromkeys(NUMBERS, float))
+        ledger = read_csv(path, dtype=dict.fromkeys(TEXTS, str) | dict.fromkeys(NUMBERS, float))
     except ValueError as error:
         raise UserError(f"{path}: no ledger, or damaged ({error})") from None
     missing = [column for column in COLUMNS if column not in ledger]
@@ -201,12 +202,13 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _with_row(ledger: pd.DataFrame, row: dict) -> pd.DataFrame:
-    return pd.concat([ledger, pd.DataFrame([row]).astype(ledger.dtypes)], ignore_index=True)
+    row = pd.DataFrame([row], columns=ledger.columns)
+    return pd.concat([ledger, row.astype(ledger[COLUMNS].dtypes)], ignore_index=True)
 
 
 def _write(path: Path, ledger: pd.DataFrame) -> None:
     with whole_file(path) as aside:
-        ledger[COLUMNS].to_csv(aside, index=False)
+        ledger.to_csv(aside, index=False)
 
 
 def _find(ledger: pd.DataFrame, which: str, path: Path) -> int:

@@ -190,6 +190,74 @@ def test_a_zip_that_is_not_what_was_written_is_written_again(played, spoil):
     assert path.read_bytes() == before
 
 
+def test_a_receipt_that_was_lost_is_written_again(played):
+    run, path = run_of(played), receipt_of(played)
+    before, zipped = read_json(path), hash_file(run.zip_path)
+    path.unlink()
+    blend_command.main(["--config", str(played)])
+    assert {**read_json(path), "created": before["created"]} == before
+    assert hash_file(run.zip_path) == zipped
+
+
+def test_what_changes_no_probability_fits_no_blend_anew(played):
+    run = run_of(played, "predict.batch=3")
+    before = (run.blend_dir / "blend.json").stat().st_mtime_ns, run.zip_path.stat().st_mtime_ns
+    blend_command.main(["--config", str(played), "predict.batch=3"])
+    assert ((run.blend_dir / "blend.json").stat().st_mtime_ns, run.zip_path.stat().st_mtime_ns) == before
+
+
+def test_members_without_a_held_out_fold_that_came_later_are_counted(played, tmp_path):
+    run = run_of(played, f"runs_dir={tmp_path}", "models.one.folds=each+all")
+    shutil.copytree(run_of(played).dir, run.dir)
+    models = build_blend(run).models.set_index("model")
+    assert models.loc["one", ["members", "on_all_tiles"]].tolist() == [4, 1]
+    assert models.loc["two", ["members", "on_all_tiles"]].tolist() == [3, 0]
+
+
+@pytest.mark.parametrize("key", ["blend.weights=greedy", "blend.decision=bias"])
+def test_a_blend_labels_nothing_by_keys_that_it_was_not_fitted_with(played, key):
+    refuse_outdated(run_of(played, "predict.tta=none", "submission.format=rle"))
+    with pytest.raises(UserError, match=rf"fit it anew .*{key.split('=')[0]}"):
+        refuse_outdated(run_of(played, key))
+
+
+@pytest.mark.parametrize("name", ["2", "no", "1e3"])
+def test_a_blend_may_be_called_like_a_number(played, name, tmp_path):
+    blend_command.main(["--config", str(played), "--name", name, f"zips_dir={tmp_path}", *PLAIN])
+    assert (tmp_path / f"played.{name}.zip").exists()
+    shutil.rmtree(run_of(played).blend_dir.parent / name)
+
+
+def test_models_may_be_called_by_numbers(tmp_path, capsys):
+    config = played_config(tmp_path)
+    values = yaml.safe_load(config.read_text()) | {"blend": {"sample_pixels": 10_000}}
+    values["models"] = [{"name": "018"}, {"name": "34", "encoder": "resnet34"}]
+    config.write_text(yaml.safe_dump(values, sort_keys=False))
+    play(config)
+    blend_command.main(["--config", str(config), *PLAIN])
+    run = run_of(config)
+    assert read_blend(run).models.model.tolist() == ["018", "34"]
+    assert set(oof_table(run.dir).query("kind == 'model'").name) == {"018", "34"}
+    assert read_blend(run).errors.index.tolist() == ["018", "34"]
+    assert " 018 " in capsys.readouterr().out
+
+
+def test_test_stores_that_list_tiles_in_other_orders_are_refused(played, tmp_path):
+    run = run_of(played, f"runs_dir={tmp_path}")
+    shutil.copytree(run_of(played).dir, run.dir)
+    path = run.test_store(run.experiment.model("two"))
+    whole = open_store(path)
+    backwards = [whole.read(i)[None] for i in reversed(range(len(whole)))]
+    names = whole.names[::-1]
+    dtype = whole.manifest["dtype"]
+    shutil.rmtree(path)
+    with write_store(path, names, whole.classes, *whole.size_px, dict(whole.manifest), dtype) as writer:
+        for probs in backwards:
+            writer.append(probs)
+    with pytest.raises(UserError, match=r"two-.* in another order"):
+        test_stores(run)
+
+
 def test_a_model_or_seed_that_was_taken_out_is_in_no_blend(played, tmp_path):
     """The same run and the same keys of the blend; nothing is new, only less."""
     values = yaml.safe_load(played.read_text()) | {"runs_dir": str(tmp_path / "runs"), "zips_dir": str(tmp_path)}

@@ -73,3 +73,12 @@ def test_a_mask_of_colours_is_its_indices_and_every_other_colour_is_refused(tabl
 def test_every_class_is_drawn_in_its_colour_and_ignored_pixels_black(table):
     index_HW = np.array([[*range(len(table)), IGNORE_INDEX]], np.uint8)
     assert table.to_rgb(index_HW)[0].tolist() == [*map(list, table.colors), [0, 0, 0]]
+
+
+def test_a_submission_has_a_class_everywhere():
+    table = ClassTable((1, 5), ("a", "b"), ((0, 0, 0), (1, 1, 1)), ignore_label=0)
+    handed_in = table.of_submission([7, 3])
+    assert handed_in.to_index(np.array([[7, 3]], np.uint8)).tolist() == [[0, 1]]
+    assert table.of_submission(None).labels == (1, 5)
+    with pytest.raises(UserError, match=r"z: holds labels 0; known are 7, 3, and a submission has one .* everywhere"):
+        handed_in.to_index(np.array([[7, 0]], np.uint8), where="z")

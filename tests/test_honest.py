@@ -10,6 +10,7 @@ from ensemble.apply import apply_blend
 from ensemble.fit import Step, _take, fit_blend, tally_sample
 from ensemble.fitted import uniform_blend
 from ensemble.honest import fit_honestly, score_sample, score_tiles
+from ensemble.postprocess import fit_postprocess
 from ensemble.sample import draw_sample
 from ensemble.source import memory_source
 from ensemble.specialists import fit_override
@@ -56,6 +57,21 @@ def test_the_score_is_that_of_the_function_that_labels(rare):
     scored = score_tiles(fits, source, [stage])[stage]
     assert scored.honest.miou == pytest.approx(mean_iou(conf_CC))
     assert (scored.honest.conf_CC == conf_CC).all()
+
+
+def test_a_fold_without_a_labelled_pixel_is_labelled_by_the_fit_that_saw_none_of_it():
+    source = random_source(3, tiles=18, px=16)
+    blank_N = source.fold_N == 2
+    source = replace(source, truth_NHW=np.where(blank_N[:, None, None], np.uint8(255), source.truth_NHW))
+    sample = draw_sample(source, 10**6)
+    assert sample.folds == [0, 1]
+    fits = fit_honestly(sample, Blend(specialists="none", decision="miou"))
+    scored = score_tiles(fits.of_folds(source.fold_N), source)
+    assert fits.of_folds(source.fold_N).without[2] == fits.whole
+    for stage, found in score_sample(fits, sample).items():
+        assert scored[stage].honest.miou == pytest.approx(found.honest.miou)
+    cleaned = fit_postprocess(fits.of_folds(source.fold_N), source, Blend(postprocess="clean"))
+    assert set(cleaned.without) == {0, 1, 2}
 
 
 def test_a_good_specialist_stays_and_a_useless_one_is_dropped():

@@ -53,6 +53,29 @@ def test_a_score_goes_to_its_row_and_a_second_board_to_a_row_of_its_own(tmp_path
     assert ledger.honest_miou.tolist() == [0.4, 0.4, 0.4]
 
 
+@pytest.mark.parametrize("board", ["NA", "null", "None"])
+def test_a_board_may_be_called_like_nothing(tmp_path, board):
+    path = enter(tmp_path)
+    add_score(path, "a.zip", 0.4, board, "2021-01-02")
+    add_score(path, "a.zip", 0.3, "B", "2021-01-03")
+    rows = read_ledger(path)[["board", "score"]].itertuples(index=False, name=None)
+    assert list(rows) == [(board, 0.4), ("B", 0.3)]
+
+
+def test_columns_of_a_persons_own_stay(tmp_path):
+    path = enter(tmp_path)
+    read_ledger(path).assign(note="hazy", rank=3).to_csv(path, index=False)
+    enter(tmp_path, "b.zip", "ff" * 32)
+    add_score(path, "a.zip", 0.4, "A", "2021-01-02")
+    add_score(path, "a.zip", 0.3, "B", "2021-01-03")
+    ledger = read_ledger(path)
+    assert ledger["zip"].tolist() == ["a.zip", "b.zip", "a.zip"]
+    assert ledger.note.tolist()[::2] == ["hazy", "hazy"]  # a row for another board is a copy
+    assert np.isnan(ledger["rank"][1])
+    assert pd.isna(ledger.note[1])
+    assert ledger["rank"][0] == 3
+
+
 def test_a_name_that_stood_for_other_bytes_before_needs_the_sha256(tmp_path):
     path = enter(tmp_path)
     enter(tmp_path, sha256="cd56ef78" * 8)

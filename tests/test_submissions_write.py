@@ -27,7 +27,7 @@ from submissions.problems import FlawError
 from submissions.receipt import differences, names_of, read_receipt, receipt_path
 from submissions.score import score_submission
 from submissions.verify import verify_submission
-from submissions.write import main, write_submission, write_zip
+from submissions.write import labels_in, main, write_submission, write_zip
 from tests.corruptions import draw_labels, write_competition
 from tests.tiny import tiny_values, write_config, write_mask
 
@@ -294,6 +294,18 @@ def test_an_index_that_is_no_class_is_a_bug_of_the_caller(opened):
     with pytest.raises(IndexError):
         write_submission(run, tiles, labels.items(), RECEIPT)
     assert not run.zip_path.exists()
+
+
+def test_labels_that_leave_pixels_without_a_class_are_refused(opened, tmp_path):
+    """As `ensemble.predict` writes them where an image has no data."""
+    run, tiles, labels = opened("png", "data.ignore_label=0")
+    for name, index_HW in labels.items():
+        label_HW = index_HW + 1
+        label_HW[0, :3] = 0
+        write_mask(tmp_path / "labels" / f"{name}.png", label_HW.astype(np.uint8))
+    layout = Layout.of(run.experiment, tiles)
+    with pytest.raises(UserError, match=r"png: holds labels 0; known are 1, .* has one of them everywhere"):
+        dict(labels_in(tmp_path / "labels", layout))
 
 
 def test_a_zip_of_another_run_is_not_written_over(opened):

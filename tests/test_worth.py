@@ -83,3 +83,20 @@ def test_a_model_that_was_left_out_is_worth_nothing_to_the_blend(tmp_path):
     table = model_worth(run, sample, blend, Blend()).set_index("model")
     assert table.worth[noise] == table.worth_low[noise] == table.worth_high[noise] == 0
     assert (table.worth.drop(noise) > 0).all()
+
+
+def test_a_specialist_that_was_left_out_has_no_part_in_what_others_are_worth(tmp_path):
+    values = tiny_values(tmp_path / "data", tmp_path)
+    first = values["models"][0]
+    target = values["data"]["classes"][-1]["name"]
+    specialists = [first | {"name": name, "target": target} for name in ("rare0", "rare1")]
+    values["models"] = [first | {"name": "model000"}, *specialists]
+    run = Run(load_experiment(write_config(tmp_path / "tiny.yaml", values)))
+    sample = draw_sample(random_source(2, tiles=30, px=24, noises=(1.6,), specialists=2), 10**6)
+    settings = Blend(specialists="evidence", decision="miou", calibration="none")
+    kept = fit_blend(sample.without_models(["rare1"]), settings).blend
+    assert [specialist.name for specialist in kept.specialists] == ["rare0"]
+    beside, alone = (model_worth(run, each, kept, settings).set_index("model")
+                     for each in (sample, sample.without_models(["rare1"])))  # fmt: skip
+    assert beside.worth["rare1"] == beside.worth_low["rare1"] == beside.worth_high["rare1"] == 0
+    assert beside.worth["rare0"] == alone.worth["rare0"] > 0
