@@ -36,7 +36,7 @@ from submissions.receipt import differences, names_of, read_receipt, receipt_pat
 from submissions.score import score_submission
 from submissions.write import write_submission, write_zip
 
-MACHINE = ("jobs", "runs_dir", "zips_dir", "name")  # keys of an experiment that change no label
+MACHINE = ("runs_dir", "zips_dir", "name")  # keys of an experiment that change no label
 
 
 def labels_of(blend: FittedBlend, source: Source) -> Iterator[tuple[str, np.ndarray]]:

@@ -87,9 +87,9 @@ def score_from_zip(run: Run, tiles: pd.DataFrame, labels: Labels) -> float:
     with tempfile.TemporaryDirectory(dir=run.dir) as folder:
         path = Path(folder) / "oof.zip"
         write_zip(layout, labels, path)
-        for name, label_HW in read_submission(path, layout):
+        for name, index_HW in read_submission(path, layout):
             truth_HW = reader.truth(train.image[name], train["mask"][name])
-            conf_CC += confusion(layout.classes.to_index(label_HW, where=name), truth_HW, num_classes)
+            conf_CC += confusion(index_HW, truth_HW, num_classes)
     return mean_iou(conf_CC)
 
 

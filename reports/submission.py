@@ -132,10 +132,9 @@ def _samples(material: Material, path: Path) -> Gallery:
     image_of = material.tiles[material.tiles.split == "test"].set_index("name").image
     mask_of = find_test_masks(experiment.data, sorted(chosen)) if experiment.data.test_masks else {}
     strips = []
-    for name, label_HW in read_submission(path, layout):
+    for name, index_HW in read_submission(path, layout):
         if name not in chosen:
             continue
-        index_HW = layout.classes.to_index(label_HW, where=name)
         rgb = material.stretch.true_color(material.pack.test_image_NHWB[row_of[name]])
         thumbs = [
             photo(rgb, f"Test tile {name}", "image"),

@@ -12,6 +12,7 @@ import pandas as pd
 from base.command import add_json, run, split_operands, stage_parser, write_figures
 from base.progress import track
 from config import Experiment, Run, load_experiment
+from config.ensemble import Submission
 from folds.classes import ClassTable
 from folds.metrics import confusion, mean_iou
 from folds.tiles import tiles_of
@@ -37,18 +38,15 @@ class Comparison:
         return 1 - float(np.trace(self.pairs_CC)) / self.pairs_CC.sum()
 
 
-def compare(
-    a: Iterator[tuple[str, np.ndarray]], b: Iterator[tuple[str, np.ndarray]], classes: ClassTable
-) -> Comparison:
+def compare(a: Iterator[tuple[str, np.ndarray]], b: Iterator[tuple[str, np.ndarray]], num_classes: int) -> Comparison:
     """Compare two submissions tile by tile; both give the same names in the same order, as `read_submission` does."""
-    pairs_CC = np.zeros((len(classes), len(classes)), np.int64)
+    pairs_CC = np.zeros((num_classes, num_classes), np.int64)
     changed: dict[str, float] = {}
     examples: list[tuple[float, str, np.ndarray, np.ndarray]] = []  # a heap: the least changed of them first
     for (name, a_HW), (other, b_HW) in zip(a, b, strict=True):
         if name != other:
             raise ValueError(f"tiles out of step: {name} and {other}")
-        a_HW, b_HW = classes.to_index(a_HW, f"{name} of A"), classes.to_index(b_HW, f"{name} of B")
-        pairs_CC += confusion(b_HW, a_HW, len(classes))
+        pairs_CC += confusion(b_HW, a_HW, num_classes)
         changed[name] = float((a_HW != b_HW).mean())
         if changed[name]:
             example = (changed[name], name, a_HW, b_HW)
@@ -94,9 +92,11 @@ def honest_confusion(receipt: dict[str, Any], classes: ClassTable) -> np.ndarray
 
 
 def layout_for(path: Path, experiment: Experiment, tiles: pd.DataFrame) -> Layout:
-    """The layout to read a zip with: of the format that its receipt names, else of the experiment's."""
-    format = read_receipt(path)["format"] if receipt_path(path).exists() else experiment.submission.format
-    submission = experiment.submission.model_copy(update={"format": format})
+    """The layout to read a zip with: what its receipt says of it, else what the experiment does."""
+    receipt = read_receipt(path) if receipt_path(path).exists() else {}
+    said = receipt.get("experiment", {}).get("submission", {})
+    update = said | {key: receipt[key] for key in ("format",) if key in receipt}
+    submission = Submission.model_validate(experiment.submission.model_dump(mode="json") | update)
     return Layout.of(experiment.model_copy(update={"submission": submission}), tiles)
 
 
@@ -112,7 +112,7 @@ def main(argv: list[str] | None = None) -> None:
     layouts = [layout_for(path, experiment, tiles) for path in (path_a, path_b)]
     classes = layouts[0].classes
     a = track(read_submission(path_a, layouts[0]), "compare", total=len(layouts[0].tiles))
-    comparison = compare(iter(a), read_submission(path_b, layouts[1]), classes)
+    comparison = compare(iter(a), read_submission(path_b, layouts[1]), len(classes))
     print_comparison(comparison, classes)
     confs = [honest_confusion(read_receipt(path), classes) if receipt_path(path).exists() else None
              for path in (path_a, path_b)]  # fmt: skip

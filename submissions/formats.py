@@ -60,10 +60,10 @@ def walk(path: Path, layout: Layout, look: Look, threads: int | None = None) -> 
 
 
 def read_submission(path: Path, layout: Layout) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, (H, W) uint8 labels) of every tile, in the order of their names.
+    """(name, (H, W) uint8 indices 0..C-1) of every tile, in the order of their names.
 
     Raises:
-        UserError: the zip has any problem of form.
+        UserError: the zip has any problem of form, or labels of no class.
     """
     for found in walk(path, layout, lambda tile, label_HW: label_HW):
         if isinstance(found, Problem):
@@ -72,7 +72,7 @@ def read_submission(path: Path, layout: Layout) -> Iterator[tuple[str, np.ndarra
                 f"{path}: {where}{found.what}. All problems: python -m submissions.verify {path} --config FILE"
             )
         tile, label_HW = found
-        yield tile.name, label_HW
+        yield tile.name, layout.classes.to_index(label_HW, where=f"{path}: {tile.name}")
 
 
 def _walk_files(

@@ -32,9 +32,9 @@ def score_submission(path: Path, experiment: Experiment, tiles: pd.DataFrame) ->
     mask_of = find_test_masks(data, image_of.index.tolist())
 
     def counted() -> Iterator[np.ndarray]:
-        for name, label_HW in read_submission(path, layout):
+        for name, index_HW in read_submission(path, layout):
             truth_HW = reader.truth(image_of[name], mask_of[name])
-            yield confusion(layout.classes.to_index(label_HW, where=name), truth_HW, len(layout.classes))
+            yield confusion(index_HW, truth_HW, len(layout.classes))
 
     return sum(counted())
 

@@ -18,25 +18,25 @@ CLASSES = ClassTable((1, 2, 4), ("field", "forest", "bare"), ((9, 9, 9), (0, 128
 
 def draw_all(seed=0, tiles=9):
     rng = np.random.default_rng(seed)
-    return [(f"{i:06d}", draw_mask(rng, 32, [1, 2, 4])) for i in range(tiles)]
+    return [(f"{i:06d}", draw_mask(rng, 32, [0, 1, 2])) for i in range(tiles)]
 
 
 def test_a_submission_equals_itself():
-    comparison = compare(draw_all(), draw_all(), CLASSES)
+    comparison = compare(draw_all(), draw_all(), 3)
     assert comparison.changed_share == 0
     assert comparison.examples == []
     assert comparison.pairs_CC.sum() == np.trace(comparison.pairs_CC) == 9 * 32 * 32
 
 
 def test_every_changed_pixel_is_counted_in_its_pair_and_tile():
-    b = [(name, label_HW.copy()) for name, label_HW in draw_all()]
-    b[4][1][b[4][1] == 2] = 4
-    b[7][1][3, 5:9] = 1
-    comparison = compare(draw_all(), b, CLASSES)
-    back = compare(b, draw_all(), CLASSES)
+    b = [(name, index_HW.copy()) for name, index_HW in draw_all()]
+    b[4][1][b[4][1] == 1] = 2
+    b[7][1][3, 5:9] = 0
+    comparison = compare(draw_all(), b, 3)
+    back = compare(b, draw_all(), 3)
     assert np.array_equal(comparison.pairs_CC, back.pairs_CC.T)
     a = dict(draw_all())
-    forest, bare = (a["000004"] == 2).sum(), (a["000007"][3, 5:9] == 4).sum()
+    forest, bare = (a["000004"] == 1).sum(), (a["000007"][3, 5:9] == 2).sum()
     assert comparison.pairs_CC[1, 2] == forest
     assert comparison.pairs_CC[2, 0] == bare
     assert comparison.changed["000004"] == forest / 1024
@@ -45,16 +45,15 @@ def test_every_changed_pixel_is_counted_in_its_pair_and_tile():
 
 
 def test_the_examples_are_the_most_changed_tiles():
-    b = [(name, np.where(np.arange(32) < 3 * int(name), 7 - label_HW - (label_HW == 1), label_HW).astype(np.uint8))
-         for name, label_HW in draw_all()]  # fmt: skip
-    b = [(name, np.where(label_HW == 3, 2, label_HW).astype(np.uint8)) for name, label_HW in b]
-    comparison = compare(draw_all(), b, ClassTable((1, 2, 4, 5), tuple("abcd"), ((0, 0, 0),) * 4))
+    b = [(name, np.where(np.arange(32) < 3 * int(name), (index_HW + 1) % 3, index_HW).astype(np.uint8))
+         for name, index_HW in draw_all()]  # fmt: skip
+    comparison = compare(draw_all(), b, 3)
     assert [name for name, _, _ in comparison.examples] == comparison.changed.index[:6].tolist()
 
 
 def test_tiles_out_of_step_are_a_bug():
     with pytest.raises(ValueError, match="out of step"):
-        compare(draw_all(), draw_all()[::-1], CLASSES)
+        compare(draw_all(), draw_all()[::-1], 3)
 
 
 def channel(rng, truth, right):
@@ -103,14 +102,19 @@ def test_pictures_show_red_as_red(bands, expected):
     assert np.ptp(to_rgb(image_HWB, bands)) == 255
 
 
-def test_the_command_compares_zips_of_different_formats(tmp_path, capsys):
+def test_the_command_compares_zips_of_different_formats_and_labels(tmp_path, capsys):
     values = tiny_values(write_tiny(tmp_path / "data", test=9), tmp_path)
     config = write_config(tmp_path / "c.yaml", values)
     conf = (np.diag([900, 700, 500]) + 40).tolist()
-    for name, format, seed in (("a", "png", 0), ("b", "rle", 1)):
-        run = open_run(load_experiment(config, [f"blend.name={name}", f"submission.format={format}"]))
-        labels = [(tile, CLASSES.to_index(label_HW)) for tile, label_HW in draw_all(seed)]
-        write_submission(run, make_tiles(run), labels, {"honest_confusion": conf})
+    for name, keys, seed in (
+        ("a", {"format": "png"}, 0),
+        ("b", {"format": "rle", "labels": [7, 3, 9]}, 1),
+        ("c", {"format": "png", "folder": "deep/down", "labels": [0, 1, 2]}, 0),
+    ):
+        overrides = [f"submission.{key}={value}" for key, value in keys.items()]
+        run = open_run(load_experiment(config, [f"blend.name={name}", *overrides]))
+        about = {"honest_confusion": conf, "experiment": run.experiment.dump()}
+        write_submission(run, make_tiles(run), draw_all(seed), about)
     zips = [str(tmp_path / "zips" / f"tiny.{name}.zip") for name in "ab"]
     main([*zips, "--config", str(config), "--json", str(tmp_path / "figures.json")])
     printed = capsys.readouterr().out
@@ -118,3 +122,5 @@ def test_the_command_compares_zips_of_different_formats(tmp_path, capsys):
     assert "most changed tiles: " in printed
     with Image.open(tmp_path / "zips" / "tiny.a-to-tiny.b.png") as picture:
         assert len(np.unique(np.asarray(picture.convert("L")))) > 20
+    main([zips[0], str(tmp_path / "zips" / "tiny.c.zip"), "--config", str(config)])
+    assert "0.000% of the pixels changed" in capsys.readouterr().out

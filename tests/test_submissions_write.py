@@ -20,7 +20,7 @@ from folds.classes import ClassTable
 from folds.images import read_mask
 from folds.tiles import make_tiles
 from submissions import geotiff, png, rle
-from submissions.formats import read_submission
+from submissions.formats import read_submission, walk
 from submissions.layout import Layout
 from submissions.ledger import ledger_path, read_ledger
 from submissions.problems import FlawError
@@ -63,7 +63,9 @@ def test_what_goes_in_comes_out(opened, format, folder):
     path = write_submission(run, tiles, labels.items(), RECEIPT)
     back = dict(read_submission(path, Layout.of(run.experiment, tiles)))
     assert list(back) == list(labels)
-    assert all(np.array_equal(back[name], labels[name] + 1) for name in labels)
+    assert all(np.array_equal(back[name], labels[name]) for name in labels)
+    read = dict(walk(path, Layout.of(run.experiment, tiles), lambda tile, label_HW: label_HW))
+    assert all(np.array_equal(label_HW, labels[tile.name] + 1) for tile, label_HW in read.items())
 
 
 @pytest.mark.parametrize("format", FORMATS)
@@ -78,7 +80,9 @@ def test_a_board_that_wants_other_names_and_values_gets_them(opened, tmp_path, f
     path = write_submission(run, tiles, labels.items(), RECEIPT)
     layout = Layout.of(run.experiment, tiles)
     back = dict(read_submission(path, layout))
-    assert all(np.array_equal(back[name], np.array(values)[labels[name]]) for name in labels)
+    assert all(np.array_equal(back[name], labels[name]) for name in labels)
+    read = dict(walk(path, layout, lambda tile, label_HW: label_HW))
+    assert all(np.array_equal(label_HW, np.array(values)[labels[tile.name]]) for tile, label_HW in read.items())
     if format != "rle":
         with zipfile.ZipFile(path) as archive:
             extension = ".png" if format == "png" else ".tif"
@@ -174,7 +178,9 @@ def test_names_with_commas_and_quotes_survive_a_csv(opened):
     labels = {odd[name]: label_HW for name, label_HW in labels.items()}
     path = write_submission(run, tiles, labels.items(), RECEIPT)
     back = dict(read_submission(path, Layout.of(run.experiment, tiles)))
-    assert all(np.array_equal(back[name], labels[name] + 1) for name in labels)
+    assert all(np.array_equal(back[name], labels[name]) for name in labels)
+    read = dict(walk(path, Layout.of(run.experiment, tiles), lambda tile, label_HW: label_HW))
+    assert all(np.array_equal(label_HW, labels[tile.name] + 1) for tile, label_HW in read.items())
     with zipfile.ZipFile(path) as archive, archive.open("submission.csv") as file:
         read = pd.read_csv(file, dtype=str, keep_default_na=False)
     assert set(read.ImageId) == set(labels)
