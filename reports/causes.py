@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 from sklearn.linear_model import RidgeClassifier
 from sklearn.metrics import roc_auc_score
 from sklearn.model_selection import GroupKFold
@@ -15,6 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from base.errors import listed
 from folds.links import Links
+from reports.shift import say_shifted
 from submissions.problems import ERROR, Problem
 
 # In the order of the verdict: facts about files before statistics about data.
@@ -33,7 +35,6 @@ WEAK = 0.5  # of the median mIoU of its sisters, below which a member is called 
 LESS_SURE = 0.08  # mean largest probability that the fold mean may lose against single members; on naip it lost .003
 CLEAR_AUC = 0.75  # below it, test tiles are too like train tiles to matter
 DRAWS, CHANCE = 59, 0.05  # random test sets, and the share of them that may look as different as the real one
-SHIFTED_BAND = 0.5  # of a tile-to-tile standard deviation
 
 
 @dataclass(frozen=True)
@@ -151,7 +152,7 @@ def domain_auc(feature_NF: np.ndarray, is_test_N: np.ndarray, group_N: np.ndarra
 
 
 def shift(
-    feature_NF: np.ndarray, is_test_N: np.ndarray, group_N: np.ndarray, mean_NB: np.ndarray, bands: Sequence[str]
+    feature_NF: np.ndarray, is_test_N: np.ndarray, group_N: np.ndarray, moved_by_band: pd.Series
 ) -> list[Finding]:
     """Whether test scenes differ from train scenes by more than any scenes would, drawn as a test set at random.
 
@@ -161,7 +162,7 @@ def shift(
     Args:
         feature_NF: statistics of each tile.
         group_N: scenes, of train and test tiles alike.
-        mean_NB: mean of each band, to say which one differs.
+        moved_by_band: `reports.shift.band_shift`, to say which band differs.
     """
     auc = domain_auc(feature_NF, is_test_N, group_N)
     if np.isnan(auc) or auc < CLEAR_AUC:
@@ -175,10 +176,8 @@ def shift(
     chance = (1 + sum(value >= auc for value in drawn)) / (1 + DRAWS)
     if chance > CHANCE:
         return []
-    train_NB, test_NB = mean_NB[~is_test_N], mean_NB[is_test_N]
-    moved_B = (test_NB.mean(0) - train_NB.mean(0)) / train_NB.std(0).clip(1e-9)
-    moved = [f"{bands[b]} {moved_B[b]:+.1f}" for b in np.argsort(-abs(moved_B)) if abs(moved_B[b]) > SHIFTED_BAND]
-    told = f"; band means moved, in standard deviations of tiles: {', '.join(moved)}" if moved else ""
+    moved = say_shifted(moved_by_band)
+    told = f"; band means moved, in standard deviations of train: {moved}" if moved else ""
     text = (
         f"tile statistics tell test from train with AUC {auc:.2f}, scenes drawn at random from the rest with "
         f"{np.median(drawn):.2f} (chance {chance:.2f}){told}"

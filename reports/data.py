@@ -5,17 +5,12 @@ import pandas as pd
 
 from base.command import run as run_command
 from base.tables import read_csv
-from pipeline.pack import full_scale
 from reports.alone import section_command
-from reports.figures import ACCENT, ACCENT2, GRID, INK, MUTED, WIDTH, canvas, finish, look, name_axis, unit
+from reports.bands import bands_parts
+from reports.figures import GRID, INK, MUTED, WIDTH, canvas, finish, look, name_axis, unit
 from reports.material import Material
 from reports.page import Facts, Figure, Gallery, Note, Part, Section, Strip, TableView
 from reports.pictures import drawing, overlay, photo
-
-HIST_TILES = 400  # of each split, from which band histograms are drawn
-HIST_STEP = 4  # every 4th row and column of them
-BINS = 64
-FAR = 0.5  # shift of a band's mean between train and test, in standard deviations, that is called out
 
 
 def section(material: Material) -> Section:
@@ -36,7 +31,7 @@ def section(material: Material) -> Section:
     shares = class_shares(material)
     parts: list[Part] = [facts, draw_shares(shares, material), _table(shares, material)]
     parts += _samples(material)
-    parts += _bands(material)
+    parts += bands_parts(material)
     parts += _audit(material)
     lead = (
         "The score is a mean over classes, so a class with a thousandth of the pixels weighs as much as the largest. "
@@ -136,103 +131,6 @@ def _sample(material: Material, tile: int, class_name: str, c: int) -> Strip:
     thumbs.append(drawing(overlay(rgb, index_HW, material.classes), f"Mask of tile {name} over its picture", "mask"))
     share = material.hist_NC[tile, c] / index_HW.size
     return Strip(thumbs, f"{class_name} · {name} · {share:.1%} of the tile")
-
-
-def _bands(material: Material) -> list[Part]:
-    bands = material.run.experiment.data.bands
-    pixels = {"train": _some_pixels(material.pack.train_image_NHWB)}
-    if len(material.test):
-        pixels["test"] = _some_pixels(material.pack.test_image_NHWB)
-    table = band_table(pixels, bands)
-    dtype = material.pack.train_image_NHWB.dtype
-    level = 1 / full_scale(dtype) if np.issubdtype(dtype, np.integer) else 0.0
-    parts: list[Part] = [draw_bands(pixels, bands, level)]
-    if "test" not in pixels:
-        parts.append(Note("No test tiles (data.test_images is null), so there is nothing to compare with.", "missing"))
-    else:
-        far = table[table["shift"].abs() > FAR]
-        if len(far):
-            moved = ", ".join(f"{row.band} {row['shift']:+.2f}" for _, row in far.iterrows())
-            text = f"Test is another domain in: {moved} (shift of the mean in standard deviations of train)."
-            parts.append(Note(f"{text} A score on train tiles then says less about test.", "warning"))
-    parts.append(TableView(
-        "bands", "Bands", table, dict.fromkeys(table.columns[1:], "{:.4f}") | {"shift": "{:+.2f}"},
-        "Mean and standard deviation, 1 being the full scale of the data type; shift of the test mean in standard "
-        "deviations of train.", folded=True,
-    ))  # fmt: skip
-    return parts
-
-
-def _some_pixels(image_NHWB: np.ndarray) -> np.ndarray:
-    """(P, B) float32 of a regular sample, 1 being full scale."""
-    some = np.unique(np.linspace(0, len(image_NHWB) - 1, HIST_TILES).astype(int))
-    pixels = np.concatenate([image_NHWB[i, ::HIST_STEP, ::HIST_STEP].reshape(-1, image_NHWB.shape[-1]) for i in some])
-    return pixels.astype(np.float32) / full_scale(image_NHWB.dtype)
-
-
-def band_table(pixels: dict[str, np.ndarray], bands: list[str]) -> pd.DataFrame:
-    """A row per band: mean and standard deviation of each split, and how far the test mean is from the train mean."""
-    table = pd.DataFrame({"band": bands})
-    for split, values_PB in pixels.items():
-        table[f"{split} mean"], table[f"{split} std"] = values_PB.mean(0), values_PB.std(0)
-    if "test" in pixels:
-        table["shift"] = (table["test mean"] - table["train mean"]) / table["train std"].clip(lower=1e-9)
-    return table
-
-
-def bin_edges(values: np.ndarray, level: float) -> np.ndarray:
-    """Edges of some BINS bins over nearly all values; each holds equally many of the levels that there can be.
-
-    Bins of 2.3 levels would hold 2 here and 3 there, and the histogram would be a comb.
-
-    Args:
-        level: distance of two neighbouring values; 0: any value can be.
-    """
-    low, high = np.percentile(values, (0.2, 99.8))
-    width = max(high - low, 1e-6) / BINS
-    if level:
-        low, width = (np.round(low / level) - 0.5) * level, max(np.round(width / level), 1) * level
-    return low + width * np.arange(int(np.ceil((high - low) / width)) + 1)
-
-
-def draw_bands(pixels: dict[str, np.ndarray], bands: list[str], level: float = 0.0) -> Figure:
-    """Args: pixels: (P, B) of each split; level: distance of two neighbouring values, 0 for floats."""
-    columns = min(len(bands), 4)
-    rows = -(-len(bands) // columns)
-    with look():
-        drawn = canvas(WIDTH, 0.5 + 1.75 * rows)
-        grid = drawn.subplots(rows, columns, squeeze=False, sharey=False).ravel()
-        for axes in grid[len(bands) :]:
-            axes.set_visible(False)
-        for b, (axes, band) in enumerate(zip(grid, bands, strict=False)):
-            edges = bin_edges(np.concatenate([values[:, b] for values in pixels.values()]), level)
-            middle = (edges[1:] + edges[:-1]) / 2
-            density = {split: _density(values[:, b], edges) for split, values in pixels.items()}
-            axes.fill_between(middle, density["train"], color=ACCENT, alpha=0.22, linewidth=0)
-            axes.plot(middle, density["train"], color=ACCENT, linewidth=1.4, label="train")
-            if "test" in density:
-                axes.plot(middle, density["test"], color=ACCENT2, linewidth=1.4, label="test")
-            axes.set_title(band)
-            axes.set_yticks([])
-            axes.set_ylim(0)
-            axes.spines["left"].set_visible(False)
-            axes.locator_params(axis="x", nbins=4)
-        if len(pixels) > 1:
-            handles, labels = grid[0].get_legend_handles_labels()
-            drawn.legend(handles, labels, loc="outside upper right", ncols=2)
-        means = "; ".join(
-            f"{band} " + ", ".join(f"{split} {values[:, b].mean():.3f}" for split, values in pixels.items())
-            for b, band in enumerate(bands)
-        )
-        compared = "train against test" if "test" in pixels else "train"
-        alt = f"Histograms of the bands, {compared}. Means: {means}."
-        caption = "Share of the pixels by value, 1 being the full scale of the data type. From a sample of tiles."
-        return finish(drawn, "data-bands", f"Bands, {compared}", alt, caption)
-
-
-def _density(values: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    count = np.histogram(values, edges)[0]
-    return count / max(count.sum(), 1)
 
 
 def _audit(material: Material) -> list[Part]:

@@ -17,6 +17,7 @@ from ensemble.fitted import FittedBlend
 from ensemble.oof import oof_table
 from ensemble.source import Source
 from ensemble.stores import oof_stores, test_stores
+from folds.audit import band_table
 from folds.folds_csv import folds_of
 from folds.links import Links, open_links
 from folds.metrics import confusion, mean_iou
@@ -25,6 +26,7 @@ from folds.scan import Scan, open_scan
 from folds.tiles import sources_hash, tiles_of
 from reports import causes
 from reports.causes import Finding
+from reports.shift import band_shift
 from submissions.formats import read_submission
 from submissions.layout import Layout
 from submissions.receipt import read_receipt
@@ -109,7 +111,8 @@ def shift_of(scan: Scan, links: Links, tiles: pd.DataFrame, bands: list[str]) ->
     feature_NF = np.concatenate([scan.mean_NB, scan.std_NB, *quantiles], axis=1)
     scenes = np.where(is_test_N, "test/" + links.places.mosaic.astype(str), tiles.group.astype(str))
     group_N = pd.factorize(scenes)[0]
-    return causes.shift(feature_NF[seen_N], is_test_N[seen_N], group_N[seen_N], scan.mean_NB[seen_N], bands)
+    moved_by_band = band_shift(band_table(scan, tiles.split.to_numpy(), bands))
+    return causes.shift(feature_NF[seen_N], is_test_N[seen_N], group_N[seen_N], moved_by_band)
 
 
 def predictions_of(run: Run, zip_path: Path) -> Predictions:

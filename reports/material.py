@@ -14,16 +14,16 @@ from config import Run, load_experiment
 from ensemble.build import BLEND, RunBlend, read_blend
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
+from folds.audit import band_table
 from folds.classes import ClassTable
 from folds.folds_csv import folds_of
-from folds.tiles import hist_of, tiles_of
+from folds.scan import Scan, open_scan
+from folds.tiles import hist_of, sources_of, tiles_of
 from pipeline.pack import Pack, open_pack
 from pipeline.store import MANIFEST
 from reports.figures import css
 from reports.look import OofLook, look_at_oof
 from reports.pictures import Stretch
-
-STRETCH_TILES = 64  # from which the limits of the pictures' colours are taken
 
 
 def run_to_look_at(config: str, overrides: Sequence[str]) -> Run:
@@ -70,6 +70,16 @@ class Material:
     def pack(self) -> Pack:
         return open_pack(self.run, self.tiles)
 
+    @cached_property
+    def scan(self) -> Scan:
+        """What is kept of every tile of the table; pixels without data count in none of it."""
+        return open_scan(self.run, self.tiles, sources_of(self.run, self.tiles))
+
+    @cached_property
+    def bands(self) -> pd.DataFrame:
+        """The audit's statistics of each split and band."""
+        return band_table(self.scan, self.tiles.split.to_numpy(), self.run.experiment.data.bands)
+
     @property
     def legend(self) -> list[tuple[str, str]]:
         """(class name, CSS colour)."""
@@ -78,9 +88,8 @@ class Material:
     @cached_property
     def stretch(self) -> Stretch:
         """How pixels become colours."""
-        image_NHWB = self.pack.train_image_NHWB
-        some = np.unique(np.linspace(0, len(image_NHWB) - 1, STRETCH_TILES).astype(int))
-        return Stretch(image_NHWB[some][:, ::4, ::4], self.run.experiment.data.bands)
+        with_data_N = (self.tiles.split == "train").to_numpy() & (self.scan.data_N > 0)
+        return Stretch(self.scan.sample_NPB[with_data_N], self.run.experiment.data.bands)
 
     @cached_property
     def fold_N(self) -> np.ndarray:

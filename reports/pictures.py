@@ -21,13 +21,12 @@ CONFIDENCE = colormaps["cividis"]  # readable for the colour-blind, and in grey
 class Stretch:
     """Bands -> 8-bit colours by fixed limits, the same for every tile: a hazy tile is to look hazy."""
 
-    def __init__(self, sample_NHWB: np.ndarray, bands: Sequence[str]):
+    def __init__(self, sample_NPB: np.ndarray, bands: Sequence[str]):
         """
         Args:
-            sample_NHWB: some train tiles; the limits are their 1st and 99th percentiles.
+            sample_NPB: pixels with data of the train tiles; the limits are their 1st and 99th percentiles.
         """
-        values = sample_NHWB.reshape(-1, sample_NHWB.shape[-1]).astype(np.float32)
-        self.low_B, self.high_B = np.percentile(values, (1, 99), axis=0)
+        self.low_B, self.high_B = np.percentile(sample_NPB, (1, 99), axis=(0, 1))
         at = {band: i for i, band in enumerate(bands)}
         shown = [at[name] for name in ("red", "green", "blue") if name in at]
         self.rgb = shown if len(shown) == 3 else ([0, 1, 2] if len(bands) >= 3 else [0, 0, 0])

@@ -22,8 +22,9 @@ from ensemble.evidence import class_intervals, tally_of_counts
 from ensemble.oof import make_table, oof_table
 from folds.landscape import make_landscape
 from reports import build, oof
+from reports.bands import bin_edges
 from reports.build import summary
-from reports.data import bin_edges, class_shares
+from reports.data import class_shares
 from reports.figures import DARK, HEAT, LIGHT, text_on
 from reports.folds import draw_deviation
 from reports.look import BINS, draw_tiles, expected_calibration_error, reliability_bins, tally_by_group
