@@ -1,5 +1,6 @@
-"""Recovered mosaics as pictures: the tiles laid out at the places that their borders tell."""
+"""Pixels as colours; and recovered mosaics as pictures: the tiles laid out at the places that their borders tell."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,40 @@ EMPTY = (235, 235, 235)
 INDEX = "mosaics.csv"  # of the pictures: file and number of tiles
 
 
+class Stretch:
+    """Bands -> 8-bit colours by fixed limits, the same for every tile: a hazy tile is to look hazy."""
+
+    def __init__(self, sample_NPB: np.ndarray, bands: Sequence[str]):
+        """
+        Args:
+            sample_NPB: some pixels; the limits are their 1st and 99th percentiles.
+        """
+        self.low_B, self.high_B = np.percentile(sample_NPB, (1, 99), axis=(0, 1))
+        at = {band: i for i, band in enumerate(bands)}
+        shown = [at[name] for name in ("red", "green", "blue") if name in at]
+        self.rgb = shown if len(shown) == 3 else ([0, 1, 2] if len(bands) >= 3 else [0, 0, 0])
+        self.false = [at["nir"], at["red"], at["green"]] if {"nir", "red", "green"} <= at.keys() else None
+        """Near infrared as red: vegetation is red, water black. None: the bands for it are not there."""
+
+    @classmethod
+    def of(cls, scan: Scan, split_N: np.ndarray, bands: Sequence[str]) -> "Stretch":
+        """By the pixels with data of a scan's train tiles."""
+        return cls(scan.sample_NPB[(split_N == "train") & (scan.data_N > 0)], bands)
+
+    def true_color(self, image_HWB: np.ndarray) -> np.ndarray:
+        """Red, green and blue; else the first three bands; else the first as grey."""
+        return self._scaled(image_HWB, self.rgb)
+
+    def false_color(self, image_HWB: np.ndarray) -> np.ndarray:
+        return self._scaled(image_HWB, self.false)
+
+    def _scaled(self, image_HWB: np.ndarray, bands: list[int]) -> np.ndarray:
+        low, high = self.low_B[bands], self.high_B[bands]
+        scaled = (image_HWB[:, :, bands].astype(np.float32) - low) / np.maximum(high - low, 1e-9)
+        # Dark tiles are common in satellite imagery: a mild gamma shows their shadows.
+        return (255 * np.clip(scaled, 0, 1) ** 0.8).astype(np.uint8)
+
+
 def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Scan) -> list[Path]:
     """One PNG per mosaic of two tiles or more, in `mosaic/`, unless they are there; return their paths.
 
@@ -36,12 +71,11 @@ def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Sca
     if not run.is_fresh(folder, run.data_keys, inputs):
         sizes = places.mosaic.value_counts()
         chosen = sizes[sizes > 1].sort_index(kind="stable").sort_values(ascending=False, kind="stable")[:MOSAICS]
-        low_B, high_B = np.percentile(scan.sample_NPB[scan.data_N > 0], [2, 98], axis=(0, 1))
-        shown = _shown_bands(data.bands)
+        reader, stretch = TileReader.of(data), Stretch.of(scan, tiles.split.to_numpy(), data.bands)
 
         def draw(mosaic: int) -> np.ndarray:
             of = places.mosaic == mosaic
-            return _draw(tiles[of], places[of], TileReader.of(data), shown, low_B, high_B)
+            return _draw(tiles[of], places[of], reader, stretch)
 
         drawn = in_threads(draw, chosen.index)
         with whole_folder(folder) as aside:
@@ -58,26 +92,17 @@ def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Sca
     return sorted(folder.glob("*.png"))
 
 
-def _draw(tiles: pd.DataFrame, places: pd.DataFrame, reader: TileReader, shown: list[int], low_B, high_B) -> np.ndarray:
+def _draw(tiles: pd.DataFrame, places: pd.DataFrame, reader: TileReader, stretch: Stretch) -> np.ndarray:
     """(rows, columns, 3) uint8 of one mosaic."""
     rows, columns = places.row.max() + 1, places.col.max() + 1
     height, width = int(tiles.height.iloc[0]), int(tiles.width.iloc[0])
     cell = int(np.clip(LONG_SIDE_PX // max(rows, columns), 16, min(height, width)))
     picture = np.full((rows * (cell + GAP_PX) + GAP_PX, columns * (cell + GAP_PX) + GAP_PX, 3), EMPTY, np.uint8)
     for tile, place in zip(tiles.itertuples(), places.itertuples(), strict=True):
-        small = thumbnail(reader.image(tile.image)[0], cell)
-        scaled = (small - low_B) / np.maximum(high_B - low_B, 1e-12)
         top, left = (GAP_PX + at * (cell + GAP_PX) for at in (place.row, place.col))
         here = picture[top : top + cell, left : left + cell]
-        here[:] = (np.clip(scaled[..., shown], 0, 1) * 255).round().astype(np.uint8)
+        here[:] = stretch.true_color(thumbnail(reader.image(tile.image)[0], cell))
         if tile.split == "test":
             frame = max(cell // 64, 1)
             here[:frame] = here[-frame:] = here[:, :frame] = here[:, -frame:] = TEST_FRAME
     return picture
-
-
-def _shown_bands(bands: list[str]) -> list[int]:
-    """Positions of red, green and blue, else of the first three bands, else of the first as grey."""
-    if {"red", "green", "blue"} <= set(bands):
-        return [bands.index(name) for name in ("red", "green", "blue")]
-    return [0, 1, 2] if len(bands) >= 3 else [0, 0, 0]

@@ -17,13 +17,13 @@ from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
 from folds.audit import band_table
 from folds.classes import ClassTable
 from folds.folds_csv import folds_of
+from folds.pictures import Stretch
 from folds.scan import Scan, open_scan
 from folds.tiles import hist_of, sources_of, tiles_of
 from pipeline.pack import Pack, open_pack
 from pipeline.store import MANIFEST
 from reports.figures import css
 from reports.look import OofLook, look_at_oof
-from reports.pictures import Stretch
 
 
 def run_to_look_at(config: str, overrides: Sequence[str]) -> Run:
@@ -88,8 +88,7 @@ class Material:
     @cached_property
     def stretch(self) -> Stretch:
         """How pixels become colours."""
-        with_data_N = (self.tiles.split == "train").to_numpy() & (self.scan.data_N > 0)
-        return Stretch(self.scan.sample_NPB[with_data_N], self.run.experiment.data.bands)
+        return Stretch.of(self.scan, self.tiles.split.to_numpy(), self.run.experiment.data.bands)
 
     @cached_property
     def fold_N(self) -> np.ndarray:

@@ -18,34 +18,6 @@ ERROR_RGB = (222, 45, 38)
 CONFIDENCE = colormaps["cividis"]  # readable for the colour-blind, and in grey
 
 
-class Stretch:
-    """Bands -> 8-bit colours by fixed limits, the same for every tile: a hazy tile is to look hazy."""
-
-    def __init__(self, sample_NPB: np.ndarray, bands: Sequence[str]):
-        """
-        Args:
-            sample_NPB: pixels with data of the train tiles; the limits are their 1st and 99th percentiles.
-        """
-        self.low_B, self.high_B = np.percentile(sample_NPB, (1, 99), axis=(0, 1))
-        at = {band: i for i, band in enumerate(bands)}
-        shown = [at[name] for name in ("red", "green", "blue") if name in at]
-        self.rgb = shown if len(shown) == 3 else ([0, 1, 2] if len(bands) >= 3 else [0, 0, 0])
-        self.false = [at["nir"], at["red"], at["green"]] if {"nir", "red", "green"} <= at.keys() else None
-        """Near infrared as red: vegetation is red, water black. None: the bands for it are not there."""
-
-    def true_color(self, image_HWB: np.ndarray) -> np.ndarray:
-        return self._scaled(image_HWB, self.rgb)
-
-    def false_color(self, image_HWB: np.ndarray) -> np.ndarray:
-        return self._scaled(image_HWB, self.false)
-
-    def _scaled(self, image_HWB: np.ndarray, bands: list[int]) -> np.ndarray:
-        low, high = self.low_B[bands], self.high_B[bands]
-        scaled = (image_HWB[:, :, bands].astype(np.float32) - low) / np.maximum(high - low, 1e-9)
-        # Dark tiles are common in satellite imagery: a mild gamma shows their shadows.
-        return (255 * np.clip(scaled, 0, 1) ** 0.8).astype(np.uint8)
-
-
 def overlay(rgb_HW3: np.ndarray, index_HW: np.ndarray, classes: ClassTable, share: float = 0.5) -> np.ndarray:
     """The mask's colours over the picture; ignored pixels show the picture alone."""
     mixed = ((1 - share) * rgb_HW3 + share * classes.to_rgb(index_HW)).astype(np.uint8)
