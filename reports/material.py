@@ -11,6 +11,7 @@ from base.errors import UserError
 from base.files import hash_file
 from base.stamps import hash_files
 from config import Run, load_experiment
+from ensemble.apply import blend_tile
 from ensemble.build import BLEND, RunBlend, read_blend
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
@@ -130,6 +131,15 @@ class Material:
     def blend_of(self) -> dict[int, FittedBlend]:
         """For each fold the blend that was fitted without it."""
         return self.fitted.blend_of if self.fitted else dict.fromkeys(range(self.run.experiment.folds.k), self.blend)
+
+    def oof_labels(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """Tile i of `oof`: its blended (C, H, W) probabilities and its (H, W) indices, by the blend that was fitted
+        without its fold."""
+        return blend_tile(self.blend_of[int(self.oof.fold_N[i])], self.oof, i)
+
+    def test_labels(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same of tile i of `test_probs`, by the blend that labels the test tiles."""
+        return blend_tile(self.blend, self.test_probs, i)
 
     @cached_property
     def look(self) -> OofLook:

@@ -9,7 +9,6 @@ from base.tables import read_csv
 from base.threads import in_threads
 from folds.metrics import confusion, iou_per_class, mean_over_classes
 from reports.material import Material
-from reports.tiles import labelled
 
 
 def make_tile_scores(material: Material) -> pd.DataFrame:
@@ -39,7 +38,7 @@ def tile_scores(material: Material) -> pd.DataFrame:
     source, num_classes = material.oof, len(material.classes)
 
     def iou(i: int) -> np.ndarray:
-        _, index_HW = labelled(material, source, i, int(source.fold_N[i]))
+        _, index_HW = material.oof_labels(i)
         return iou_per_class(confusion(index_HW, source.truth(i), num_classes))
 
     count = len(source.names)

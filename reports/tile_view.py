@@ -16,7 +16,6 @@ from reports.page import Thumb
 from reports.pictures import confidence_rgb, drawing, error_rgb, photo
 from reports.render import data_uri
 from reports.tile_scores import make_tile_scores
-from reports.tiles import labelled
 
 Order = Literal["worst", "best", "name"]
 
@@ -104,7 +103,7 @@ class TileView:
         maps: list[Thumb] = []
         if n in self._oof_of:
             i = self._oof_of[n]
-            probs_CHW, index_HW = labelled(material, material.oof, i, int(material.oof.fold_N[i]))
+            probs_CHW, index_HW = material.oof_labels(i)
             iou_C = iou_per_class(confusion(index_HW, truth_HW, len(classes)))
             counted_HW = truth_HW != IGNORE_INDEX
             wrong = ((index_HW != truth_HW) & counted_HW).sum() / max(counted_HW.sum(), 1)

@@ -6,8 +6,6 @@ import pandas as pd
 from base.command import run as run_command
 from base.errors import UserError
 from base.threads import in_threads
-from ensemble.apply import blend_tile
-from ensemble.source import Source
 from folds.metrics import iou_per_class
 from reports.alone import section_command
 from reports.material import Material
@@ -70,7 +68,7 @@ def _train_strip(material: Material, i: int, caption: str) -> Strip:
     """image | mask | prediction | confidence | error of a train tile."""
     source = material.oof
     name, truth_HW = source.names[i], source.truth(i)
-    probs_CHW, index_HW = labelled(material, source, i, int(source.fold_N[i]))
+    probs_CHW, index_HW = material.oof_labels(i)
     rgb = material.stretch.true_color(material.pack.train_image_NHWB[source.row_N[i]])
     classes = material.classes
     return Strip(
@@ -85,12 +83,6 @@ def _train_strip(material: Material, i: int, caption: str) -> Strip:
     )
 
 
-def labelled(material: Material, source: Source, i: int, fold: int | None) -> tuple[np.ndarray, np.ndarray]:
-    """A tile's blended (C, H, W) probabilities and its (H, W) indices, by the blend fitted without its fold."""
-    blend = material.blend if fold is None else material.blend_of[fold]
-    return blend_tile(blend, source, i)
-
-
 def _uncertain(material: Material) -> list[Part]:
     if not len(material.test):
         return [Note("No test tiles (data.test_images is null): no uncertain ones to show.", "missing")]
@@ -102,7 +94,7 @@ def _uncertain(material: Material) -> list[Part]:
     tile_n = np.unique(np.linspace(0, count - 1, TEST_TILES).astype(int))
 
     def doubt(i: int) -> float:
-        return 1 - float(labelled(material, source, i, None)[0].max(0).mean())
+        return 1 - float(material.test_labels(i)[0].max(0).mean())
 
     doubt_n = np.array(list(in_threads(doubt, tile_n.tolist())))
     order = np.argsort(-doubt_n, kind="stable")[:UNCERTAIN]
@@ -111,7 +103,7 @@ def _uncertain(material: Material) -> list[Part]:
     for at in order:
         i = int(tile_n[at])
         name = source.names[i]
-        probs_CHW, index_HW = labelled(material, source, i, None)
+        probs_CHW, index_HW = material.test_labels(i)
         rgb = material.stretch.true_color(material.pack.test_image_NHWB[row_of[name]])
         thumbs = [
             photo(rgb, f"Test tile {name}", "image"),
@@ -153,7 +145,7 @@ def _suspects(material: Material) -> list[Part]:
 def _suspect_strip(material: Material, i: int, row: pd.Series, rank: int) -> Strip:
     source, classes = material.oof, material.classes
     truth_HW = source.truth(i)
-    _, index_HW = labelled(material, source, i, int(source.fold_N[i]))
+    _, index_HW = material.oof_labels(i)
     rgb = material.stretch.true_color(material.pack.train_image_NHWB[source.row_N[i]])
     box = np.s_[row.top : row.top + row.height, row.left : row.left + row.width]
     region_HW = np.zeros(truth_HW.shape, bool)
