@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 
+from reports.lettering import lettering
 from reports.page import Figure
 
 # Light theme. Each is used for nothing else, so that `_themed` can tell them apart in the SVG. All text colours have a
@@ -68,7 +69,7 @@ RC = {
 @contextmanager
 def look() -> Iterator[None]:
     """The style, for drawing inside a `with`; other drawings of the process keep theirs."""
-    with mpl.rc_context(RC):
+    with mpl.rc_context(RC), lettering():
         yield
 
 

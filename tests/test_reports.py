@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from xml.etree import ElementTree
 
 import cv2
 import numpy as np
@@ -21,7 +22,7 @@ from ensemble.apply import apply_blend
 from ensemble.evidence import class_intervals, tally_of_counts
 from ensemble.oof import make_table, oof_table
 from folds.landscape import make_landscape
-from reports import build, oof
+from reports import build, lettering, oof
 from reports.bands import bin_edges
 from reports.build import summary
 from reports.data import class_shares
@@ -285,6 +286,32 @@ def test_a_table_shows_what_is_missing_as_a_dash_and_sorts_by_value():
 def test_an_alt_text_names_the_worst_fold():
     figure = draw_deviation(np.array([[0.0, 0.1, 0.0], [0.0, -0.3, 0.0]]), ("field", "bare"))
     assert "bare in fold 1, -30.0%" in figure.alt
+
+
+def test_names_are_drawn_as_they_are_written():
+    """No mathematics, though two dollars or a backslash would be some."""
+    names = ("cost $5 and $6", r"$\frac$", "a_b^2", "field")
+    drawn = draw_deviation(np.array([[0.0, 0.1, 0.2, -0.1, 0.0], [0.0, -0.3, 0.0, 0.1, 0.0]]), names)
+    texts = {text.text for text in ElementTree.fromstring(drawn.svg).iter("{http://www.w3.org/2000/svg}text")}
+    assert set(names) <= texts
+
+
+def test_letters_that_no_font_has_are_said_once(capsys, recwarn, monkeypatch):
+    monkeypatch.setattr(lettering, "FALLBACKS", ("No Such Font",))
+    lettering._say_that_letters_miss.cache_clear()
+    for _ in range(2):
+        drawn = draw_deviation(np.array([[0.0, 0.1, 0.0], [0.0, -0.3, 0.0]]), ("\ue0f2", "\ue0f3"))
+        assert "\ue0f2" in drawn.svg
+    assert capsys.readouterr().err.count("no installed font has the letters") == 1
+    assert not [each for each in recwarn if "Glyph" in str(each.message)]
+
+
+def test_letters_come_from_the_fonts_that_are_installed(capsys, monkeypatch):
+    """U+1D81 is not in DejaVu Sans, but in STIXGeneral, which comes with matplotlib too."""
+    monkeypatch.setattr(lettering, "FALLBACKS", ("No Such Font", "STIXGeneral"))
+    lettering._say_that_letters_miss.cache_clear()
+    draw_deviation(np.array([[0.0, 0.1, 0.0], [0.0, -0.3, 0.0]]), ("\u1d81", "bare"))
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("theme", [LIGHT, DARK], ids=["light", "dark"])
