@@ -28,6 +28,7 @@ DARK = {
 INK, MUTED, GRID, SURFACE, ACCENT, ACCENT2, *OTHERS = LIGHT.values()
 # Lines that are no class: told apart in both themes, and with the marks beside them also by the colour-blind.
 SERIES = (ACCENT, ACCENT2, *OTHERS)
+MARKS = "osD^vPX*"
 FONT = "Inter, system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', 'DejaVu Sans', sans-serif"
 HEAT = LinearSegmentedColormap.from_list("calm", ["#f4f6f5", "#b9d9d0", "#5ba896", "#17705f", "#0b4038"])
 DPI = 144
@@ -98,6 +99,11 @@ def css(color: tuple[int, int, int]) -> str:
 def unit(color: tuple[int, int, int]) -> tuple[float, ...]:
     """A colour of the class table for matplotlib."""
     return tuple(value / 255 for value in color)
+
+
+def color_and_mark(n: int) -> tuple[str, str]:
+    """Of the n-th of several series; no two of the first 64 share both."""
+    return SERIES[n % len(SERIES)], MARKS[(n + n // len(SERIES)) % len(MARKS)]
 
 
 def text_on(color: tuple[float, ...]) -> str:

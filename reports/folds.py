@@ -8,7 +8,7 @@ from base.command import run as run_command
 from base.files import read_json
 from folds.assign import least_deviation, relative_deviation
 from reports.alone import section_command
-from reports.figures import ACCENT, GRID, MUTED, SERIES, WIDTH, canvas, finish, look, name_axis
+from reports.figures import ACCENT, GRID, MUTED, WIDTH, canvas, color_and_mark, finish, look, name_axis
 from reports.material import Material
 from reports.page import Facts, Figure, Gallery, Note, Part, Section, Strip, TableView
 from reports.pictures import photo
@@ -59,7 +59,7 @@ def draw_deviation(deviation_KC: np.ndarray, names: tuple[str, ...]) -> Figure:
         for row in range(len(rows)):
             axes.hlines(row, deviation_KC[:, row].min(), deviation_KC[:, row].max(), color=GRID, linewidth=3, zorder=1)
         for fold in range(k):
-            color, shape = SERIES[fold % len(SERIES)], "osD^vPX*"[fold % 8]
+            color, shape = color_and_mark(fold)
             axes.plot(deviation_KC[fold], np.arange(len(rows)), shape, color=color, markersize=6, label=f"fold {fold}")
         axes.set_xlim(-limit, limit)
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:+.3g} %" if value else "even")

@@ -15,6 +15,8 @@ from reports.material import Material
 from reports.page import Facts, Figure, Note, Part, Section, TableView
 from reports.steps import blend_steps, model_worth, specialists_part
 
+BESIDE, ABOVE = 3.2, 2.0  # inches that the confusion matrix leaves for names
+
 
 def section(material: Material) -> Section:
     table = oof_table(material.run.blend_dir)
@@ -117,9 +119,10 @@ def _table(table: pd.DataFrame, names: tuple[str, ...]) -> TableView:
 def draw_confusion(conf_CC: np.ndarray, names: tuple[str, ...], scope: str) -> Figure:
     """Row-normalised; a cell's text is its percentage where it is 1 % or more."""
     share_CC = conf_CC / np.maximum(conf_CC.sum(1, keepdims=True), 1)
-    size = 2.0 + 0.48 * len(names)
+    cell = min(0.48, (WIDTH - BESIDE) / len(names))  # inches; of many classes, cells and letters are small
+    side = cell * len(names)
     with look():
-        drawn = canvas(min(size + 1.2, WIDTH), size)
+        drawn = canvas(BESIDE + side, ABOVE + side)
         axes = drawn.add_subplot()
         axes.grid(False)
         axes.pcolormesh(share_CC, cmap=HEAT, vmin=0, vmax=1, edgecolors=GRID, linewidth=0.6)
@@ -127,13 +130,13 @@ def draw_confusion(conf_CC: np.ndarray, names: tuple[str, ...], scope: str) -> F
         axes.set_aspect("equal")
         for row, column in zip(*np.nonzero(share_CC >= 0.005), strict=True):
             share = share_CC[row, column]
-            axes.text(column + 0.5, row + 0.5, f"{100 * share:.0f}", ha="center", va="center", fontsize=8,
-                      color=text_on(HEAT(share)))  # fmt: skip
+            axes.text(column + 0.5, row + 0.5, f"{100 * share:.0f}", ha="center", va="center",
+                      fontsize=min(8, 40 * cell), color=text_on(HEAT(share)))  # fmt: skip
         ticks = np.arange(len(names)) + 0.5
         axes.set_xticks(ticks, names, rotation=45, ha="left", rotation_mode="anchor")
         axes.set_yticks(ticks, names)
         axes.xaxis.tick_top()
-        axes.tick_params(length=0)
+        axes.tick_params(length=0, labelsize=min(8.5, 58 * cell))
         for spine in axes.spines.values():
             spine.set_visible(False)
         axes.set_ylabel("mask")

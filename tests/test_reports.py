@@ -26,7 +26,7 @@ from reports import build, lettering, oof
 from reports.bands import bin_edges
 from reports.build import summary
 from reports.data import class_shares
-from reports.figures import DARK, HEAT, LIGHT, text_on
+from reports.figures import DARK, HEAT, LIGHT, color_and_mark, text_on
 from reports.folds import draw_deviation
 from reports.look import BINS, draw_tiles, expected_calibration_error, reliability_bins, tally_by_group
 from reports.material import Material
@@ -286,6 +286,24 @@ def test_a_table_shows_what_is_missing_as_a_dash_and_sorts_by_value():
 def test_an_alt_text_names_the_worst_fold():
     figure = draw_deviation(np.array([[0.0, 0.1, 0.0], [0.0, -0.3, 0.0]]), ("field", "bare"))
     assert "bare in fold 1, -30.0%" in figure.alt
+
+
+@pytest.mark.parametrize("count", [3, 14, 15, 44, 120])
+def test_a_confusion_matrix_fills_its_picture_however_many_classes_there_are(count):
+    conf_CC = np.eye(count) * 70 + np.arange(count) % 7
+    drawn = oof.draw_confusion(conf_CC, tuple(f"class number {c}" for c in range(count)), "all tiles")
+    width, height = drawn.size_px
+    assert height <= width <= 960
+    picture = cv2.imdecode(np.frombuffer(drawn.png, np.uint8), cv2.IMREAD_COLOR).astype(int)
+    blank_HW = (picture == picture[0, 0]).all(2)
+    assert blank_HW.all(1).mean() < 0.3
+    assert blank_HW.all(0).mean() < 0.3
+
+
+def test_no_two_folds_share_colour_and_mark():
+    assert len({color_and_mark(fold) for fold in range(64)}) == 64
+    assert len({color for color, _ in map(color_and_mark, range(8))}) == 8
+    assert len({mark for _, mark in map(color_and_mark, range(8))}) == 8
 
 
 def test_names_are_drawn_as_they_are_written():
