@@ -1,21 +1,44 @@
 #!/usr/bin/env bash
-# The main job, from tiles to the zip:   bash run_cv.sh [CONFIG] [key=value ...]
+# The main job, from tiles to the zip:   bash run_cv.sh [[--config] FILE] [key=value ...]
 # Every stage skips what is finished and valid, so this can be run again after anything.
 #
 #   bash run_cv.sh                                              the generated demo competition
 #   bash run_cv.sh configs/naip.yaml data.root=DIR              your tiles
 #   bash run_cv.sh configs/suichang.yaml redo=stale             after a change of keys: make again what depends on them
 #   bash run_cv.sh configs/naip.yaml data.root=DIR 'data.test_images=testB/*.tif'    other test tiles: trains nothing
+#
+# FILE is looked up in the current folder, then in the one of run_cv.sh. All other relative paths, in FILE and in
+# key=value (data.root, folds.file, runs_dir, zips_dir), are of the one of run_cv.sh, wherever the command is given: there
+# stages and jobs that are run by themselves find the same results.
 set -euo pipefail
-if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,8s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit; fi
+if [[ ${1:-} == -h || ${1:-} == --help ]]; then sed -n '2,12s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit; fi
 given_in=$PWD
 cd "$(dirname "${BASH_SOURCE[0]}")"
-config=configs/demo.yaml
-if [[ $# -gt 0 && $1 != *=* ]]; then config=$1; shift; fi
-if [[ $config != /* && -f $given_in/$config && $given_in != "$PWD" ]]; then config=$given_in/$config; fi
+config=
+for ((left = $#; left > 0; left--)); do  # takes the config out; what remains goes to every stage, in its order
+    word=$1; shift
+    case $word in
+        --config=*) file=${word#--config=} ;;
+        --config) file=${1:-}; [[ $left -gt 1 ]] && { shift; ((left--)); } ;;
+        -* | *=*) set -- "$@" "$word"; continue ;;
+        *) file=$word ;;
+    esac
+    [[ -n $file ]] || { echo "error: --config: expected a file, as in --config configs/demo.yaml" >&2; exit 2; }
+    [[ -z $config ]] || { echo "error: expected one config, found $config and $file" >&2; exit 2; }
+    config=$file
+done
+config=${config:-configs/demo.yaml}
+if [[ $config != /* && -f $given_in/$config && ! $given_in -ef . ]]; then config=$given_in/$config; fi
 source scripts/environment.sh requirements.txt
 
-stage() { "$PYTHON" -m base.stage "$@"; }
+stage() {
+    "$PYTHON" -m base.stage "$@" && return
+    local code=$?
+    if [[ $code == 2 && ! $given_in -ef . ]]; then
+        echo "relative paths, in the config and in key=value, are of $PWD, not of $given_in" >&2
+    fi
+    return $code
+}
 trap 'exit 130' INT  # the stage that Ctrl-C reaches says so; none follows it
 
 stage models.check    --config "$config" "$@"    # can every network be built?       a misspelt name costs no training

@@ -139,6 +139,71 @@ def test_a_config_is_of_the_folder_that_the_command_is_given_in(tmp_path):
     assert f"error: {tmp_path}/tiny.yaml: name: 'a b'" in done.stderr
 
 
+def test_other_relative_paths_are_of_the_repository_and_the_error_says_so(tmp_path):
+    write_tiny(tmp_path / "data")
+    write_config(tmp_path / "tiny.yaml", tiny_values(tmp_path / "data", tmp_path))
+    done = subprocess.run(
+        ["bash", str(ROOT / "run_cv.sh"), "--config", "tiny.yaml", "data.root=data/nowhere"],
+        cwd=tmp_path, env={**os.environ, "FOLDSCAPE_PYTHON": sys.executable}, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    error, note = done.stderr.splitlines()
+    assert error.startswith("error: no train tiles")
+    assert f"{ROOT}/data/nowhere" in error
+    assert note == f"relative paths, in the config and in key=value, are of {ROOT}, not of {tmp_path}"
+
+
+@pytest.fixture
+def stages(tmp_path):
+    """run_cv.sh with a Python that only writes down its arguments: what each stage was given, and what went wrong."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/usr/bin/env bash\nprintf "%s|" "$@" >>"{tmp_path}/given"; echo >>"{tmp_path}/given"\n')
+    python.chmod(0o755)
+    (tmp_path / "here.yaml").touch()
+    (tmp_path / "a=b.yaml").touch()
+
+    def given(*words: str) -> tuple[list[str], str]:
+        done = subprocess.run(
+            ["bash", str(ROOT / "run_cv.sh"), *words],
+            cwd=tmp_path, env={**os.environ, "FOLDSCAPE_PYTHON": str(python)}, capture_output=True, text=True,
+        )  # fmt: skip
+        lines = (tmp_path / "given").read_text().splitlines() if (tmp_path / "given").exists() else []
+        calls = [line.split("|")[:-1] for line in lines]
+        return [call[3:] for call in calls if call[:2] == ["-m", "base.stage"]], done.stderr
+
+    return given
+
+
+@pytest.mark.parametrize(
+    ("words", "config", "rest"),
+    [
+        ((), "configs/demo.yaml", []),
+        (("here.yaml", "a=1", "b=x y"), "HERE/here.yaml", ["a=1", "b=x y"]),
+        (("--config", "here.yaml", "a=1"), "HERE/here.yaml", ["a=1"]),
+        (("a=1", "--config", "here.yaml", "b=2"), "HERE/here.yaml", ["a=1", "b=2"]),
+        (("a=1", "--config=a=b.yaml"), "HERE/a=b.yaml", ["a=1"]),
+        (("--config", "configs/naip.yaml", "data.root=DIR"), "configs/naip.yaml", ["data.root=DIR"]),
+    ],
+)
+def test_the_main_job_takes_its_config_as_the_stages_do(stages, tmp_path, words, config, rest):
+    calls, _ = stages(*words)
+    assert len(calls) == 8
+    assert all(call == ["--config", config.replace("HERE", str(tmp_path)), *rest] for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("--config",), "error: --config: expected a file"),
+        (("here.yaml", "--config", "other.yaml"), "error: expected one config, found here.yaml and other.yaml"),
+    ],
+)
+def test_no_config_or_two_are_refused(stages, words, said):
+    calls, stderr = stages(*words)
+    assert not calls
+    assert stderr.startswith(said)
+
+
 def test_the_first_failing_stage_ends_the_run_with_its_message_and_code(tmp_path):
     write_tiny(tmp_path / "data")
     (tmp_path / "data" / "train" / "000002.png").unlink()
