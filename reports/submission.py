@@ -20,6 +20,7 @@ from reports.pictures import drawing, error_rgb, overlay, photo
 from submissions.formats import read_submission
 from submissions.layout import Layout
 from submissions.ledger import fit_line, ledger_path, read_ledger, scored_boards
+from submissions.plot import draw_scores
 from submissions.problems import describe
 from submissions.receipt import read_receipt, receipt_path
 from submissions.score import score_submission
@@ -196,31 +197,17 @@ def _ledger(material: Material) -> list[Part]:
 
 def draw_boards(boards: dict[str, pd.DataFrame]) -> Figure:
     """The board's score by the honest one: a point per zip, a line per board that has enough."""
-    everything = pd.concat(boards.values())
-    reach = float(np.ptp(everything.honest_miou)) or 0.02
-    honest = np.linspace(everything.honest_miou.min() - reach / 5, everything.honest_miou.max() + reach / 5, 60)
+    lines = [fit_line(board, rows.honest_miou.to_numpy(), rows.score.to_numpy()) for board, rows in boards.items()]
     with look():
         drawn = canvas(6.4, 4.2)
-        axes = drawn.add_subplot()
-        axes.plot(honest, honest, color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="board = honest")
-        for b, (board, rows) in enumerate(boards.items()):
-            color = SERIES[b % len(SERIES)]
-            axes.plot(rows.honest_miou, rows.score, "o", color=color, markersize=6, label=f"board {board}")
-            line = fit_line(board, rows.honest_miou.to_numpy(), rows.score.to_numpy())
-            if line:
-                score, half = line.predict(honest)
-                axes.plot(honest, score, color=color, linewidth=1.4)
-                axes.fill_between(honest, score - half, score + half, color=color, alpha=0.14, linewidth=0)
-        axes.set_xlabel("honest mIoU")
-        axes.set_ylabel("board")
-        axes.legend()
+        draw_scores(drawn.add_subplot(), boards, [line for line in lines if line], SERIES, MUTED)
+        drawn.legend(loc="outside upper right", ncols=3)
         pairs = "; ".join(
-            f"{row.zip} honest {row.honest_miou:.4f}, board {row.score:.4f}" for row in everything.itertuples()
+            f"{row.zip} honest {row.honest_miou:.4f}, board {row.score:.4f}"
+            for row in pd.concat(boards.values()).itertuples()
         )
-        caption = "Band: where 95 % of new zips of that board would lie."
-        return finish(
-            drawn, "submission-boards", "Honest score and board", f"Board scores by honest score: {pairs}.", caption
-        )
+        alt = f"Board scores by honest score: {pairs}."
+        return finish(drawn, "submission-boards", "Honest score and board", alt)
 
 
 if __name__ == "__main__":

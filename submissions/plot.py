@@ -1,6 +1,7 @@
 """The picture of the ledger: what the board said against what the honest score said."""
 
 import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,30 +18,43 @@ COLORS = ["#1f77b4", "#d95f02", "#1b9e77", "#7570b3"]
 
 
 def draw_ledger(boards: dict[str, pd.DataFrame], lines: list[Line], path: Path) -> None:
-    """A point per scored zip; per board with a line, the line and the interval in which a new zip's score lies."""
+    """The picture beside the ledger: `draw_scores` with the names of the zips."""
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.add_subplot()
+    draw_scores(axes, boards, lines, COLORS, "0.6")
+    axes.grid(alpha=0.2)
+    # Not loc="best", which searches among the points, and warns where the machine is busy.
+    figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
+    name_points(figure, axes, pd.concat(boards.values()))
+    with whole_file(path) as aside:
+        figure.savefig(aside, format="png", dpi=110)
+
+
+def draw_scores(
+    axes: Axes, boards: dict[str, pd.DataFrame], lines: list[Line], colors: Sequence[str], neutral: str
+) -> None:
+    """A point per scored zip; per board with a line, the line and the band in which a new zip's score lies.
+
+    Args:
+        boards: the scored rows of the ledger, by board.
+        colors: of the boards, in turn.
+        neutral: colour of the line on which both scores are equal.
+    """
     everything = pd.concat(boards.values())
     reach = np.ptp(everything.honest_miou) or 0.02
     honest = np.linspace(everything.honest_miou.min() - reach / 5, everything.honest_miou.max() + reach / 5, 100)
-    axes.plot(honest, honest, color="0.6", linestyle=":", label="board = honest")
-    color_of = {board: COLORS[i % len(COLORS)] for i, board in enumerate(boards)}
+    axes.plot(honest, honest, color=neutral, linestyle=(0, (4, 3)), linewidth=1, label="board = honest")
+    color_of = {board: colors[i % len(colors)] for i, board in enumerate(boards)}
     for line in lines:
         score, half = line.predict(honest)
         axes.plot(honest, score, color=color_of[line.board], linewidth=1)
-        axes.fill_between(honest, score - half, score + half, color=color_of[line.board], alpha=0.12, linewidth=0,
+        axes.fill_between(honest, score - half, score + half, color=color_of[line.board], alpha=0.13, linewidth=0,
                           label=f"board {line.board}: 95 % for a new zip")  # fmt: skip
     for board, rows in boards.items():
         axes.plot(rows.honest_miou, rows.score, "o", color=color_of[board], markersize=2 * POINT_RADIUS,
                   label=f"board {board}")  # fmt: skip
     axes.set_xlabel("honest mIoU")
     axes.set_ylabel("board")
-    axes.grid(alpha=0.2)
-    # Not loc="best", which searches among the points, and warns where the machine is busy.
-    figure.legend(loc="outside upper center", ncols=4, fontsize=8, frameon=False)
-    name_points(figure, axes, everything)
-    with whole_file(path) as aside:
-        figure.savefig(aside, format="png", dpi=110)
 
 
 def name_points(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:

@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure as Canvas
 
 from base.errors import UserError
 from config import Run, load_experiment
@@ -26,16 +27,19 @@ from reports import build, lettering, oof
 from reports.bands import bin_edges
 from reports.build import summary
 from reports.data import class_shares
-from reports.figures import DARK, HEAT, LIGHT, color_and_mark, text_on
+from reports.figures import DARK, HEAT, LIGHT, MUTED, SERIES, color_and_mark, text_on
 from reports.folds import draw_deviation
 from reports.look import BINS, draw_tiles, expected_calibration_error, reliability_bins, tally_by_group
 from reports.material import Material
-from reports.page import Note, TableView
+from reports.page import Figure, Note, TableView
 from reports.patches import Habits, Patch, find_patches, habits_of, probability_bin, summed
 from reports.render import built
 from reports.steps import blend_steps
+from reports.submission import draw_boards
 from reports.suspects import make_suspects, suspects_table, suspicion
 from reports.tiles import around, ranked_tiles
+from submissions.ledger import fit_line
+from submissions.plot import draw_scores
 from tests.chromium import contrast, open_browser, open_tab, text_colors
 from tests.planted import plant_flips, planted_share
 from tests.played_run import play, played_config
@@ -306,12 +310,27 @@ def test_no_two_folds_share_colour_and_mark():
     assert len({mark for _, mark in map(color_and_mark, range(8))}) == 8
 
 
+def texts_in(drawn: Figure) -> set[str]:
+    return {text.text for text in ElementTree.fromstring(drawn.svg).iter("{http://www.w3.org/2000/svg}text")}
+
+
 def test_names_are_drawn_as_they_are_written():
     """No mathematics, though two dollars or a backslash would be some."""
     names = ("cost $5 and $6", r"$\frac$", "a_b^2", "field")
     drawn = draw_deviation(np.array([[0.0, 0.1, 0.2, -0.1, 0.0], [0.0, -0.3, 0.0, 0.1, 0.0]]), names)
-    texts = {text.text for text in ElementTree.fromstring(drawn.svg).iter("{http://www.w3.org/2000/svg}text")}
-    assert set(names) <= texts
+    assert set(names) <= texts_in(drawn)
+
+
+def test_boards_are_drawn_as_beside_the_ledger():
+    """A band where there are enough zips for a line, which a board of two has not."""
+    honest = np.array([0.31, 0.36, 0.38, 0.44, 0.47])
+    rows = pd.DataFrame({"zip": "a.zip", "honest_miou": honest, "score": 0.9 * honest + [0.01, 0.02, 0, 0.01, 0.015]})
+    drawn = draw_boards({"A": rows, "B": rows[:2]})
+    axes = Canvas().add_subplot()
+    draw_scores(axes, {"A": rows, "B": rows[:2]}, [fit_line("A", honest, rows.score.to_numpy())], SERIES, MUTED)
+    labels = set(axes.get_legend_handles_labels()[1])
+    assert labels == {"board = honest", "board A", "board A: 95 % for a new zip", "board B"}
+    assert labels <= texts_in(drawn)
 
 
 def test_letters_that_no_font_has_are_said_once(capsys, recwarn, monkeypatch):
