@@ -4,7 +4,6 @@ A sample, because people look at dozens of tiles and not at thousands, and becau
 blend. What is scored on all tiles stands in `oof.csv`; here are what it lacks: single tiles, confidence, intervals.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +12,7 @@ from base.errors import UserError
 from base.progress import track
 from base.threads import in_threads
 from config.data import IGNORE_INDEX
-from ensemble.apply import apply_blend
+from ensemble.apply import blend_pixels, cleaned
 from ensemble.evidence import Counter, Tally
 from ensemble.fitted import FittedBlend
 from ensemble.labels import class_order, top_class
@@ -33,9 +32,9 @@ class TileLook:
     conf_CC: np.ndarray
     """Of the blend."""
     plain_bins: np.ndarray
-    """(BINS, 3) pixels, sum of the top probability, pixels that are right, by top probability of the plain mean."""
+    """`reliability_bins` of the plain mean."""
     blend_bins: np.ndarray
-    """The same of the blend."""
+    """`reliability_bins` of the blend before post-processing, which has no probabilities."""
     patches: list[Patch]
     habits: Habits
 
@@ -111,14 +110,13 @@ def look_at_oof(source: OofSource, blend_of: dict[int, FittedBlend], at_most: in
 
 def look_at_tile(source: OofSource, i: int, blend: FittedBlend) -> TileLook:
     models, num_classes = list(source.models), len(source.classes)
-    order = class_order(source.classes)
     probs_MCHW = source.probs(i, models)
     truth_HW = source.truth(i)
     truth_P = truth_HW.ravel()
     chosen = [models.index(model) for model in blend.models]
-    blended_CHW, index_HW = apply_blend(
-        blend, probs_MCHW[chosen], source.evidence(i, [s.name for s in blend.specialists])
-    )
+    evidence_SHW = source.evidence(i, [specialist.name for specialist in blend.specialists])
+    blended_CHW, decided_HW = blend_pixels(blend, probs_MCHW[chosen], evidence_SHW)
+    index_HW = cleaned(blend, blended_CHW, decided_HW)
     # Bytes are summed in 16 bits, which hold 257 models.
     flat_MCP = probs_MCHW.reshape(len(models), num_classes, -1)
     total_CP = flat_MCP.sum(0, dtype=np.uint16 if flat_MCP.dtype == np.uint8 else np.float32)
@@ -126,27 +124,27 @@ def look_at_tile(source: OofSource, i: int, blend: FittedBlend) -> TileLook:
     blended_CP = blended_CHW.reshape(num_classes, -1)
     return TileLook(
         conf_CC=confusion(index_HW, truth_HW, num_classes),
-        plain_bins=reliability_bins(total_CP, truth_P, order),
-        blend_bins=reliability_bins(blended_CP, truth_P, order),
+        plain_bins=reliability_bins(total_CP, top_class(total_CP, class_order(source.classes)), truth_P),
+        blend_bins=reliability_bins(blended_CP, decided_HW.ravel(), truth_P),
         patches=find_patches(blended_CHW, index_HW, truth_HW),
         habits=habits_of(blended_CHW, index_HW, truth_HW),
     )
 
 
-def reliability_bins(score_CP: np.ndarray, truth_P: np.ndarray, order: Sequence[int]) -> np.ndarray:
-    """(BINS, 3) of pixels that count, by the probability of the likeliest class: how many, its sum, how many right."""
+def reliability_bins(score_CP: np.ndarray, index_P: np.ndarray, truth_P: np.ndarray) -> np.ndarray:
+    """(BINS, 3) of pixels that count, by the probability of the label: how many, its sum, how many right.
+
+    Args:
+        score_CP: probabilities, or multiples of them.
+        index_P: the label, which need not be the likeliest class.
+    """
     keep = truth_P != IGNORE_INDEX
-    top_P = score_CP.max(0)[keep] / np.maximum(score_CP.sum(0)[keep], 1e-9)
-    right_P = top_class(score_CP, order)[keep] == truth_P[keep]
-    bin_P = np.minimum((top_P * BINS).astype(np.int64), BINS - 1)
-    return np.stack([np.bincount(bin_P, weights, minlength=BINS) for weights in (None, top_P, right_P)], axis=1).astype(
-        np.float64
-    )
-
-
-def expected_calibration_error(bins_B3: np.ndarray) -> float:
-    """Mean difference of confidence and accuracy over the bins, by their pixels (Naeini et al. 2015)."""
-    return float(np.abs(bins_B3[:, 1] - bins_B3[:, 2]).sum() / max(bins_B3[:, 0].sum(), 1))
+    label_P = np.take_along_axis(score_CP, index_P[None].astype(np.intp), axis=0)[0]
+    sure_P = label_P[keep] / np.maximum(score_CP.sum(0)[keep], 1e-9)
+    right_P = index_P[keep] == truth_P[keep]
+    bin_P = np.minimum((sure_P * BINS).astype(np.int64), BINS - 1)
+    columns = [np.bincount(bin_P, weights, minlength=BINS) for weights in (None, sure_P, right_P)]
+    return np.stack(columns, axis=1).astype(np.float64)
 
 
 def tally_by_group(conf_nCC: np.ndarray, group_n: np.ndarray) -> Tally:

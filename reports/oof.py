@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 
 from base.command import run as run_command
+from ensemble.build import RunBlend
 from ensemble.evidence import CONFIDENCE, Estimate, Tally, class_intervals, score
 from ensemble.oof import oof_table
 from reports.alone import section_command
 from reports.figures import ACCENT, ACCENT2, GRID, HEAT, MUTED, SERIES, WIDTH, canvas, finish, look, name_axis, text_on
-from reports.look import OofLook, expected_calibration_error, tally_by_group
+from reports.look import OofLook, tally_by_group
 from reports.material import Material
 from reports.page import Facts, Figure, Note, Part, Section, TableView
 from reports.steps import blend_steps, model_worth, specialists_part
@@ -40,7 +41,7 @@ def section(material: Material) -> Section:
         f"Intervals: {CONFIDENCE:.0%}, from leaving out each group of {seen.scope()}. Pixels of one scene err "
         f"together, so groups are what there are many independent ones of: here {len(np.unique(group_n))}."
     ))  # fmt: skip
-    parts += [_table(table, names), *_confusion(material), draw_reliability(seen, material.blend.kinds)]
+    parts += [_table(table, names), *_confusion(material), draw_reliability(seen, material.fitted)]
     parts += [*blend_steps(material), *model_worth(material), specialists_part(material, table)]
     lead = (
         "Every train tile as predicted by the members that saw neither it nor its group. This is the only score of "
@@ -149,13 +150,15 @@ def draw_confusion(conf_CC: np.ndarray, names: tuple[str, ...], scope: str) -> F
         return finish(drawn, "oof-confusion", "What is taken for what", alt, f"{alt.split('. ', 1)[1]} From {scope}.")
 
 
-def draw_reliability(seen: OofLook, kinds: dict[str, str]) -> Figure:
+def draw_reliability(seen: OofLook, fitted: RunBlend | None) -> Figure:
     """Accuracy by confidence, of the plain mean and of the blend, over how many pixels have that confidence."""
     plain_B3 = np.sum([tile.plain_bins for tile in seen.drawn()], axis=0)
     blend_B3 = np.sum([tile.blend_bins for tile in seen.drawn()], axis=0)
+    kinds = fitted.blend.kinds if fitted else {}
     calibrated = any(kinds.get(step, "none") != "none" for step in ("temperatures", "calibration", "specialists"))
     curves = [("plain mean", plain_B3, ACCENT2)] + ([("blend", blend_B3, ACCENT)] if calibrated else [])
-    errors = {what: expected_calibration_error(bins_B3) for what, bins_B3, _ in curves}
+    ece = calibration_errors(fitted) if fitted else {}
+    names = {what: f"{what}, ece {ece[what]:.4f}" if ece else what for what, *_ in curves}
     with look():
         drawn = canvas(6.4, 4.6)
         axes, below = drawn.subplots(2, 1, sharex=True, height_ratios=[3.4, 1])
@@ -170,7 +173,7 @@ def draw_reliability(seen: OofLook, kinds: dict[str, str]) -> Figure:
                 markersize=4,
                 linewidth=1.4,
                 color=color,
-                label=f"{what}, error {errors[what]:.3f}",
+                label=names[what],
             )
             middle = (np.arange(len(bins_B3)) + 0.5) / len(bins_B3)
             below.step(middle, bins_B3[:, 0] / bins_B3[:, 0].sum(), where="mid", color=color, linewidth=1.4)
@@ -180,16 +183,24 @@ def draw_reliability(seen: OofLook, kinds: dict[str, str]) -> Figure:
         axes.set_xlim(0, 1.01)
         below.set_ylabel("pixels")
         below.set_yticks([])
-        below.set_xlabel("probability of the likeliest class")
-        said = ", ".join(f"{what} {error:.3f}" for what, error in errors.items())
-        alt = f"Reliability diagram: share of right pixels by confidence. Expected calibration error: {said}."
+        below.set_xlabel("probability of the label")
+        alt = f"Reliability diagram: share of right pixels by confidence, of the {' and the '.join(names.values())}."
         caption = (
             "On the dashed line, pixels of which the models are 80 % sure are right 8 times in 10; below it they are "
             "too sure."
         )
+        if ece:
+            caption += " ece: expected calibration error, as in the table of the steps."
         if not calibrated:
             caption += " The blend is not calibrated: its probabilities are those of its models, combined."
         return finish(drawn, "oof-reliability", "Can confidence be trusted?", alt, caption)
+
+
+def calibration_errors(fitted: RunBlend) -> dict[str, float]:
+    """Expected calibration error of the plain mean and of the blend, as the table of its steps has it."""
+    ece = fitted.steps.set_index("step").ece
+    # Post-processing has no probabilities: the blend's are those of the step before.
+    return {"plain mean": ece.iloc[0], "blend": ece.loc[: fitted.stage].dropna().iloc[-1]}
 
 
 def _confusion(material: Material) -> list[Part]:

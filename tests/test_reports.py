@@ -20,6 +20,7 @@ from matplotlib.figure import Figure as Canvas
 from base.errors import UserError
 from config import Run, load_experiment
 from ensemble.apply import apply_blend
+from ensemble.calibration import calibration_error
 from ensemble.evidence import class_intervals, tally_of_counts
 from ensemble.oof import make_table, oof_table
 from folds.landscape import make_landscape
@@ -29,7 +30,7 @@ from reports.build import summary
 from reports.data import class_shares
 from reports.figures import DARK, HEAT, LIGHT, MUTED, SERIES, color_and_mark, text_on
 from reports.folds import draw_deviation
-from reports.look import BINS, draw_tiles, expected_calibration_error, reliability_bins, tally_by_group
+from reports.look import BINS, draw_tiles, reliability_bins, tally_by_group
 from reports.material import Material
 from reports.page import Figure, Note, TableView
 from reports.patches import Habits, Patch, find_patches, habits_of, probability_bin, summed
@@ -54,6 +55,10 @@ def played(tmp_path_factory) -> Run:
 def page(played) -> str:
     build.make_report(played)
     return (played.dir / "report.html").read_text(encoding="utf-8")
+
+
+def texts_in(drawn: Figure) -> set[str]:
+    return {text.text for text in ElementTree.fromstring(drawn.svg).iter("{http://www.w3.org/2000/svg}text")}
 
 
 def text_of(html: str) -> str:
@@ -235,16 +240,42 @@ def test_the_sample_is_all_tiles_or_a_random_part_with_holders_of_rare_classes()
 def test_reliability_of_a_network_that_knows_how_sure_it_is():
     rng = np.random.default_rng(1)
     top_P = rng.uniform(0.5, 1, 200_000)
-    probs_CP = np.stack([top_P, 1 - top_P])
+    honest_CP = np.stack([top_P, 1 - top_P])
     truth_P = (rng.random(len(top_P)) > top_P).astype(np.uint8)
-    bins_B3 = reliability_bins(probs_CP, truth_P, [0, 1])
-    assert bins_B3.shape == (BINS, 3)
-    assert bins_B3[:, 0].sum() == len(top_P)
-    assert expected_calibration_error(bins_B3) < 0.01
-    too_sure = reliability_bins(probs_CP**4, truth_P, [0, 1])
-    assert expected_calibration_error(too_sure) > 0.1
+    index_P, weight_P = np.zeros(len(top_P), np.uint8), np.ones(len(top_P))
+    for probs_CP, error in ((honest_CP, 0.0), (honest_CP**4 / (honest_CP**4).sum(0), 0.15)):
+        count_B, sure_B, right_B = reliability_bins(7 * probs_CP, index_P, truth_P).T
+        assert len(count_B) == BINS
+        assert count_B.sum() == len(top_P)
+        assert abs(sure_B - right_B).sum() / count_B.sum() == pytest.approx(error, abs=0.02)
+        assert abs(sure_B - right_B).sum() / count_B.sum() == pytest.approx(
+            calibration_error(probs_CP, index_P, truth_P, weight_P), abs=1e-9
+        )
     truth_P[:50_000] = 255
-    assert reliability_bins(probs_CP, truth_P, [0, 1])[:, 0].sum() == 150_000
+    assert reliability_bins(honest_CP, index_P, truth_P)[:, 0].sum() == 150_000
+
+
+def test_confidence_is_that_of_the_label_and_not_of_the_likeliest_class():
+    """A decision rule may prefer a class that is not the likeliest."""
+    probs_CP, index_P = np.array([[0.7, 0.55], [0.3, 0.45]]), np.array([1, 0], np.uint8)
+    count_B, sure_B, right_B = reliability_bins(probs_CP, index_P, truth_P=np.array([1, 1], np.uint8)).T
+    bins = [int(0.3 * BINS), int(0.55 * BINS)]
+    assert count_B[bins].tolist() == [1, 1]
+    np.testing.assert_allclose(sure_B[bins], [0.3, 0.55])
+    assert right_B[bins].tolist() == [1, 0]
+
+
+def test_the_diagram_and_the_table_of_steps_name_one_calibration_error(played):
+    """Of what ships; post-processing, which comes last, has no probabilities."""
+    material = Material(played)
+    steps = material.fitted.steps.set_index("step")
+    assert steps.ece["uniform"] != steps.ece[material.fitted.stage]
+    drawn = oof.draw_reliability(material.look, material.fitted)
+    labels = {f"plain mean, ece {steps.ece['uniform']:.4f}", f"blend, ece {steps.ece[material.fitted.stage]:.4f}"}
+    assert labels <= texts_in(drawn)
+    cleaned = pd.concat([steps, steps.iloc[[-1]].rename({material.fitted.stage: "postprocess"}).assign(ece=np.nan)])
+    fitted = replace(material.fitted, stage="postprocess", steps=cleaned.reset_index())
+    assert oof.calibration_errors(fitted)["blend"] == steps.ece[material.fitted.stage]
 
 
 def test_intervals_hold_the_score_and_shrink_with_more_groups(played):
@@ -308,10 +339,6 @@ def test_no_two_folds_share_colour_and_mark():
     assert len({color_and_mark(fold) for fold in range(64)}) == 64
     assert len({color for color, _ in map(color_and_mark, range(8))}) == 8
     assert len({mark for _, mark in map(color_and_mark, range(8))}) == 8
-
-
-def texts_in(drawn: Figure) -> set[str]:
-    return {text.text for text in ElementTree.fromstring(drawn.svg).iter("{http://www.w3.org/2000/svg}text")}
 
 
 def test_names_are_drawn_as_they_are_written():
