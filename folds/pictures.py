@@ -24,6 +24,12 @@ EMPTY = (235, 235, 235)
 INDEX = "mosaics.csv"  # of the pictures: file and number of tiles
 
 
+def shown_bands(bands: Sequence[str]) -> list[int]:
+    """Positions of red, green and blue; else of the first three bands; else of the first, three times: grey."""
+    named = [bands.index(name) for name in ("red", "green", "blue") if name in bands]
+    return named if len(named) == 3 else [0, 1, 2] if len(bands) >= 3 else [0, 0, 0]
+
+
 class Stretch:
     """Bands -> 8-bit colours by fixed limits, the same for every tile: a hazy tile is to look hazy."""
 
@@ -34,8 +40,7 @@ class Stretch:
         """
         self.low_B, self.high_B = np.percentile(sample_NPB, (1, 99), axis=(0, 1))
         at = {band: i for i, band in enumerate(bands)}
-        shown = [at[name] for name in ("red", "green", "blue") if name in at]
-        self.rgb = shown if len(shown) == 3 else ([0, 1, 2] if len(bands) >= 3 else [0, 0, 0])
+        self.rgb = shown_bands(bands)
         self.false = [at["nir"], at["red"], at["green"]] if {"nir", "red", "green"} <= at.keys() else None
         """Near infrared as red: vegetation is red, water black. None: the bands for it are not there."""
 
@@ -45,7 +50,7 @@ class Stretch:
         return cls(scan.sample_NPB[(split_N == "train") & (scan.data_N > 0)], bands)
 
     def true_color(self, image_HWB: np.ndarray) -> np.ndarray:
-        """Red, green and blue; else the first three bands; else the first as grey."""
+        """In the `shown_bands`."""
         return self._scaled(image_HWB, self.rgb)
 
     def false_color(self, image_HWB: np.ndarray) -> np.ndarray:

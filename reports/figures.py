@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
 
-from reports.lettering import lettering
+from base.lettering import lettering
 from reports.page import Figure
 
 # Light theme. Each is used for nothing else, so that `_themed` can tell them apart in the SVG. All text colours have a

@@ -7,11 +7,14 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from base.files import whole_file
+from base.lettering import lettering
 from config.data import Data
 from folds.classes import ClassTable
 from folds.images import read_image
+from folds.pictures import shown_bands
 
 
+@lettering()
 def draw_changes(
     examples: list[tuple[str, np.ndarray, np.ndarray]],
     images: dict[str, Path],
@@ -51,12 +54,7 @@ def draw_changes(
 
 
 def to_rgb(image_HWB: np.ndarray, bands: list[str]) -> np.ndarray:
-    """(H, W, 3) uint8 of red, green and blue, stretched from the 2nd to the 98th percentile.
-
-    Without bands of these names the first three stand in; an image of fewer bands is grey.
-    """
-    named = [bands.index(name) for name in ("red", "green", "blue") if name in bands]
-    chosen = named if len(named) == 3 else [0, 1, 2] if len(bands) >= 3 else [0, 0, 0]
-    picture = image_HWB[:, :, chosen]
+    """(H, W, 3) uint8 of the `shown_bands`, stretched from the 2nd to the 98th percentile of this image alone."""
+    picture = image_HWB[:, :, shown_bands(bands)]
     low, high = np.percentile(picture, (2, 98))
     return (255 * np.clip((picture - low) / max(high - low, 1e-9), 0, 1)).astype(np.uint8)

@@ -10,6 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from base.files import whole_file
+from base.lettering import lettering
 from submissions.ledger import Line
 
 LABEL_SIZE, LABEL_HEIGHT, LABEL_WIDTH, LABEL_GAP = 7, 8.5, 4.0, 8  # points; the width is that of a letter
@@ -17,6 +18,7 @@ POINT_RADIUS = 2.5  # points
 COLORS = ["#1f77b4", "#d95f02", "#1b9e77", "#7570b3"]
 
 
+@lettering()
 def draw_ledger(boards: dict[str, pd.DataFrame], lines: list[Line], path: Path) -> None:
     """The picture beside the ledger: `draw_scores` with the names of the zips."""
     figure = Figure(figsize=(7, 5.5), layout="constrained")
