@@ -16,7 +16,8 @@ def find_tiles(data: Data) -> pd.DataFrame:
     A file that both `train_images` and `train_masks` match is what the longer of the two says: a_mask.png beside a.png.
 
     Raises:
-        UserError: no image, an image without mask, a mask without image, or a name that stands for two files.
+        UserError: no image, an image without mask, a mask without image, a link that leads nowhere, or a name that
+            stands for two files.
     """
     root = Path(data.root)
     image_paths, mask_paths = _apart(_matches(root, data.train_images), _matches(root, data.train_masks), data)
@@ -29,9 +30,16 @@ def find_tiles(data: Data) -> pd.DataFrame:
     ]
     if problems:
         raise UserError("; ".join(problems))
+    _refuse_other_encodings(root, [*image_paths, *mask_paths, *test_paths])
     images, masks = _by_name(data.train_images, image_paths), _by_name(data.train_masks, mask_paths)
     test = _by_name(data.test_images, test_paths) if data.test_images else {}
     problems = [*_several("images", images), *_several("masks", masks), *_several("images", test)]
+    gone = [path for path in (*image_paths, *mask_paths, *test_paths) if not (root / path).exists()]
+    if gone:
+        problems.append(
+            f"{len(gone)} files are links that lead nowhere: {listed(gone)}; fetch what they stand for, as with "
+            f"git annex get or dvc pull"
+        )
     lone_images = [paths[0] for name, paths in images.items() if name not in masks]
     lone_masks = [paths[0] for name, paths in masks.items() if name not in images]
     if lone_images:
@@ -80,6 +88,14 @@ def _by_name(pattern: str, paths: list[str]) -> dict[str, list[str]]:
     for path in paths:
         found.setdefault(_name(pattern, path), []).append(path)
     return dict(sorted(found.items()))
+
+
+def _refuse_other_encodings(root: Path, paths: list[str]) -> None:
+    """Names that no table could hold: Python has lone surrogates in the place of bytes that are no UTF-8."""
+    odd = [path for path in paths if any("\ud800" <= sign <= "\udfff" for sign in path)]
+    if odd:
+        shown = listed(os.fsencode(path).decode("utf-8", "backslashreplace") for path in odd)
+        raise UserError(f"{root}: {len(odd)} file names are no UTF-8: {shown}; rename the files, as convmv does")
 
 
 def _several(what: str, found: dict[str, list[str]]) -> list[str]:

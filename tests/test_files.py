@@ -1,5 +1,6 @@
 """Which files are tiles: data sets as they are published, and what they were called does not change them."""
 
+import os
 import re
 from pathlib import Path
 
@@ -156,3 +157,31 @@ def test_every_layout_of_the_page_is_found(tmp_path, row):
 
 def test_the_page_has_layouts():
     assert len(ROWS) >= 6
+
+
+def test_links_that_lead_nowhere_are_named(tmp_path):
+    """As git-annex and DVC leave them where the content is not there yet."""
+    for name in ("train/a.tif", "train/a.png", "train/b.png", "test/c.tif"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "train" / "b.tif").symlink_to("../.git/annex/objects/b.tif")
+    (tmp_path / "test" / "d.tif").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"2 files are links that lead nowhere: train/b\.tif, test/d\.tif; fetch what"):
+        find_tiles(data_of(tmp_path, test_images="test/*.tif"))
+    (tmp_path / "nowhere").touch()
+    (tmp_path / "train" / "b.tif").unlink()
+    (tmp_path / "train" / "b.tif").symlink_to("a.tif")
+    assert len(find_tiles(data_of(tmp_path, test_images="test/*.tif"))) == 4
+
+
+def test_names_of_another_encoding_are_refused_in_print(tmp_path):
+    """Of a zip packed under Windows: no table and no JSON could hold them."""
+    (tmp_path / "train").mkdir()
+    for name in ("a", "耕地"):
+        for ending in (".tif", ".png"):
+            Path(os.fsdecode(os.fsencode(tmp_path / "train") + b"/" + (name + ending).encode("gbk"))).touch()
+    with pytest.raises(UserError) as refusal:
+        find_tiles(data_of(tmp_path))
+    said = str(refusal.value)
+    assert r"2 file names are no UTF-8: train/\xb8\xfb\xb5\xd8.tif, train/\xb8\xfb\xb5\xd8.png; rename" in said
+    assert said.encode()
