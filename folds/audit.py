@@ -43,9 +43,9 @@ def band_table(scan: Scan, split_N: np.ndarray, bands: list[str]) -> pd.DataFram
             continue
         share_N = scan.data_N[of_split] / scan.data_N[of_split].sum()
         mean_NB, std_NB = scan.mean_NB[of_split], scan.std_NB[of_split]
-        mean_B = share_N @ mean_NB
-        # The variance of all pixels is the mean of the tiles' second moments less mean^2.
-        std_B = np.sqrt(np.maximum(share_N @ (std_NB**2 + mean_NB**2) - mean_B**2, 0))
+        # From the first tile's mean on: where all are equal so is theirs, to the last bit, and a dead band's std is 0.
+        mean_B = mean_NB[0] + share_N @ (mean_NB - mean_NB[0])
+        std_B = np.sqrt(share_N @ (std_NB**2 + (mean_NB - mean_B) ** 2))
         low_B, middle_B, high_B = np.percentile(scan.sample_NPB[of_split], [1, 50, 99], axis=(0, 1))
         zero_B, full_B = share_N @ scan.zero_NB[of_split], share_N @ scan.full_NB[of_split]
         for b, band in enumerate(bands):
@@ -160,7 +160,8 @@ def beside_findings(tile_names: np.ndarray, train_N: np.ndarray, pairs_P2: np.nd
 def _shifts(bands: pd.DataFrame) -> list[Finding]:
     """Bands whose mean in the test tiles is far from that in the train tiles."""
     train, test = (bands[bands.split == split].set_index("band") for split in ("train", "test"))
-    shift = ((test["mean"] - train["mean"]) / train["std"]).dropna()
+    varied = train[train["std"] > 0]  # of a dead band there is another finding
+    shift = ((test["mean"] - varied["mean"]) / varied["std"]).dropna()
     far = shift[shift.abs() > SHIFTED]
     if far.empty:
         return []

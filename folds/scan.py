@@ -181,13 +181,15 @@ def fields_of(image_HWB: np.ndarray, empty_HW: np.ndarray | None = None) -> dict
         # Where borders and thumbnails are compared, a tile's own mean is no edge and is like no other tile's.
         image_HWB = np.where(empty_HW[..., None], pixels_PB.mean(0).astype(image_HWB.dtype), image_HWB)
     largest = np.iinfo(image_HWB.dtype).max if image_HWB.dtype.kind == "u" else np.inf
+    # Of a band of one value exactly: the mean of floats is a bit off, and so they would seem to vary.
+    constant_B = (pixels_PB == pixels_PB[0]).all(0)
     grid = np.linspace(0, len(pixels_PB) - 1, SAMPLE_PX).astype(np.int64)
     size = np.array([height, width])
     return {
         "size_N2": size,
         "data_N": np.array(0 if empty_HW is not None and empty_HW.all() else len(pixels_PB), np.int64),
-        "mean_NB": pixels_PB.mean(0, dtype=np.float64),
-        "std_NB": pixels_PB.std(0, dtype=np.float64),
+        "mean_NB": np.where(constant_B, pixels_PB[0], pixels_PB.mean(0, dtype=np.float64)),
+        "std_NB": np.where(constant_B, 0.0, pixels_PB.std(0, dtype=np.float64)),
         "zero_NB": (pixels_PB == 0).mean(0),
         "full_NB": (pixels_PB == largest).mean(0),
         "digest_N": np.array(digest),

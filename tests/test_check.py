@@ -258,6 +258,33 @@ def test_a_dead_band_and_a_shifted_test_set_are_found():
     assert set(findings_of(images, 8)) == {"dead_band", "shifted_test"}
 
 
+@pytest.mark.parametrize("count", [7, 12, 31])
+@pytest.mark.parametrize("value", [255, np.float32(0.1), np.float32(1234.567)])
+def test_a_dead_band_is_found_whatever_rounding_does_to_its_mean(count, value):
+    """And no shift is told of it: nothing can be said in stds of 0."""
+    dtype = np.asarray(value).dtype if isinstance(value, np.float32) else np.uint8
+    images = [image.astype(dtype) for image in textures(count)]
+    for n, image in enumerate(images):
+        image[..., 2] = value if n < count - 2 else value / 2
+        image[..., 1] = value  # in the test tiles too
+        if n == 0:
+            image[..., 0] = 9  # a tile of one value is no band of one value
+    scan, tiles = scan_of(images), table_of(count - 2, 2)
+    found = data_findings(
+        tiles, scan, find_links(scan), np.full((count - 2, 3), 5), band_table(scan, tiles.split.to_numpy(), BANDS)
+    )
+    (dead,) = [f for f in found if f.kind == "dead_band"]
+    assert dead.what.endswith("in all train tiles: green, blue")
+    assert not [f for f in found if f.kind == "shifted_test" and ("green" in f.what or "blue" in f.what)]
+
+
+def test_tiles_that_are_each_of_one_value_are_no_dead_band():
+    images = textures(6)
+    for n, image in enumerate(images):
+        image[..., 3] = 40 + n
+    assert "dead_band" not in findings_of(images, 6)
+
+
 def test_flaws_of_masks_are_found():
     images = textures(6)
     assert "one_label_masks" in findings_of(images, 6, np.eye(3, dtype=int)[[0, 1, 2, 0, 1, 2]] * 9)
