@@ -4,6 +4,7 @@ import contextlib
 import logging
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,11 +54,19 @@ def read_pixels(path: Path, nodata: Nodata = None) -> tuple[np.ndarray, np.ndarr
     empty_HW = without_data(image_HWB, nodata)
     image_HWB[empty_HW] = 0
     with np.errstate(over="ignore"):  # it becomes infinite, which is told of below
-        image_HWB = image_HWB.astype(DTYPES[str(image_HWB.dtype)], copy=False)
-    if image_HWB.dtype.kind == "f" and not np.isfinite(image_HWB).all():
-        count = np.size(image_HWB) - np.isfinite(image_HWB).sum()
-        raise UserError(f"{path}: holds {count} values that are NaN or inf; data.nodata=nan says that they are no data")
-    return image_HWB, empty_HW
+        as_read_HWB = image_HWB.astype(DTYPES[str(image_HWB.dtype)], copy=False)
+    if as_read_HWB.dtype.kind == "f" and not np.isfinite(as_read_HWB).all():
+        raise UserError(f"{path}: {_not_finite(image_HWB[~np.isfinite(as_read_HWB)])}")
+    return as_read_HWB, empty_HW
+
+
+def _not_finite(values: np.ndarray) -> str:
+    """What values of a file are that are no numbers in float32, and which `data.nodata` leaves them out."""
+    beyond = values[np.isfinite(values)]
+    if len(beyond) < len(values):
+        return f"holds {len(values)} values that are NaN or inf; data.nodata=nan says that they are no data"
+    usual = Counter(beyond.tolist()).most_common(1)[0][0]
+    return f"holds {len(beyond)} values beyond float32; data.nodata={usual!r} says that these are no data"
 
 
 def nodata_tag(path: Path) -> float | None:

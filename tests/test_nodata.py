@@ -1,5 +1,6 @@
 """Pixels without data: what stands there matters for nothing, whatever the value that says so."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -217,3 +218,15 @@ def test_nan_is_one_key_however_it_is_written_and_infinity_none(tmp_path):
     for text in (".inf", "none"):
         with pytest.raises(UserError, match=r"data\.nodata: "):
             load_experiment(config_of(root, None), [f"data.nodata={text}"])
+
+
+def test_the_advice_for_values_beyond_float32_can_be_followed(tmp_path):
+    """Of float64 whose no data is the least double, without a tag: it becomes infinite only when it is read."""
+    image_HWB = np.random.default_rng(3).uniform(1, 9, (16, 20, 2))
+    image_HWB[2:4, 5:9, 1] = np.finfo(np.float64).min
+    write_tif(tmp_path / "a.tif", image_HWB)
+    with pytest.raises(UserError, match=r"holds 8 values beyond float32.* data\.nodata=(\S+) says") as refusal:
+        read_pixels(tmp_path / "a.tif")
+    value = float(re.search(r"data\.nodata=(\S+) says", str(refusal.value))[1])
+    _, empty_HW = read_pixels(tmp_path / "a.tif", value)
+    assert np.argwhere(empty_HW).tolist() == [[row, column] for row in (2, 3) for column in range(5, 9)]
