@@ -12,6 +12,7 @@ from base.tables import read_csv
 from config import Run
 from folds.duplicates import find_duplicates
 from folds.mosaic import recover_mosaics
+from folds.reader import TileReader
 from folds.scan import Scan
 
 FORMAT = "1"  # raised when the search changes, so that links found by an older one are searched anew
@@ -51,7 +52,8 @@ def open_links(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> Links
     The files name tiles as split/name, for people and other programs.
     """
     folder = run.dir / "links"
-    inputs = {"image and mask files": sources, "format of links": FORMAT}
+    reader = TileReader.of(run.experiment.data)
+    inputs = {"image and mask files": sources, **reader.folder_input, "format of links": FORMAT}
     tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
     if run.is_fresh(folder, run.data_keys, inputs):
         return _read(folder, tile_names)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from base.files import hash_value
 from config.data import IGNORE_INDEX, Data, Nodata
 from folds.classes import ClassTable
 from folds.images import read_pixels
@@ -26,6 +27,16 @@ class TileReader:
     def coding(self) -> list[object]:
         """All that the pixels and the truth depend on, beside the files' bytes."""
         return [*self.classes.coding, *([] if self.nodata is None else [self.nodata])]
+
+    @property
+    def folder(self) -> str:
+        """Where the tiles lie. Two data sets may have files of the same names, sizes and times: archives keep times."""
+        return str(self.root.resolve())
+
+    @property
+    def folder_input(self) -> dict[str, str]:
+        """The same among the inputs of a stamp: of what is made from the files as they are, not of what is trained."""
+        return {"folder of the data": hash_value(self.folder)}
 
     def image(self, image: str) -> tuple[np.ndarray, np.ndarray]:
         """(H, W, B) pixels in the file's own dtype, and (H, W) bool: those without data, which are 0 there."""

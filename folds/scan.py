@@ -76,7 +76,7 @@ def open_scan(run: Run, found: pd.DataFrame, sources: str) -> Scan:
     """
     data = run.experiment.data
     reader = TileReader.of(data)
-    fingerprint = hash_value([FORMAT, sources, *reader.coding, len(data.bands)])
+    fingerprint = hash_value([FORMAT, reader.folder, sources, *reader.coding, len(data.bands)])
     folder = run.scans_dir / fingerprint[:16]
     if not folder.exists():
         with whole_folder(folder) as aside:

@@ -16,6 +16,7 @@ from config.data import TILE_COLUMNS
 from folds.classes import ClassTable
 from folds.files import find_tiles
 from folds.groups import GROUP_KEYS, given_groups, group_inputs, tile_groups
+from folds.reader import TileReader
 from folds.scan import Scan, open_scan
 
 SOURCES = "image and mask files"  # name of their hash among what the table was made from
@@ -95,7 +96,7 @@ def make_tiles(run: Run) -> pd.DataFrame:
     data, folds = run.experiment.data, run.experiment.folds
     found = find_tiles(data)
     sources = sources_hash(found, Path(data.root))
-    inputs = {SOURCES: sources} | group_inputs(data, folds)
+    inputs = {SOURCES: sources, **TileReader.of(data).folder_input} | group_inputs(data, folds)
     keys = _keys(run)
     if run.is_fresh(run.tiles_csv, keys, inputs, is_folder=False):
         return read_tiles(run.tiles_csv)

@@ -2,8 +2,8 @@
 
     runs/packs/<fingerprint>/  train_image.npy  train_mask.npy  test_image.npy  pack.json
 
-The fingerprint covers the source files' names, sizes and times and the class table, so a pack is never edited: other
-sources give another pack.
+The fingerprint covers the folder of the data, the names, sizes and times of its files, and the class table, so a pack
+is never edited: other sources give another pack.
 """
 
 import mmap
@@ -96,7 +96,8 @@ def pack_dir(run: Run, sources: str) -> Path:
         sources: `folds.tiles.sources_hash` of the table.
     """
     data = run.experiment.data
-    fingerprint = hash_value([FORMAT, sources, *TileReader.of(data).coding, len(data.bands)])
+    reader = TileReader.of(data)
+    fingerprint = hash_value([FORMAT, reader.folder, sources, *reader.coding, len(data.bands)])
     return run.packs_dir / fingerprint[:16]
 
 

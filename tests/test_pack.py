@@ -1,3 +1,4 @@
+import os
 import threading
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from folds.classes import ClassTable
 from folds.images import read_image, read_mask
 from folds.tiles import make_tiles
 from pipeline.pack import Pack, full_scale, open_pack, read_rows
-from tests.tiny import draw_image, tiny_values, write_config, write_mask, write_tif, write_tiny
+from tests.scenes import cut, draw_texture
+from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_mask, write_tif, write_tiny
 
 
 def pack_of(tmp_path, **data) -> tuple[Pack, ClassTable]:
@@ -142,3 +144,47 @@ def mapped_kib() -> int:
     """File pages that are resident in this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return int(next(line for line in lines if line.startswith("RssFile")).split()[1])
+
+
+def test_data_sets_of_equal_names_sizes_and_times_share_nothing(tmp_path):
+    """Two versions of a data set, unpacked with the times of their archives; moving one trains nothing again."""
+    for n, version in enumerate(("v1", "v2")):
+        write_tiny(tmp_path / version, seed=n)
+        for path in (tmp_path / version).rglob("*.*"):
+            if path.suffix == ".png":
+                write_tif(path, read_mask(path)[..., None])  # as large as the other's, which a PNG is not
+            os.utime(path, (0, 0))
+    packs, contents = {}, set()
+    for version in ("v1", "v2"):
+        values = tiny_values(tmp_path / version, tmp_path) | {"name": version}
+        run = open_run(load_experiment(write_config(tmp_path / f"{version}.yaml", values)))
+        tiles = make_tiles(run)
+        packs[version] = open_pack(run, tiles).train_image_NHWB
+        contents |= set(tiles.sha256)
+        for name, image_HWB in zip(tiles.image[tiles.split == "train"], packs[version], strict=True):
+            np.testing.assert_array_equal(image_HWB, read_image(tmp_path / version / name))
+    assert len(contents) == 2 * len(tiles)
+    before = run.member_inputs() | run.test_inputs()
+    (tmp_path / "v2").rename(tmp_path / "elsewhere")
+    run = open_run(load_experiment(tmp_path / "v2.yaml", [f"data.root={tmp_path / 'elsewhere'}"]))
+    np.testing.assert_array_equal(open_pack(run, make_tiles(run)).train_image_NHWB, packs["v2"])
+    assert run.member_inputs() | run.test_inputs() == before
+
+
+def test_a_run_whose_folder_is_another_one_reads_it_whatever_its_times(tmp_path):
+    """Also its neighbours: the second data set has a scene, where the first has tiles of nothing in common."""
+    rng = np.random.default_rng(8)
+    scene = list(cut(draw_texture(rng, 64, 96, 4), 32).values())
+    for version, images in (("v1", [draw_texture(rng, 32, 32, 4) for _ in range(6)]), ("v2", scene)):
+        for n, image_HWB in enumerate(images):
+            write_tif(tmp_path / version / "train" / f"{n}.tif", image_HWB)
+            write_tif(tmp_path / version / "train" / f"{n}_m.tif", draw_mask(rng, 32, [1, 2, 4])[..., None])
+        for path in (tmp_path / version).rglob("*.tif"):
+            os.utime(path, (0, 0))
+    groups = {}
+    for version in ("v1", "v2"):
+        values = tiny_values(tmp_path / version, tmp_path) | {"folds": {"groups": "mosaic"}}
+        values["data"] |= {"test_images": None, "train_images": "train/*.tif", "train_masks": "train/{name}_m.tif"}
+        run = open_run(load_experiment(write_config(tmp_path / "tiny.yaml", values)))
+        groups[version] = make_tiles(run).group.nunique()
+    assert groups == {"v1": 6, "v2": 1}
