@@ -1,7 +1,7 @@
 """The folds: no group is split, every class is shared out evenly -> `runs/<name>/folds.csv`.
 
-Folds made elsewhere or by hand come in through `folds.file`, and pass the same audit. A `folds.csv` that was edited in
-the run folder is refused: what trained on it could not be told from what trained on the folds of the experiment.
+Folds made elsewhere or by hand come in through `folds.file`, and pass the same audit. A `folds.csv` that was edited in,
+or laid into, the run folder is refused: what trained on it could not be told from what trained on the experiment's.
 """
 
 from pathlib import Path
@@ -118,12 +118,13 @@ def make_folds(run: Run) -> pd.DataFrame:
     """Write `folds.csv` (name, group, fold; the train tiles in the tile table's order) unless it holds; return it.
 
     Raises:
-        UserError: a class lives in fewer groups than folds, `folds.file` fails its audit, or `folds.csv` was edited.
+        UserError: a class lives in fewer groups than folds, `folds.file` fails its audit, or `folds.csv` was edited or
+            laid there by hand.
     """
     experiment = run.experiment
     tiles = make_tiles(run)
     inputs = hash_files([run.tiles_csv]) | _file_input(experiment.folds.file)
-    _refuse_edited(run)
+    _refuse_foreign(run)
     if run.is_fresh(run.folds_csv, run.folds_keys, inputs, is_folder=False):
         return read_folds(run.folds_csv)
     train = tiles[tiles.split == "train"]
@@ -142,6 +143,8 @@ def make_folds(run: Run) -> pd.DataFrame:
             )
         fold_N = assign_folds(hist_NC, group_N, k, experiment.folds.seed)
         folds = train[["name", "group"]].assign(fold=fold_N).reset_index(drop=True)
+    # Begun first: a stop between the two must look neither like an edit nor like folds of the old keys.
+    run.begin(run.folds_csv, run.folds_keys, inputs, is_folder=False)
     with whole_file(run.folds_csv) as aside:
         folds.to_csv(aside, index=False)
     run.finish(run.folds_csv, run.folds_keys, inputs, [run.folds_csv], is_folder=False)
@@ -156,13 +159,20 @@ def _file_input(file: str | None) -> dict[str, str]:
     return {"folds.file": hash_file(file)}
 
 
-def _refuse_edited(run: Run) -> None:
+def _refuse_foreign(run: Run) -> None:
+    """Folds in the run folder that are not as they were made, or were never made here."""
+    if not run.folds_csv.exists():
+        return
     stamp = read_stamp(stamp_path(run.folds_csv, is_folder=False))
-    if stamp is None or not run.folds_csv.exists() or stamp.outputs.get("folds.csv") == hash_file(run.folds_csv):
+    if stamp is None:
+        what, others = "not made here", "train on its folds"
+    elif stamp.finished and stamp.outputs.get(run.folds_csv.name) != hash_file(run.folds_csv):
+        what, others = "edited after it was made", "train on the edited folds"
+    else:
         return
     raise UserError(
-        f"{run.folds_csv} was edited after it was made. To train on the edited folds, move the file elsewhere and name "
-        f"it: folds.file=FILE; to have the assigned ones again, delete it"
+        f"{run.folds_csv} was {what}. To {others}, move the file elsewhere and name it: folds.file=FILE; to have the "
+        f"assigned ones, delete it"
     )
 
 

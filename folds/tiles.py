@@ -71,9 +71,11 @@ def refuse_other_keys(table: Path, keys: dict[str, Any], module: str) -> None:
         module: the stage that makes it.
 
     Raises:
-        UserError: the table's stamp has other keys.
+        UserError: the table's stamp has other keys, or the stage was stopped before it was whole.
     """
     stamp = read_stamp(stamp_path(table, is_folder=False))
+    if stamp and not stamp.finished:
+        raise UserError(f"{table}: its stage was stopped before it ended. Run: python -m {module} --config FILE")
     changed = stamp.differences(keys, stamp.inputs) if stamp else []
     if changed:
         raise UserError(

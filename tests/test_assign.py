@@ -295,6 +295,36 @@ def test_an_edited_folds_file_is_refused_until_it_is_named_or_deleted(config, tm
     pd.testing.assert_frame_equal(make_folds(run_of(config)), made)
 
 
+def test_folds_that_were_stopped_before_their_stamp_are_made_again(config, monkeypatch):
+    """Between the table and its stamp, at the first time and after a change of keys; nobody edited anything."""
+
+    def stop(*args, **keys):
+        raise KeyboardInterrupt
+
+    make_tiles(run_of(config))
+    for overrides in ([], ["folds.k=2"]):
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "finish", stop)
+            with pytest.raises(KeyboardInterrupt):
+                make_folds(run_of(config, *overrides))
+        with pytest.raises(UserError, match=r"folds.csv: .* was stopped.* python -m folds.assign"):
+            folds_of(run_of(config, *overrides))
+        made = make_folds(run_of(config, *overrides))
+        pd.testing.assert_frame_equal(folds_of(run_of(config, *overrides)), made)
+    assert made.fold.nunique() == 2
+
+
+def test_folds_that_a_user_laid_into_the_run_folder_are_not_overwritten(config, tmp_path):
+    run, names = run_of(config), make_tiles(run_of(config)).name[:9]
+    run.folds_csv.write_text("name,fold\n" + "".join(f"{name},{n // 3}\n" for n, name in enumerate(names)))
+    before = run.folds_csv.read_text()
+    with pytest.raises(UserError, match=r"folds.csv was not made here.*folds.file=FILE"):
+        make_folds(run)
+    assert run.folds_csv.read_text() == before
+    moved = run.folds_csv.rename(tmp_path / "mine.csv")
+    assert make_folds(run_of(config, f"folds.file={moved}")).fold.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
