@@ -5,7 +5,8 @@ the last tiles of a row or column: they end where the scene ends, and overlap th
 nothing is made up. Tiles without a pixel that has data and a label are left out.
 
 All tiles of a scene are one group, or of all scenes that `folds.groups: column` puts into one; with
-`folds.block_tiles`, each block of so many tiles by itself. With `folds.groups: georeference` their coordinates decide.
+`folds.block_tiles`, each block of so many tiles by itself, the same one of all scenes of a group. With
+`folds.groups: georeference` their coordinates decide.
 
 Whole scenes are labelled by `python -m ensemble.predict --images GLOB`, so test scenes are not cut.
 """
@@ -59,7 +60,8 @@ def cut_scenes(config: Path, experiment: Experiment, px: int, out: Path) -> tupl
         config: where the experiment was read from; the new config extends it.
 
     Raises:
-        UserError: `out` is there already; lists scenes that are smaller than a tile or do not fit their masks.
+        UserError: `out` is there already; lists scenes that are smaller than a tile, do not fit their masks, or are to
+            be cut into blocks and differ in size from others of their group.
     """
     if experiment.folds.file:
         raise UserError(f"folds.file {experiment.folds.file} names scenes, not tiles; set folds.file=null")
@@ -67,6 +69,8 @@ def cut_scenes(config: Path, experiment: Experiment, px: int, out: Path) -> tupl
         raise UserError(f"{out}: is there already; name another folder with --out, or delete this one")
     scenes = find_scenes(experiment, px)
     block_tiles = None if "georeference" in experiment.folds.groups else experiment.folds.block_tiles
+    if block_tiles:
+        _refuse_other_sizes(scenes)
     with whole_folder(out) as aside:
         for folder in (IMAGES, MASKS):
             (aside / folder).mkdir()
@@ -109,6 +113,19 @@ def find_scenes(experiment: Experiment, px: int) -> list[Scene]:
     return scenes
 
 
+def _refuse_other_sizes(scenes: list[Scene]) -> None:
+    """Scenes of one group are cut into blocks alike, so that what is one place in two of them stays together."""
+    sizes_of: dict[str, set[str]] = {}
+    for scene in scenes:
+        sizes_of.setdefault(scene.group, set()).add(f"{scene.height}x{scene.width}")
+    problems = [
+        f"group {group}: scenes of {' and '.join(sorted(sizes))}, of which no blocks are the same place"
+        for group, sizes in sizes_of.items()
+        if len(sizes) > 1
+    ]
+    refuse_all("folds.block_tiles needs scenes of one size in a group of folds.groups_column", problems)
+
+
 def starts(length: int, px: int) -> list[int]:
     """Where the tiles of a row or column begin: edge to edge, the last one moved back to where the scene ends."""
     return [*range(0, length - px, px), length - px]
@@ -145,7 +162,7 @@ def _write_tiles(scene: Scene, data: Data, px: int, block_tiles: int | None, out
         if block_tiles:
             down = block_of(top, scene.height, px, block_tiles)
             right = block_of(left, scene.width, px, block_tiles)
-            group = f"{scene.name}/{down}-{right}"
+            group = f"{scene.group}/{down}-{right}"
         rows.append({"name": name, "scene": scene.name, "group": group, "row": top, "col": left})
     return rows, left_out
 

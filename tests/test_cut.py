@@ -1,4 +1,5 @@
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from folds.classes import ClassTable
 from folds.files import find_tiles
 from folds.images import read_mask, read_values
 from folds.tiles import hist_of, make_tiles
-from tests.tiny import TINY_CLASSES, draw_mask, tiny_values, write_config, write_mask
+from tests.tiny import TINY_CLASSES, draw_mask, tiny_values, write_config, write_mask, write_tif
 
 PX = 32
 SIZES = {"a": (75, 64), "b.c": (32, 101), "d e": (70, 70), "f": (96, 33)}
@@ -301,3 +302,26 @@ def test_the_command(root, capsys):
     assert "4 groups are too few for 7 folds" in said
     assert f"bash run_cv.sh {out}/other_32.yaml" in said
     assert (out / "other_32.yaml").exists()
+
+
+def test_blocks_of_scenes_that_a_csv_puts_together_are_groups_over_both(tmp_path):
+    """A place at two dates: its upper left block at one date and the same block at the other stay together."""
+    for name in ("b.c", "f"):
+        write_scene(tmp_path / "data", name)
+    rng = np.random.default_rng(2)
+    scene = tmp_path / "data" / "scenes" / "b.c later.tif"
+    write_tif(scene, rng.integers(1, 120, (*SIZES["b.c"], 4)).astype(np.uint8))
+    shutil.copy(tmp_path / "data" / "labels" / "b.c.png", tmp_path / "data" / "labels" / "b.c later.png")
+    (tmp_path / "data" / "g.csv").write_text("name,place\nb.c,one\nb.c later,one\nf,two\n")
+    columns = {"groups": "column", "groups_csv": "g.csv", "groups_column": "place", "block_tiles": 2}
+    config = config_of(tmp_path / "data", folds=columns)
+    tiles, _, out = cut_by(config)
+    later, first = (tiles[tiles.scene == scene].group.tolist() for scene in ("b.c later", "b.c"))
+    assert later == first == ["one/0-0", "one/0-0", "one/0-1", "one/0-1"]
+    assert set(tiles.group[tiles.scene == "f"]) == {"two/0-0", "two/1-0"}
+    assert make_tiles(open_run(load_experiment(out / "tiny_32.yaml"))).group.nunique() == 4
+    shutil.rmtree(out)
+    write_scene(tmp_path / "data", "a")
+    (tmp_path / "data" / "g.csv").write_text("name,place\nb.c,one\nb.c later,one\nf,two\na,two\n")
+    assert "group two: scenes of 75x64 and 96x33, of which no blocks are the same place" in refusal(config)
+    cut_by(config, "folds.block_tiles=null")
