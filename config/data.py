@@ -203,7 +203,7 @@ class Folds(Section):
     block_tiles: int | None = Field(None, ge=2)
     """For mosaics and georeference: cut them into blocks of this many tiles in width and height, for scenes so large
     that whole ones cannot be balanced, or are fewer than k. Neighbours across blocks may then stand on both sides, but
-    never tiles whose coordinates overlap; null: never cut."""
+    never tiles whose coordinates overlap; null: never cut. With a column, only folds.cut has blocks, of scenes."""
     split_groups_of: list[str] = []
     """Classes that live in too few groups: the tiles that hold one of them leave their groups, so that every fold can
     have some. Neighbours may then stand on both sides."""
@@ -214,3 +214,30 @@ class Folds(Section):
     folds must not split the groups."""
     allow: list[AuditError] = []
     """Errors of the audit that do not stop the run."""
+
+    @model_validator(mode="after")
+    def _asks_for_nothing_in_vain(self) -> "Folds":
+        if self.gap_tiles and not self.by_place:
+            raise ValueError(f"gap_tiles is for groups georeference; groups is {self.groups}, which knows no distances")
+        if self.block_tiles and self.groups == "none":
+            raise ValueError("block_tiles cuts groups into blocks; groups is none, each tile alone")
+        return self
+
+    @property
+    def by_place(self) -> bool:
+        """Groups are made of the tiles' coordinates."""
+        return self.groups.startswith("georeference")
+
+    @property
+    def by_borders(self) -> bool:
+        """Groups are made of the mosaics that borders tell of."""
+        return self.groups.startswith("mosaic")
+
+    @property
+    def joins_copies(self) -> bool:
+        return self.groups.endswith("+duplicates")
+
+    @property
+    def has_blocks(self) -> bool:
+        """`block_tiles` cuts such groups."""
+        return self.by_place or self.by_borders

@@ -16,6 +16,7 @@ from base.errors import UserError, listed
 from base.files import hash_file, whole_file
 from base.stamps import hash_files, read_stamp, stamp_path
 from config import Run, load_experiment, open_run
+from config.data import Folds
 from folds.balance import PARTS, greedy_folds, search_folds
 from folds.classes import ClassTable
 from folds.folds_csv import import_folds, read_folds
@@ -51,12 +52,24 @@ def assign_folds(hist_NC: np.ndarray, group_N: np.ndarray, k: int, seed: int = 0
     return fold_G[group_of_tile]
 
 
-def _refuse_k(k: int, groups: int, tiles: int) -> None:
+def _refuse_k(k: int, groups: int, tiles: int, more: str = "") -> None:
+    """
+    Args:
+        more: `more_groups` of the experiment, as far as that is known.
+    """
     if not 2 <= k <= groups:
+        ways = f", or {more}" if more else ""
         raise UserError(
-            f"folds.k={k}: {tiles} tiles form {groups} groups, and a fold needs one at least. Change folds.k, or make "
-            f"more groups: folds.block_tiles=8 cuts mosaics into blocks"
+            f"folds.k={k}: {tiles} tiles form {groups} groups, and a fold needs one at least. Change folds.k{ways}"
         )
+
+
+def more_groups(folds: Folds) -> str:
+    """How a person makes more groups of this kind; empty: there are as many as there can be."""
+    if folds.has_blocks:
+        blocks = "folds.block_tiles=8" if folds.block_tiles is None else "a lower folds.block_tiles"
+        return f"make more groups: {blocks} cuts large ones into blocks"
+    return "name another folds.groups_column" if folds.groups == "column" else ""
 
 
 def relative_deviation(hist_NC: np.ndarray, fold_N: np.ndarray, k: int) -> np.ndarray:
@@ -95,7 +108,7 @@ def explain_few(few: dict[str, list[str]]) -> list[str]:
     return [f"{name} lives in {len(groups)} groups ({listed(groups)})" for name, groups in few.items()]
 
 
-def _ways_out(few: dict[str, list[str]], tiles_with: dict[str, int], k: int) -> str:
+def _ways_out(few: dict[str, list[str]], tiles_with: dict[str, int], folds: Folds) -> str:
     """What a person can do about classes in few groups.
 
     Args:
@@ -103,12 +116,13 @@ def _ways_out(few: dict[str, list[str]], tiles_with: dict[str, int], k: int) -> 
         tiles_with: class -> in how many tiles it is.
     """
     accept = "accept it: folds.allow=[class_in_few_groups]"
-    scarce = [f"{name} in {tiles_with[name]}" for name in few if tiles_with[name] < k]
+    scarce = [f"{name} in {tiles_with[name]}" for name in few if tiles_with[name] < folds.k]
     ways = ["lower folds.k"] if min(map(len, few.values())) > 1 else []
     if not scarce:
+        blocks = " or by cutting groups into blocks (folds.block_tiles=8)" if folds.has_blocks else ""
         ways.append(
             f"let neighbours stand on both sides, by letting the tiles of these classes leave their groups "
-            f"(folds.split_groups_of=[{', '.join(few)}]) or by cutting mosaics into blocks (folds.block_tiles=8)"
+            f"(folds.split_groups_of=[{', '.join(few)}]){blocks}"
         )
     said = f"Too few tiles hold it for any other folds ({listed(scarce)}). " if scarce else ""
     return f"{said}Ways out: {'; '.join([*ways, accept])}"
@@ -134,12 +148,13 @@ def make_folds(run: Run) -> pd.DataFrame:
     else:
         classes = ClassTable.of(experiment.data)
         hist_NC, group_N = hist_of(tiles, classes), train.group.to_numpy()
-        _refuse_k(k, train.group.nunique(), len(train))
+        _refuse_k(k, train.group.nunique(), len(train), more_groups(experiment.folds))
         few = few_groups(hist_NC, group_N, k, classes.names)
         if few and "class_in_few_groups" not in experiment.folds.allow:
             tiles_with = {name: int((hist_NC[:, classes.names.index(name)] > 0).sum()) for name in few}
             raise UserError(
-                f"{k} folds cannot all hold every class: {listed(explain_few(few))}. {_ways_out(few, tiles_with, k)}"
+                f"{k} folds cannot all hold every class: {listed(explain_few(few))}. "
+                f"{_ways_out(few, tiles_with, experiment.folds)}"
             )
         fold_N = assign_folds(hist_NC, group_N, k, experiment.folds.seed)
         folds = train[["name", "group"]].assign(fold=fold_N).reset_index(drop=True)

@@ -219,8 +219,7 @@ def fold_findings(
         a_P, b_P = a_P[among], b_P[among]
         apart = fold_N[a_P] != fold_N[b_P]
         # Groups that were made of these links are split only where block_tiles or split_groups_of says so.
-        by_place = "georeference" in asked.groups
-        cut = by_place and asked.block_tiles is not None and kind == "neighbours_across_folds"
+        cut = asked.by_place and asked.block_tiles is not None and kind == "neighbours_across_folds"
         chosen = apart & (left_N[a_P] | left_N[b_P] | (asked.groups in grouped_by) | cut)
         said = f"of {len(a_P)} {what} stand in two folds"
         if chosen.any():
@@ -231,7 +230,7 @@ def fold_findings(
             first = listed(
                 [f"{tile_names[a]} - {tile_names[b]}" for a, b in zip(a_P[split], b_P[split], strict=True)], 5
             )
-            found_by = "georeference" if by_place and kind == "copies_across_folds" else "mosaic"
+            found_by = "georeference" if asked.by_place and kind == "copies_across_folds" else "mosaic"
             mend = f"folds.groups={found_by}+duplicates keeps them together"
             why = f"{split.sum()} {said}, so OOF scores will be too high: {first}; {mend}"
             found.append(error(kind, why, _concerned(tile_names, a_P[split], b_P[split])))
@@ -240,10 +239,8 @@ def fold_findings(
         found.append(error("class_in_few_groups", f"not every fold can hold every class: {listed(explain_few(few))}"))
     largest = train.group.value_counts()
     if largest.iloc[0] > len(train) / asked.k:
-        what = (
-            f"group {largest.index[0]} holds {largest.iloc[0]} of {len(train)} tiles, more than a fold's share; "
-            f"folds.block_tiles cuts large mosaics"
-        )
+        what = f"group {largest.index[0]} holds {largest.iloc[0]} of {len(train)} tiles, more than a fold's share"
+        what += "; folds.block_tiles cuts large groups" if asked.has_blocks else ""
         found.append(Finding("large_group", "warning", what))
     return found
 

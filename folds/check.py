@@ -99,7 +99,7 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
 def _side_by_side(run: Run, tiles: pd.DataFrame, links: Links) -> np.ndarray:
     """(P, 2) positions of neighbours by their borders, and by coordinates where the groups are made of them."""
     pairs_P2 = links.neighbours[["a", "b"]].to_numpy(np.int64)
-    if "georeference" not in run.experiment.folds.groups:
+    if not run.experiment.folds.by_place:
         return pairs_P2
     try:
         footprints = read_footprints(Path(run.experiment.data.root), tiles.image.tolist())

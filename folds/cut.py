@@ -68,7 +68,7 @@ def cut_scenes(config: Path, experiment: Experiment, px: int, out: Path) -> tupl
     if out.exists():
         raise UserError(f"{out}: is there already; name another folder with --out, or delete this one")
     scenes = find_scenes(experiment, px)
-    block_tiles = None if "georeference" in experiment.folds.groups else experiment.folds.block_tiles
+    block_tiles = None if experiment.folds.by_place else experiment.folds.block_tiles
     if block_tiles:
         _refuse_other_sizes(scenes)
     with whole_folder(out) as aside:
@@ -199,7 +199,7 @@ def tile_keys(experiment: Experiment, px: int, out: Path) -> dict[str, Any]:
         "generate": None,
     }
     groups: dict[str, Any] = {}
-    if "georeference" not in folds.groups:
+    if not folds.by_place:
         groups = {"groups": "column", "groups_csv": TABLE, "groups_column": "group", "name_column": "name"}
         if folds.block_tiles:
             # Blocks side by side in two folds are what was asked for; the audit tells of them all the same.
@@ -233,10 +233,11 @@ def main(argv: list[str] | None = None) -> None:
         f"{args.out}: {len(tiles)} tiles of {args.px} px from {tiles.scene.nunique()} scenes"
         + (f"; {left_out} without a pixel that has data and a label are left out" if left_out else "")
     )
-    if "georeference" not in experiment.folds.groups and groups < k:
-        print(
-            f"{groups} groups are too few for {k} folds: cut into blocks, as with folds.block_tiles=4, or lower folds.k"
+    if not experiment.folds.by_place and groups < k:
+        blocks = (
+            "folds.groups=mosaic folds.block_tiles=4" if experiment.folds.groups == "none" else "folds.block_tiles=4"
         )
+        print(f"{groups} groups are too few for {k} folds: cut into blocks, as with {blocks}, or lower folds.k")
     config = (args.out / f"{_name(experiment, args.px)}.yaml").absolute()
     print(f"train on them:       bash run_cv.sh {config}")
     print(f"label whole scenes:  python -m ensemble.predict --config {config} --images GLOB --out DIR")

@@ -39,10 +39,10 @@ def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str, given: 
     copies = np.empty((0, 2), np.int64)
     if given is not None:
         group_N[is_train_N] = given
-    if "mosaic" in folds.groups or "duplicates" in folds.groups:
+    if folds.by_borders or folds.joins_copies:
         links = open_links(run, tiles, scan, sources)
         pairs = _pairs_with_first(names, given) if given is not None else _neighbours(links, folds.block_tiles)
-        if "duplicates" in folds.groups:
+        if folds.joins_copies:
             copies = links.copies[["a", "b"]].to_numpy(np.int64)
         group_N = component_names(names, np.concatenate([pairs, copies]))
     for name in folds.split_groups_of:
@@ -75,8 +75,13 @@ def given_groups(train: pd.DataFrame, data: Data, folds: Folds) -> list[str] | N
         train: the train rows of `find_tiles`.
     """
     if folds.groups == "column":
+        if folds.block_tiles:
+            raise UserError(
+                "folds.block_tiles is for mosaics and georeference; folds.groups is column, whose groups only "
+                "python -m folds.cut cuts into blocks, of scenes. Set folds.block_tiles=null"
+            )
         return column_groups(train.name.tolist(), data, folds)
-    if "georeference" in folds.groups:
+    if folds.by_place:
         footprints = read_footprints(Path(data.root), train.image.tolist())
         pairs = linked_tiles(footprints, folds.gap_tiles, folds.block_tiles)
         return component_names(train.name.to_numpy(object), pairs).tolist()

@@ -221,9 +221,11 @@ def test_a_class_in_fewer_groups_than_folds_is_refused_with_the_ways_out(config)
     leave_bare_in_the_first_scene(config)
     with pytest.raises(UserError, match=r"bare lives in 1 groups \(scene0\)") as refusal:
         make_folds(run_of(config))
-    ways_out = ("folds.split_groups_of=[bare]", "folds.block_tiles=8", "folds.allow=[class_in_few_groups]")
-    for way_out in ways_out:
+    for way_out in ("folds.split_groups_of=[bare]", "folds.allow=[class_in_few_groups]"):
         assert way_out in str(refusal.value)
+    assert "block_tiles" not in str(refusal.value)  # no blocks are cut where a column says what belongs together
+    with pytest.raises(UserError, match=r"folds\.block_tiles is for mosaics and georeference; folds\.groups is column"):
+        make_folds(run_of(config, "folds.block_tiles=8"))
     assert "lower folds.k" not in str(refusal.value)  # no two folds can share one group either
     assert not run_of(config).folds_csv.exists()
 
@@ -239,6 +241,20 @@ def test_ways_that_lead_nowhere_are_not_named(config):
         make_folds(run_of(config))
     assert "block_tiles" not in str(refusal.value)
     assert make_folds(run_of(config, "folds.k=2")).fold.nunique() == 2
+
+
+@pytest.mark.parametrize(
+    ("folds", "way_out"),
+    [
+        ("{groups: column, groups_csv: scenes.csv}", "form 3 groups.* or name another folds.groups_column"),
+        ("{groups: none}", "form 9 groups, and a fold needs one at least. Change folds.k$"),
+        ("{groups: mosaic}", "form 9 groups.* or make more groups: folds.block_tiles=8 cuts"),
+        ("{groups: mosaic, block_tiles: 8}", "form 9 groups.* or make more groups: a lower folds.block_tiles cuts"),
+    ],
+)
+def test_more_groups_are_made_as_the_kind_of_groups_lets_them(config, folds, way_out):
+    with pytest.raises(UserError, match=way_out):
+        make_folds(run_of(config, f"folds={folds}", "folds.k=10"))
 
 
 def test_each_way_out_works(config):

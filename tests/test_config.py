@@ -105,6 +105,8 @@ def test_the_usual_keys_are_a_valid_experiment():
         ("seeds=[0, 1, 0]", "seeds: one is given twice"),
         ("seeds=[-1]", "seeds.0: -1: Input should be greater than or equal to 0"),
         ("folds.seed=-1", "folds.seed: -1: Input should be greater than or equal to 0"),
+        ("folds.gap_tiles=2", "folds: gap_tiles is for groups georeference; groups is column"),
+        ("folds={groups: none, block_tiles: 4}", "folds: block_tiles cuts groups into blocks; groups is none"),
         ("jobs.devices=[cuda, 'cuda:0']", "devices: one is given twice"),
         ("train.augment=[{name: copy_paste, params: {classes: [bear]}}]", "unknown 'bear'; did you mean bare?"),
         ("models.unet.target=forst", "models.unet.target: unknown 'forst'; did you mean forest?"),
