@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import rasterio
+from rasterio._err import CPLE_BaseError  # what GDAL raises through rasterio; it has no public name
 from rasterio.crs import CRS
-from rasterio.errors import RasterioError
+from rasterio.errors import CRSError, RasterioError
 from rasterio.transform import array_bounds
 from rasterio.warp import transform_bounds
 from scipy.sparse import coo_array
@@ -19,6 +20,8 @@ from base.progress import track
 from base.threads import in_threads
 
 PX = 0.5  # of a pixel: how far apart the borders of tiles that touch may be, for the rounding of coordinates
+TURN = 360.0  # degrees
+NO_PLACE = (np.nan,) * 4
 Box = tuple[float, float, float, float]
 
 
@@ -27,43 +30,81 @@ class Footprints:
     """The boxes that tiles cover, in sides of a tile, so that degrees and metres are the same."""
 
     box_N4: np.ndarray
-    """West, south, east, north; of a turned image, the box around it."""
-    touch: float
-    """How far apart boxes that touch may be: PX."""
+    """West, south, east, north; of a turned image, the box around it; NaN: of an image that does not say."""
+    touch_2: np.ndarray
+    """How far apart boxes that touch may be, across and along: PX of a pixel."""
 
 
 @dataclass(frozen=True)
 class _Placed:
     box: Box
     crs: CRS | None
-    size_px: int
+    size_px: tuple[int, int]
+    """Across and along."""
 
 
 def read_footprints(root: Path, images: list[str]) -> Footprints:
     """The footprints of images, from their headers, in the coordinate system that most of them have.
 
     Raises:
-        UserError: lists images without coordinates, and tells of some with a coordinate system and some without.
+        UserError: lists images without coordinates, or with some that mean nothing beside those of the others.
     """
+    footprints, lost_of = find_footprints(root, images)
+    if lost_of:
+        why = listed(sorted(set(lost_of.values())), 3)
+        raise UserError(
+            f"folds.groups is georeference, and {len(lost_of)} of {len(images)} train images do not say where they lie "
+            f"({why}): {listed(lost_of)}; folds.groups=mosaic+duplicates finds neighbours from pixels"
+        )
+    return footprints
+
+
+def find_footprints(root: Path, images: list[str]) -> tuple[Footprints, dict[str, str]]:
+    """The footprints of those images that say where they lie, and image -> why not of the others."""
     each_placed = in_threads(lambda image: _placed(root / image), images)
     placed = list(track(each_placed, "read coordinates", total=len(images)))
-    lost = [image for image, each in zip(images, placed, strict=True) if isinstance(each, str)]
-    if lost:
-        why = listed(sorted({each for each in placed if isinstance(each, str)}), 3)
-        raise UserError(
-            f"folds.groups is georeference, and {len(lost)} of {len(images)} train images do not say where they lie "
-            f"({why}): {listed(lost)}; folds.groups=mosaic+duplicates finds neighbours from pixels"
-        )
-    systems = Counter(each.crs for each in placed)
-    if None in systems and len(systems) > 1:
-        bare = [image for image, each in zip(images, placed, strict=True) if each.crs is None]
-        raise UserError(f"{len(bare)} train images have coordinates of an unknown system: {listed(bare)}")
-    common = systems.most_common(1)[0][0]
-    box_N4 = np.array(
-        [each.box if each.crs == common else transform_bounds(each.crs, common, *each.box) for each in placed]
-    )
-    side_2 = np.median(box_N4[:, 2:] - box_N4[:, :2], axis=0)
-    return Footprints(box_N4 / np.tile(side_2, 2), PX / min(each.size_px for each in placed))
+    systems = Counter(each.crs for each in placed if isinstance(each, _Placed) and each.crs is not None)
+    common = systems.most_common(1)[0][0] if systems else None  # None: as world files give them
+    lost_of, box_N4 = {}, np.full((len(images), 4), np.nan)
+    with rasterio.Env():  # outside of it, GDAL prints what it raises
+        for row, (image, each) in enumerate(zip(images, placed, strict=True)):
+            box = each if isinstance(each, str) else _box_in(common, each)
+            if isinstance(box, str):
+                lost_of[image] = box
+            else:
+                box_N4[row] = box
+    known_N = np.isfinite(box_N4).all(1)
+    if not known_N.any():
+        return Footprints(box_N4, np.zeros(2)), lost_of
+    if common is not None and common.is_geographic:
+        box_N4[known_N] = _unrolled(box_N4[known_N])
+    size_N2 = np.array([each.size_px for each, known in zip(placed, known_N, strict=True) if known])
+    side_N2 = (box_N4[:, 2:] - box_N4[:, :2])[known_N]
+    side_2 = np.median(side_N2, axis=0)
+    touch_2 = PX * np.median(side_N2 / size_N2, axis=0) / side_2
+    return Footprints(box_N4 / np.tile(side_2, 2), touch_2), lost_of
+
+
+def _box_in(common: CRS | None, placed: _Placed) -> Box | str:
+    """A tile's box in another system, or why there is none."""
+    if placed.crs is None and common is not None:
+        return "coordinates of an unknown system"
+    try:
+        box = placed.box if placed.crs == common else transform_bounds(placed.crs, common, *placed.box)
+    except (RasterioError, CRSError, CPLE_BaseError):
+        box = NO_PLACE
+    return box if np.isfinite(box).all() else "no place in the system that most of them have"
+
+
+def _unrolled(box_N4: np.ndarray) -> np.ndarray:
+    """Boxes in degrees, with longitudes counted on from the widest stretch without a tile: 180 east is 180 west."""
+    west_N, south_N, east_N, north_N = box_N4.T
+    width_N = np.where(east_N < west_N, east_N + TURN, east_N) - west_N
+    sorted_N = np.sort(west_N % TURN)
+    gap_N = np.diff(sorted_N, append=sorted_N[0] + TURN)
+    first = sorted_N[(gap_N.argmax() + 1) % len(sorted_N)]
+    west_N = (west_N - first) % TURN
+    return np.stack([west_N, south_N, west_N + width_N, north_N], axis=1)
 
 
 def linked_tiles(footprints: Footprints, gap: float, block_tiles: int | None) -> np.ndarray:
@@ -73,19 +114,20 @@ def linked_tiles(footprints: Footprints, gap: float, block_tiles: int | None) ->
         gap: in tile sides, along each axis; tiles that are no further apart are linked, 0 those that touch or overlap.
         block_tiles: links across blocks of so many tiles are cut; never those of tiles that share pixels.
     """
-    box_N4 = footprints.box_N4
+    known = np.flatnonzero(np.isfinite(footprints.box_N4).all(1))
+    box_N4, touch_2 = footprints.box_N4[known], footprints.touch_2
     centre_N2, half_N2 = (box_N4[:, :2] + box_N4[:, 2:]) / 2, (box_N4[:, 2:] - box_N4[:, :2]) / 2
-    reach = 2 * half_N2.max() + gap + footprints.touch
+    reach = 2 * half_N2.max(initial=0) + gap + touch_2.max()
     pairs_P2 = cKDTree(centre_N2).query_pairs(reach, p=np.inf, output_type="ndarray")
     a_P, b_P = pairs_P2.T
-    apart_P = (np.abs(centre_N2[a_P] - centre_N2[b_P]) - half_N2[a_P] - half_N2[b_P]).max(1)  # below 0: they overlap
-    linked_P = apart_P <= gap + footprints.touch
+    apart_P2 = np.abs(centre_N2[a_P] - centre_N2[b_P]) - half_N2[a_P] - half_N2[b_P]  # both below 0: they overlap
+    linked_P = (apart_P2 <= gap + touch_2).all(1)
     if block_tiles:
         corner_N2 = _corners(box_N4[:, :2], pairs_P2[linked_P])
         block_N2 = np.floor((centre_N2 - corner_N2) / block_tiles)
         same_P = (block_N2[a_P] == block_N2[b_P]).all(1)
-        linked_P &= same_P | (apart_P < -footprints.touch)
-    return pairs_P2[linked_P]
+        linked_P &= same_P | (apart_P2 < -touch_2).all(1)
+    return known[pairs_P2[linked_P]]
 
 
 def _corners(corner_N2: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
@@ -107,6 +149,6 @@ def _placed(path: Path) -> _Placed | str:
             west, south, east, north = array_bounds(file.height, file.width, file.transform)
             # The image of a transform without a flip stands on its head.
             box = (min(west, east), min(south, north), max(west, east), max(south, north))
-            return _Placed(box, file.crs, max(file.width, file.height))
-    except RasterioError as error:
+            return _Placed(box, file.crs, (file.width, file.height))
+    except (RasterioError, CRSError) as error:
         return str(error)

@@ -7,6 +7,7 @@ import pytest
 import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rasterio.crs import CRS
 from rasterio.transform import Affine, from_origin
 from rasterio.warp import transform
 
@@ -14,7 +15,7 @@ from base.errors import UserError
 from base.files import read_json
 from config import Run, load_experiment, open_run
 from folds import check
-from folds.georeference import Footprints, linked_tiles, read_footprints
+from folds.georeference import Footprints, find_footprints, linked_tiles, read_footprints
 from folds.images import read_values
 from folds.tiles import make_tiles
 from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_mask, write_tif
@@ -58,7 +59,7 @@ def groups_of(root: Path, **folds) -> list[set[int]]:
 
 
 def boxes(places_N2: np.ndarray, size: float = 1.0) -> Footprints:
-    return Footprints(np.concatenate([places_N2, places_N2 + size], axis=1), 0.5 / 256)
+    return Footprints(np.concatenate([places_N2, places_N2 + size], axis=1), np.array([0.5, 0.25]) / 256)
 
 
 def test_tiles_that_touch_at_sides_or_corners_are_one_group_and_others_are_not(tmp_path):
@@ -159,11 +160,11 @@ def test_links_are_those_of_all_pairs_compared_in_any_order_and_place(count, gap
         for b in range(a + 1, count):
             across = max(west_N[a], west_N[b]) - min(east_N[a], east_N[b])
             along = max(south_N[a], south_N[b]) - min(north_N[a], north_N[b])
-            if max(across, along) <= gap + footprints.touch:
+            if (np.array([across, along]) <= gap + footprints.touch_2).all():
                 expected.add((a, b))
     assert {tuple(sorted(pair)) for pair in linked_tiles(footprints, gap, None).tolist()} == expected
     order = rng.permutation(count)
-    moved = Footprints(footprints.box_N4[order] + [7e3, -3e3] * 2, footprints.touch)
+    moved = Footprints(footprints.box_N4[order] + [7e3, -3e3] * 2, footprints.touch_2)
     found = {tuple(sorted(order[pair].tolist())) for pair in linked_tiles(moved, gap, None)}
     assert found == expected
 
@@ -189,5 +190,58 @@ def test_a_system_for_some_images_only_is_refused_and_for_none_is_taken_as_one(t
     write_scenes(tmp_path / "data", [(0, 0), (1, 0), (5, 5)], crs=None)  # as a world file gives them
     assert groups_of(tmp_path / "data") == [{0, 1}, {2}]
     write_placed(tmp_path / "data" / "train" / "000003.tif", 5e5, 5.2e6)
-    with pytest.raises(UserError, match=r"3 train images have coordinates of an unknown system: train/000000\.tif"):
+    unknown = r"3 of 4 train images .*\(coordinates of an unknown system\): train/000000\.tif"
+    with pytest.raises(UserError, match=unknown):
         make_tiles(run_of(tmp_path / "data"))
+
+
+def write_headers(root: Path, places: list[tuple[str, Affine]], width: int = PX, height: int = PX) -> list[str]:
+    """Images of nothing at places; their names."""
+    root.mkdir(parents=True, exist_ok=True)
+    names = [f"{n}.tif" for n in range(len(places))]
+    for name, (crs, placed) in zip(names, places, strict=True):
+        with rasterio.open(
+            root / name, "w", "GTiff", width, height, 1, dtype="uint8", crs=CRS.from_user_input(crs), transform=placed
+        ) as file:
+            file.write(np.ones((1, height, width), np.uint8))
+    return names
+
+
+def test_tiles_on_both_sides_of_the_antimeridian_are_neighbours(tmp_path):
+    """A row of tiles over 180 degrees, handed in as -179.9 and as 180.1; the rest of the data lies elsewhere."""
+    step = PX * 1e-3
+    row = [("EPSG:4326", from_origin(west, 5, 1e-3, 1e-3)) for west in (180 - 2 * step, 180 - step, -180, 180 + step)]
+    across = ("EPSG:32601", from_origin(166000, 1000, 20, 20))  # its box goes from 179.9998 to -179.9944
+    beside = ("EPSG:32601", from_origin(166000 + PX * 20, 1000, 20, 20))
+    others = [("EPSG:4326", from_origin(west, 5, 1e-3, 1e-3)) for west in (10, 12, 150)]
+    footprints = read_footprints(tmp_path, write_headers(tmp_path, [*row, across, beside, *others]))
+    assert {tuple(sorted(pair)) for pair in linked_tiles(footprints, 0, None).tolist()} == {
+        (0, 1), (1, 2), (2, 3), (4, 5)
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("crs", "placed"),
+    [
+        ('LOCAL_CS["site",UNIT["metre",1]]', from_origin(5e5, 5.2e6, GSD, GSD)),  # of a building site, say
+        ("EPSG:4326", from_origin(200, 95, 1e-3, 1e-3)),
+        (UTM32, Affine(np.nan, 0, 5e5, 0, -1, 5.2e6)),
+    ],
+)
+def test_a_place_that_the_others_system_does_not_know_is_a_listed_problem(tmp_path, capfd, crs, placed):
+    good = [(UTM32, from_origin(5e5 + n * SIDE, 5.2e6, GSD, GSD)) for n in range(3)]
+    names = write_headers(tmp_path, [*good[:1], (crs, placed), *good[1:]])
+    with pytest.raises(UserError, match=r"1 of 4 train images .*\(no place in the system that most .*\): 1\.tif"):
+        read_footprints(tmp_path, names)
+    assert "ERROR" not in capfd.readouterr().err
+    footprints, lost_of = find_footprints(tmp_path, names)
+    assert list(lost_of) == ["1.tif"]
+    assert {tuple(sorted(pair)) for pair in linked_tiles(footprints, 0, None).tolist()} == {(0, 2), (2, 3)}
+
+
+def test_half_a_pixel_is_counted_along_each_axis(tmp_path):
+    """Tiles of 16 x 256 px: half a pixel is 1/32 of a side across, and 1/512 along."""
+    places = [(0, 0), (16.4, 0), (40, 0), (56.6, 0), (100, 0), (100, 256.4), (200, 0), (200, 256.6)]
+    names = write_headers(tmp_path, [(UTM32, from_origin(5e5 + x, 5.2e6 - y, 1, 1)) for x, y in places], 16, 256)
+    pairs = linked_tiles(read_footprints(tmp_path, names), 0, None)
+    assert {tuple(sorted(pair)) for pair in pairs.tolist()} == {(0, 1), (4, 5)}
