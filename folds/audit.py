@@ -196,7 +196,13 @@ def _copies(links: Links, tile_names: np.ndarray, train_N: np.ndarray, hist_NC: 
 
 
 def fold_findings(
-    train: pd.DataFrame, fold_N: np.ndarray, links: Links, hist_NC: np.ndarray, names: tuple[str, ...], asked: Folds
+    train: pd.DataFrame,
+    fold_N: np.ndarray,
+    links: Links,
+    hist_NC: np.ndarray,
+    names: tuple[str, ...],
+    asked: Folds,
+    whole_N: np.ndarray | None = None,
 ) -> list[Finding]:
     """What is wrong with folds that pass `fold_violations`: leaks that the groups do not know of, classes missing.
 
@@ -204,23 +210,24 @@ def fold_findings(
         train: the train rows of the tile table, which are its first.
         fold_N: their folds.
         asked: the keys that made the groups. Leaks that they let happen were chosen, and are only counted.
+        whole_N: `folds.groups.whole_groups`; None: no key cut a group.
     """
     tile_names = ("train/" + train.name).to_numpy(str)
+    whole_N = train.group.to_numpy() if whole_N is None else whole_N
     found = []
     left_N = np.zeros(len(train), bool)
     for name in asked.split_groups_of:
         left_N |= hist_NC[:, names.index(name)] > 0
-    for kind, pairs, what, grouped_by in (
-        ("copies_across_folds", links.copies, "pairs of copies", ("mosaic+duplicates", "georeference+duplicates")),
-        ("neighbours_across_folds", links.neighbours, "pairs of neighbours", ("mosaic", "mosaic+duplicates")),
+    for kind, pairs, what in (
+        ("copies_across_folds", links.copies, "pairs of copies"),
+        ("neighbours_across_folds", links.neighbours, "pairs of neighbours"),
     ):
-        a_P, b_P = (pairs[side].to_numpy(np.int64) for side in ("a", "b"))
-        among = (a_P < len(train)) & (b_P < len(train))
-        a_P, b_P = a_P[among], b_P[among]
+        pairs_P2 = pairs[["a", "b"]].to_numpy(np.int64)
+        a_P, b_P = pairs_P2[(pairs_P2 < len(train)).all(1)].T
         apart = fold_N[a_P] != fold_N[b_P]
-        # Groups that were made of these links are split only where block_tiles or split_groups_of says so.
-        cut = asked.by_place and asked.block_tiles is not None and kind == "neighbours_across_folds"
-        chosen = apart & (left_N[a_P] | left_N[b_P] | (asked.groups in grouped_by) | cut)
+        # Chosen is what would be one group if no key cut it; blocks cut neighbours only.
+        cut = left_N[a_P] | left_N[b_P] | (kind == "neighbours_across_folds")
+        chosen = apart & cut & (whole_N[a_P] == whole_N[b_P])
         said = f"of {len(a_P)} {what} stand in two folds"
         if chosen.any():
             why = f"{chosen.sum()} {said}, as folds.block_tiles or folds.split_groups_of lets them"

@@ -30,6 +30,7 @@ from folds.classes import ClassTable
 from folds.files import find_test_masks
 from folds.folds_csv import fold_violations, read_folds, refuse_bad_folds
 from folds.georeference import linked_tiles, read_footprints
+from folds.groups import whole_groups
 from folds.images import nodata_tag
 from folds.links import Links, open_links
 from folds.pictures import write_mosaics
@@ -72,7 +73,8 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     if not violations:
         fold_of = dict(zip(folds.name, folds.fold, strict=True))
         fold_N = np.array([fold_of[name] for name in train.name])
-        findings += fold_findings(train, fold_N, links, hist_NC, classes.names, experiment.folds)
+        whole_N = whole_groups(run, tiles, scan, sources)
+        findings += fold_findings(train, fold_N, links, hist_NC, classes.names, experiment.folds, whole_N)
         figures = _fold_figures(hist_NC, fold_N, train.group.to_numpy(), k, experiment.folds.seed)
         console.print(deviation_table(hist_NC, fold_N, k, classes.names))
         console.print(

@@ -24,7 +24,9 @@ GROUP_KEYS = {
 """The keys on which groups depend."""
 
 
-def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str, given: list[str] | None) -> list[str | None]:
+def tile_groups(
+    run: Run, tiles: pd.DataFrame, scan: Scan, sources: str, folds: Folds, given: list[str] | None
+) -> list[str | None]:
     """The group of each row of the tile table; test tiles have none.
 
     A group that was found, not given, has the name of its first train tile.
@@ -32,7 +34,6 @@ def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str, given: 
     Args:
         given: `given_groups` of the train tiles.
     """
-    folds = run.experiment.folds
     is_train_N = (tiles.split == "train").to_numpy()
     names = tiles.name.to_numpy(object)
     group_N = names.copy()
@@ -51,6 +52,17 @@ def tile_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str, given: 
         alone_N = component_names(names, copies[leave_N[copies].all(1)])
         group_N = np.where(leave_N, group_N + "/" + alone_N, group_N)
     return [group if train else None for group, train in zip(group_N, is_train_N, strict=True)]
+
+
+def whole_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> np.ndarray:
+    """(N,) the groups that the train tiles of the table would form if no key cut any: whatever stands in two folds and
+    in one of these was let do so."""
+    asked, train = run.experiment.folds, tiles[tiles.split == "train"]
+    if not (asked.block_tiles or asked.split_groups_of):
+        return train.group.to_numpy(object)
+    uncut = asked.model_copy(update={"block_tiles": None, "split_groups_of": []})
+    given = given_groups(train, run.experiment.data, uncut)
+    return np.array(tile_groups(run, tiles, scan, sources, uncut, given)[: len(train)], object)
 
 
 def _neighbours(links: Links, block_tiles: int | None) -> np.ndarray:

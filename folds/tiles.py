@@ -106,7 +106,7 @@ def make_tiles(run: Run) -> pd.DataFrame:
     given = given_groups(found[found.split == "train"], data, folds)
     scan = open_scan(run, found, sources)
     table = tile_table(found, scan, ClassTable.of(data))
-    table.insert(TILE_COLUMNS.index("group"), "group", tile_groups(run, table, scan, sources, given))
+    table.insert(TILE_COLUMNS.index("group"), "group", tile_groups(run, table, scan, sources, folds, given))
     with whole_file(run.tiles_csv) as aside:
         table.to_csv(aside, index=False)
     run.finish(run.tiles_csv, keys, inputs, [run.tiles_csv], is_folder=False)

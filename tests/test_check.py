@@ -311,18 +311,32 @@ def test_leaks_and_lonely_classes_are_found_in_folds():
     assert found["neighbours_across_folds"].what.startswith("2 of 3 pairs")
     assert found["neighbours_across_folds"].tiles == ["train/2", "train/3", "train/4", "train/5"]
     assert found["copies_across_folds"].what.startswith("1 of 2 pairs")
-    asked = Folds(k=2, groups="column", split_groups_of=["bare"])
-    chosen = fold_findings(train, fold_N, links_of(neighbours=pairs), hist_NC, NAMES, asked)
-    assert [(f.kind, f.tiles) for f in chosen] == [
-        ("chosen_leaks", ["train/4", "train/5"]), ("neighbours_across_folds", ["train/2", "train/3"]),
+
+
+@pytest.mark.parametrize("groups", ["mosaic", "georeference", "column"])
+def test_what_was_cut_is_chosen_and_what_was_never_together_is_not(groups):
+    """Tiles 0 to 3 were one group, and 4 and 5 another; whichever kind of groups it was."""
+    train, fold_N = table_of(6, 0), np.array([0, 1, 0, 1, 0, 1])
+    hist_NC = np.array([[5, 5, 0]] * 4 + [[5, 5, 7]] * 2)
+    pairs = pd.DataFrame({"a": [0, 2, 3, 4, 2], "b": [1, 3, 4, 5, 5], "symmetry": "same", "exact": True})
+    whole_N = np.array(list("aaaabb"), object)
+
+    def found_by(links: Links, **keys) -> list[tuple[str, list[str]]]:
+        asked = Folds.model_validate({"k": 2, "groups": groups} | keys)
+        found = fold_findings(train, fold_N, links, hist_NC, NAMES, asked, whole_N)
+        return [(f.kind, f.tiles) for f in found if f.kind != "class_in_few_groups"]
+
+    assert found_by(links_of(neighbours=pairs), block_tiles=2) == [
+        ("chosen_leaks", [f"train/{n}" for n in range(6)]),
+        ("neighbours_across_folds", [f"train/{n}" for n in (2, 3, 4, 5)]),
+    ]
+    # Blocks cut no copies; only the tiles of a class leave.
+    assert found_by(links_of(copies=pairs), block_tiles=2) == [
+        ("copies_across_folds", [f"train/{n}" for n in range(6)])
+    ]
+    assert found_by(links_of(copies=pairs[3:]), split_groups_of=["bare"]) == [
+        ("chosen_leaks", ["train/4", "train/5"]), ("copies_across_folds", ["train/2", "train/5"])
     ]  # fmt: skip
-    by_mosaic = fold_findings(train, fold_N, links, hist_NC, NAMES, Folds(k=2, groups="mosaic"))
-    assert [f.kind for f in by_mosaic] == ["copies_across_folds", "chosen_leaks"]
-    # Coordinates that were to keep neighbours together and do not are wrong; with blocks they were not to.
-    for asked, kind in ((Folds(k=2), "neighbours_across_folds"), (Folds(k=2, block_tiles=2), "chosen_leaks")):
-        asked = asked.model_copy(update={"groups": "georeference"})
-        by_place = fold_findings(train, fold_N, links, hist_NC, NAMES, asked)
-        assert [f.kind for f in by_place] == ["copies_across_folds", kind]
 
 
 def test_copies_that_coordinates_put_elsewhere_have_their_own_remedy():

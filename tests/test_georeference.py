@@ -1,6 +1,7 @@
 """Groups from coordinates: what overlaps, touches or is near stays together, whatever the units and the order."""
 
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -14,10 +15,12 @@ from rasterio.warp import transform
 from base.errors import UserError
 from base.files import read_json
 from config import Run, load_experiment, open_run
+from config.data import AuditError
 from folds import check
 from folds.georeference import Footprints, find_footprints, linked_tiles, read_footprints
 from folds.images import read_values
 from folds.tiles import make_tiles
+from tests.scenes import cut, draw_texture
 from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_mask, write_tif
 
 PX, GSD = 32, 0.5
@@ -134,6 +137,36 @@ def test_test_tiles_that_share_pixels_with_train_tiles_are_told_of(tmp_path):
     check.main(["--config", str(config)])
     found = read_json(tmp_path / "runs" / "tiny" / "check.json")["findings"]
     assert "test_beside_train" not in {each["kind"] for each in found}
+
+
+def write_scene(root: Path, size: int, place) -> None:
+    """A scene of size x size tiles whose borders fit; `place`: (column, row) -> those that the coordinates tell."""
+    rng = np.random.default_rng(4)
+    for n, ((row, column), tile) in enumerate(cut(draw_texture(rng, size * PX, size * PX, 4), PX).items()):
+        east, south = place(column, row)
+        path = root / "train" / f"{n:06d}.tif"
+        write_placed(path, 5e5 + east * SIDE, 5.2e6 - south * SIDE, seed=n)
+        with rasterio.open(path, "r+") as file:
+            file.write(np.moveaxis(tile, -1, 0))
+
+
+def findings(root: Path, **folds) -> dict[str, dict]:
+    """kind -> the finding of that kind, of folds.check with everything allowed."""
+    run_of(root, **folds)
+    allow = f"folds.allow=[{', '.join(get_args(AuditError))}]"
+    check.main(["--config", str(root.parent / "config.yaml"), allow])
+    return {each["kind"]: each for each in read_json(root.parent / "runs" / "tiny" / "check.json")["findings"]}
+
+
+def test_neighbours_across_blocks_were_chosen_and_those_that_coordinates_put_elsewhere_were_not(tmp_path):
+    write_scene(tmp_path / "true" / "data", 4, lambda column, row: (column, row))
+    found = findings(tmp_path / "true" / "data", block_tiles=2)
+    assert "chosen_leaks" in found
+    assert "neighbours_across_folds" not in found
+    write_scene(tmp_path / "wrong" / "data", 4, lambda column, row: (3 * column, 5 * row))
+    found = findings(tmp_path / "wrong" / "data", block_tiles=2)
+    assert "chosen_leaks" not in found
+    assert "neighbours_across_folds" in found
 
 
 def test_a_turned_image_covers_the_box_around_it(tmp_path):
