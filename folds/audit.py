@@ -10,6 +10,7 @@ import pandas as pd
 from base.errors import listed
 from config.data import AuditError, Folds, Nodata
 from folds.assign import explain_few, few_groups
+from folds.georeference import Beside
 from folds.images import without_data
 from folds.links import Links
 from folds.scan import Scan
@@ -157,6 +158,18 @@ def beside_findings(tile_names: np.ndarray, train_N: np.ndarray, pairs_P2: np.nd
     return [Finding("test_beside_train", "warning", what, beside)]
 
 
+def carried_findings(tile_names: np.ndarray, beside: Beside) -> list[Finding]:
+    """Tiles whose coordinates are their scene's: which of them overlap is not known."""
+    carried = tile_names[beside.carried_N].tolist()
+    if not carried:
+        return []
+    what = (
+        f"{len(carried)} tiles have exactly the same coordinates as others beside them: they carry their scene's, and "
+        f"whether they share pixels is not known: {listed(carried, 5)}; give each its own, as python -m folds.cut does"
+    )
+    return [Finding("same_coordinates", "warning", what, carried)]
+
+
 def _shifts(bands: pd.DataFrame) -> list[Finding]:
     """Bands whose mean in the test tiles is far from that in the train tiles."""
     train, test = (bands[bands.split == split].set_index("band") for split in ("train", "test"))
@@ -203,6 +216,7 @@ def fold_findings(
     names: tuple[str, ...],
     asked: Folds,
     whole_N: np.ndarray | None = None,
+    beside: Beside | None = None,
 ) -> list[Finding]:
     """What is wrong with folds that pass `fold_violations`: leaks that the groups do not know of, classes missing.
 
@@ -211,36 +225,11 @@ def fold_findings(
         fold_N: their folds.
         asked: the keys that made the groups. Leaks that they let happen were chosen, and are only counted.
         whole_N: `folds.groups.whole_groups`; None: no key cut a group.
+        beside: pairs by coordinates; None: no tile has any.
     """
-    tile_names = ("train/" + train.name).to_numpy(str)
     whole_N = train.group.to_numpy() if whole_N is None else whole_N
-    found = []
-    left_N = np.zeros(len(train), bool)
-    for name in asked.split_groups_of:
-        left_N |= hist_NC[:, names.index(name)] > 0
-    for kind, pairs, what in (
-        ("copies_across_folds", links.copies, "pairs of copies"),
-        ("neighbours_across_folds", links.neighbours, "pairs of neighbours"),
-    ):
-        pairs_P2 = pairs[["a", "b"]].to_numpy(np.int64)
-        a_P, b_P = pairs_P2[(pairs_P2 < len(train)).all(1)].T
-        apart = fold_N[a_P] != fold_N[b_P]
-        # Chosen is what would be one group if no key cut it; blocks cut neighbours only.
-        cut = left_N[a_P] | left_N[b_P] | (kind == "neighbours_across_folds")
-        chosen = apart & cut & (whole_N[a_P] == whole_N[b_P])
-        said = f"of {len(a_P)} {what} stand in two folds"
-        if chosen.any():
-            why = f"{chosen.sum()} {said}, as folds.block_tiles or folds.split_groups_of lets them"
-            found.append(Finding("chosen_leaks", "warning", why, _concerned(tile_names, a_P[chosen], b_P[chosen])))
-        split = apart & ~chosen
-        if split.any():
-            first = listed(
-                [f"{tile_names[a]} - {tile_names[b]}" for a, b in zip(a_P[split], b_P[split], strict=True)], 5
-            )
-            found_by = "georeference" if asked.by_place and kind == "copies_across_folds" else "mosaic"
-            mend = f"folds.groups={found_by}+duplicates keeps them together"
-            why = f"{split.sum()} {said}, so OOF scores will be too high: {first}; {mend}"
-            found.append(error(kind, why, _concerned(tile_names, a_P[split], b_P[split])))
+    beside = Beside.nothing_known(len(train)) if beside is None else beside
+    found = _leaks(train, fold_N, links, beside, whole_N, _left(hist_NC, names, asked), asked)
     few = few_groups(hist_NC, train.group.to_numpy(), asked.k, names)
     if few:
         found.append(error("class_in_few_groups", f"not every fold can hold every class: {listed(explain_few(few))}"))
@@ -250,6 +239,70 @@ def fold_findings(
         what += "; folds.block_tiles cuts large groups" if asked.has_blocks else ""
         found.append(Finding("large_group", "warning", what))
     return found
+
+
+def _left(hist_NC: np.ndarray, names: tuple[str, ...], asked: Folds) -> np.ndarray:
+    """(N,) bool: the tiles that left their groups for a class that they hold."""
+    return (hist_NC[:, [names.index(name) for name in asked.split_groups_of]] > 0).any(1)
+
+
+def _leaks(
+    train: pd.DataFrame,
+    fold_N: np.ndarray,
+    links: Links,
+    beside: Beside,
+    whole_N: np.ndarray,
+    left_N: np.ndarray,
+    asked: Folds,
+) -> list[Finding]:
+    """Pairs that stand in two folds: those that keys let do so, and errors."""
+    tile_names = ("train/" + train.name).to_numpy(str)
+    copies_P2, borders_P2 = (pairs[["a", "b"]].to_numpy(np.int64) for pairs in (links.copies, links.neighbours))
+    neighbours_P2 = np.unique(np.sort(np.concatenate([borders_P2, beside.touching_P2]), axis=1), axis=0)
+    # Groups are made of coordinates only where all train tiles have some.
+    all_placed = beside.known_N[: len(train)].all()
+    placed_P2 = np.concatenate([beside.shared_P2, beside.touching_P2])[: None if all_placed else 0]
+    found = []
+    for kind, pairs_P2, what in (
+        ("overlaps_across_folds", beside.shared_P2, "pairs that share pixels by their coordinates"),
+        ("copies_across_folds", copies_P2, "pairs of copies"),
+        ("neighbours_across_folds", neighbours_P2, "pairs of neighbours"),
+    ):
+        pairs_P2 = pairs_P2[(pairs_P2 < len(train)).all(1)]
+        a_P, b_P = pairs_P2.T
+        apart_P = fold_N[a_P] != fold_N[b_P]
+        # Chosen is what would be one group if no key cut it; blocks cut neighbours only.
+        cut_P = left_N[a_P] | left_N[b_P] | (kind == "neighbours_across_folds")
+        chosen_P = cut_P & (whole_N[a_P] == whole_N[b_P])
+        chosen_P2, split_P2 = pairs_P2[apart_P & chosen_P], pairs_P2[apart_P & ~chosen_P]
+        said = f"of {len(pairs_P2)} {what} stand in two folds"
+        if len(chosen_P2):
+            why = f"{len(chosen_P2)} {said}, as folds.block_tiles or folds.split_groups_of lets them"
+            found.append(Finding("chosen_leaks", "warning", why, _concerned(tile_names, *chosen_P2.T)))
+        if len(split_P2):
+            first = listed([f"{a} - {b}" for a, b in tile_names[split_P2]], 5)
+            mend = _mend(kind, split_P2, borders_P2, placed_P2, asked)
+            why = f"{len(split_P2)} {said}, so OOF scores will be too high: {first}; {mend}"
+            found.append(error(kind, why, _concerned(tile_names, *split_P2.T)))
+    return found
+
+
+def _mend(kind: str, split_P2: np.ndarray, borders_P2: np.ndarray, placed_P2: np.ndarray, asked: Folds) -> str:
+    """What keeps these pairs together: the kind of groups that knows of them all."""
+    if kind == "copies_across_folds":
+        found_by = "georeference" if asked.by_place else "mosaic"
+    elif kind == "neighbours_across_folds" and _within(split_P2, borders_P2):
+        found_by = "mosaic"
+    elif _within(split_P2, placed_P2):
+        found_by = "georeference"
+    else:
+        return "folds.groups=column takes groups of your own, which can keep them together"
+    return f"folds.groups={found_by}+duplicates keeps them together"
+
+
+def _within(some_P2: np.ndarray, all_P2: np.ndarray) -> bool:
+    some, all_pairs = ({tuple(pair) for pair in np.sort(pairs, axis=1).tolist()} for pairs in (some_P2, all_P2))
+    return some <= all_pairs
 
 
 def _how(pair) -> str:

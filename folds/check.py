@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from base.command import run, stage_parser
-from base.errors import UserError, refuse_all
+from base.errors import refuse_all
 from base.files import whole_file, write_json
 from config import Run, load_experiment, open_run
 from folds.assign import assign_folds, deviation_table, least_deviation, make_folds, relative_deviation
@@ -21,6 +21,7 @@ from folds.audit import (
     Finding,
     band_table,
     beside_findings,
+    carried_findings,
     class_table,
     data_findings,
     fold_findings,
@@ -29,7 +30,7 @@ from folds.audit import (
 from folds.classes import ClassTable
 from folds.files import find_test_masks
 from folds.folds_csv import fold_violations, read_folds, refuse_bad_folds
-from folds.georeference import linked_tiles, read_footprints
+from folds.georeference import find_footprints, tiles_beside
 from folds.groups import whole_groups
 from folds.images import nodata_tag
 from folds.links import Links, open_links
@@ -64,7 +65,14 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     findings = data_findings(tiles, scan, links, hist_NC, bands)
     tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
     findings += nodata_findings(scan, tile_names, data.nodata, nodata_tag(Path(data.root) / tiles.image.iloc[0]))
-    findings += beside_findings(tile_names, (tiles.split == "train").to_numpy(), _side_by_side(run, tiles, links))
+    borders_P2 = links.neighbours[["a", "b"]].to_numpy(np.int64)
+    beside = tiles_beside(find_footprints(Path(data.root), tiles.image.tolist())[0], borders_P2)
+    if len(beside.shared_P2) or len(beside.touching_P2):
+        shared, touching = len(beside.shared_P2), len(beside.touching_P2)
+        console.print(f"by their coordinates {shared} pairs of tiles share pixels, and {touching} only touch")
+    findings += carried_findings(tile_names, beside)
+    side_by_side_P2 = np.concatenate([borders_P2, beside.shared_P2, beside.touching_P2])
+    findings += beside_findings(tile_names, (tiles.split == "train").to_numpy(), side_by_side_P2)
 
     folds = read_folds(folds_file) if folds_file else make_folds(run)
     violations = fold_violations(train, folds, k)
@@ -74,7 +82,7 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
         fold_of = dict(zip(folds.name, folds.fold, strict=True))
         fold_N = np.array([fold_of[name] for name in train.name])
         whole_N = whole_groups(run, tiles, scan, sources)
-        findings += fold_findings(train, fold_N, links, hist_NC, classes.names, experiment.folds, whole_N)
+        findings += fold_findings(train, fold_N, links, hist_NC, classes.names, experiment.folds, whole_N, beside)
         figures = _fold_figures(hist_NC, fold_N, train.group.to_numpy(), k, experiment.folds.seed)
         console.print(deviation_table(hist_NC, fold_N, k, classes.names))
         console.print(
@@ -96,18 +104,6 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     if shown:
         console.print(f"{run.dir}: {shown}", soft_wrap=True)
     return findings
-
-
-def _side_by_side(run: Run, tiles: pd.DataFrame, links: Links) -> np.ndarray:
-    """(P, 2) positions of neighbours by their borders, and by coordinates where the groups are made of them."""
-    pairs_P2 = links.neighbours[["a", "b"]].to_numpy(np.int64)
-    if not run.experiment.folds.by_place:
-        return pairs_P2
-    try:
-        footprints = read_footprints(Path(run.experiment.data.root), tiles.image.tolist())
-    except UserError:  # the train tiles have coordinates; the test tiles need none
-        return pairs_P2
-    return np.concatenate([pairs_P2, linked_tiles(footprints, gap=0.0, block_tiles=None)])
 
 
 def _write_findings(folder: Path, findings: list[Finding], about: dict[str, Any]) -> None:

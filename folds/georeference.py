@@ -36,6 +36,24 @@ class Footprints:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Pairs of tiles by their coordinates, as (P, 2) positions."""
+
+    shared_P2: np.ndarray
+    """Share pixels."""
+    touching_P2: np.ndarray
+    """Only touch, at sides or corners."""
+    known_N: np.ndarray
+    """bool of each tile: it says where it lies; of the others nothing is known."""
+    carried_N: np.ndarray
+    """bool of each tile: it says where its scene lies, which is no place of its own."""
+
+    @classmethod
+    def nothing_known(cls, n: int) -> "Beside":
+        return cls(*np.empty((2, 0, 2), np.int64), *np.zeros((2, n), bool))
+
+
+@dataclass(frozen=True)
 class _Placed:
     box: Box
     crs: CRS | None
@@ -47,7 +65,8 @@ def read_footprints(root: Path, images: list[str]) -> Footprints:
     """The footprints of images, from their headers, in the coordinate system that most of them have.
 
     Raises:
-        UserError: lists images without coordinates, or with some that mean nothing beside those of the others.
+        UserError: lists images without coordinates, or with some that mean nothing beside those of the others; all have
+            the same.
     """
     footprints, lost_of = find_footprints(root, images)
     if lost_of:
@@ -55,6 +74,12 @@ def read_footprints(root: Path, images: list[str]) -> Footprints:
         raise UserError(
             f"folds.groups is georeference, and {len(lost_of)} of {len(images)} train images do not say where they lie "
             f"({why}): {listed(lost_of)}; folds.groups=mosaic+duplicates finds neighbours from pixels"
+        )
+    if len(images) > 1 and (footprints.box_N4 == footprints.box_N4[0]).all():
+        raise UserError(
+            f"folds.groups is georeference, and {len(images)} train images have exactly the same coordinates: they "
+            f"carry their scene's. Give each its own where tiles are cut, as python -m folds.cut does; "
+            f"folds.groups=mosaic+duplicates finds neighbours from pixels"
         )
     return footprints
 
@@ -114,6 +139,37 @@ def linked_tiles(footprints: Footprints, gap: float, block_tiles: int | None) ->
         gap: in tile sides, along each axis; tiles that are no further apart are linked, 0 those that touch or overlap.
         block_tiles: links across blocks of so many tiles are cut; never those of tiles that share pixels.
     """
+    pairs_P2, shares_P = _near(footprints, gap)
+    if not block_tiles:
+        return pairs_P2
+    box_N4 = footprints.box_N4
+    corner_N2 = _corners(box_N4[:, :2], pairs_P2)
+    block_N2 = np.floor(((box_N4[:, :2] + box_N4[:, 2:]) / 2 - corner_N2) / block_tiles)
+    a_P, b_P = pairs_P2.T
+    return pairs_P2[(block_N2[a_P] == block_N2[b_P]).all(1) | shares_P]
+
+
+def tiles_beside(footprints: Footprints, neighbours_P2: np.ndarray) -> Beside:
+    """Which tiles share pixels or touch, as far as coordinates can be believed.
+
+    Args:
+        neighbours_P2: tiles that stand side by side by their borders. Where two of them have exactly the same
+            coordinates, these were copied from the scene to all of its tiles.
+    """
+    known = np.flatnonzero(np.isfinite(footprints.box_N4).all(1))
+    place_N = np.full(len(footprints.box_N4), -1)
+    place_N[known] = np.unique(footprints.box_N4[known], axis=0, return_inverse=True)[1].ravel()
+    a_P, b_P = neighbours_P2.T
+    claimed = place_N[a_P[place_N[a_P] == place_N[b_P]]]
+    is_one_place = len(known) > 1 and not place_N[known].any()
+    carried_N = (place_N >= 0) & (np.isin(place_N, claimed) | is_one_place)
+    box_N4 = np.where(carried_N[:, None], np.nan, footprints.box_N4)
+    pairs_P2, shares_P = _near(Footprints(box_N4, footprints.touch_2), gap=0.0)
+    return Beside(pairs_P2[shares_P], pairs_P2[~shares_P], (place_N >= 0) & ~carried_N, carried_N)
+
+
+def _near(footprints: Footprints, gap: float) -> tuple[np.ndarray, np.ndarray]:
+    """(P, 2) positions of tiles no further apart than `gap` along each axis, and (P,) whether they share pixels."""
     known = np.flatnonzero(np.isfinite(footprints.box_N4).all(1))
     box_N4, touch_2 = footprints.box_N4[known], footprints.touch_2
     centre_N2, half_N2 = (box_N4[:, :2] + box_N4[:, 2:]) / 2, (box_N4[:, 2:] - box_N4[:, :2]) / 2
@@ -121,13 +177,8 @@ def linked_tiles(footprints: Footprints, gap: float, block_tiles: int | None) ->
     pairs_P2 = cKDTree(centre_N2).query_pairs(reach, p=np.inf, output_type="ndarray")
     a_P, b_P = pairs_P2.T
     apart_P2 = np.abs(centre_N2[a_P] - centre_N2[b_P]) - half_N2[a_P] - half_N2[b_P]  # both below 0: they overlap
-    linked_P = (apart_P2 <= gap + touch_2).all(1)
-    if block_tiles:
-        corner_N2 = _corners(box_N4[:, :2], pairs_P2[linked_P])
-        block_N2 = np.floor((centre_N2 - corner_N2) / block_tiles)
-        same_P = (block_N2[a_P] == block_N2[b_P]).all(1)
-        linked_P &= same_P | (apart_P2 < -touch_2).all(1)
-    return known[pairs_P2[linked_P]]
+    near_P = (apart_P2 <= gap + touch_2).all(1)
+    return known[pairs_P2[near_P]], (apart_P2[near_P] < -touch_2).all(1)
 
 
 def _corners(corner_N2: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:

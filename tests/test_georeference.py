@@ -17,6 +17,7 @@ from base.files import read_json
 from config import Run, load_experiment, open_run
 from config.data import AuditError
 from folds import check
+from folds.folds_csv import read_folds
 from folds.georeference import Footprints, find_footprints, linked_tiles, read_footprints
 from folds.images import read_values
 from folds.tiles import make_tiles
@@ -120,7 +121,7 @@ def test_copies_join_groups_that_coordinates_keep_apart(tmp_path):
 
 
 def test_test_tiles_that_share_pixels_with_train_tiles_are_told_of(tmp_path):
-    """No border says so. Test tiles need no coordinates: then nothing is told, and nothing is wrong."""
+    """No border says so. Test tiles need no coordinates: then nothing is told of them, and nothing is wrong."""
     root = tmp_path / "data"
     write_scenes(root, [(0, 0), (1, 0), (9, 0), (9.5, 0)])
     write_placed(root / "test" / "a.tif", 5e5 + 9.7 * SIDE, 5.2e6 - 0.2 * SIDE, seed=7)
@@ -134,6 +135,10 @@ def test_test_tiles_that_share_pixels_with_train_tiles_are_told_of(tmp_path):
     found = {each["kind"]: each["tiles"] for each in read_json(tmp_path / "runs" / "tiny" / "check.json")["findings"]}
     assert found["test_beside_train"] == ["test/a"]
     write_tif(root / "test" / "b.tif", np.moveaxis(read_values(root / "test" / "b.tif"), 0, -1))
+    check.main(["--config", str(config)])
+    found = {each["kind"]: each["tiles"] for each in read_json(tmp_path / "runs" / "tiny" / "check.json")["findings"]}
+    assert found["test_beside_train"] == ["test/a"]
+    write_tif(root / "test" / "a.tif", np.moveaxis(read_values(root / "test" / "a.tif"), 0, -1))
     check.main(["--config", str(config)])
     found = read_json(tmp_path / "runs" / "tiny" / "check.json")["findings"]
     assert "test_beside_train" not in {each["kind"] for each in found}
@@ -167,6 +172,61 @@ def test_neighbours_across_blocks_were_chosen_and_those_that_coordinates_put_els
     found = findings(tmp_path / "wrong" / "data", block_tiles=2)
     assert "chosen_leaks" not in found
     assert "neighbours_across_folds" in found
+
+
+def test_pairs_by_coordinates_are_audited_whatever_the_groups_are(tmp_path):
+    """Two scenes of tiles that overlap by half, one of tiles that touch; borders tell of none of them."""
+    root = tmp_path / "data"
+    halves = [(10 * scene + column / 2, row / 2) for scene in (0, 1) for row in range(3) for column in range(3)]
+    write_scenes(root, [*halves, (40, 0), (41, 0), (41, 1), (60, 0)])
+    for groups in ("none", "mosaic+duplicates"):
+        with pytest.raises(UserError, match="overlaps_across_folds") as refusal:
+            run_of(root, groups=groups)
+            check.main(["--config", str(tmp_path / "config.yaml")])
+        assert "folds.groups=georeference+duplicates keeps them together" in str(refusal.value)
+        found = findings(root, groups=groups)
+        folds = read_folds(tmp_path / "runs" / "tiny" / "folds.csv").fold
+        footprints = read_footprints(root, [f"train/{n:06d}.tif" for n in range(22)])
+        near = [sorted(pair) for pair in linked_tiles(footprints, 0, None).tolist()]
+        apart = [(a, b) for a, b in near if folds[a] != folds[b]]
+        touching = {(9 * scene + a, 9 * scene + b) for scene in (0, 1) for a, b in ((0, 2), (3, 5), (6, 8))}
+        touching |= {(9 * scene + a, 9 * scene + b) for scene in (0, 1) for a in (0, 1, 2) for b in (6, 7, 8)}
+        touching |= {(9 * scene + a, 9 * scene + b) for scene in (0, 1) for a, b in ((0, 5), (2, 3), (3, 8), (5, 6))}
+        touching |= {(18, 19), (19, 20), (18, 20)}
+        shared = [pair for pair in apart if pair not in touching]
+        assert found["overlaps_across_folds"]["what"].startswith(f"{len(shared)} of 40 pairs that share pixels")
+        assert set(found["overlaps_across_folds"]["tiles"]) == {f"train/{n:06d}" for pair in shared for n in pair}
+        touched = [pair for pair in apart if pair in touching]
+        assert found["neighbours_across_folds"]["what"].startswith(f"{len(touched)} of {len(touching)} pairs")
+    assert not {"overlaps_across_folds", "neighbours_across_folds"} & set(findings(root))  # georeference
+    (root / "train" / "000021.tif").unlink()
+    write_tif(root / "train" / "000021.tif", draw_texture(np.random.default_rng(1), PX, PX, 4))
+    found = findings(root, groups="none")
+    assert "folds.groups=column takes groups of your own" in found["overlaps_across_folds"]["what"]
+
+
+def test_tiles_that_carry_the_coordinates_of_their_scene_overlap_nothing(tmp_path):
+    """As whoever cuts with the profile of the scene leaves them: told of, and taken for no place at all."""
+    for n, (groups, block_tiles) in enumerate((("mosaic", 2), ("none", None))):
+        root = tmp_path / f"{n}" / "data"
+        write_scene(root, 4, lambda column, row: (7, 3))
+        write_placed(root / "train" / "000098.tif", 9e5, 5.2e6, seed=98)
+        write_placed(root / "train" / "000099.tif", 9e5 + SIDE / 2, 5.2e6, seed=99)
+        found = findings(root, groups=groups, block_tiles=block_tiles)
+        assert found["same_coordinates"]["tiles"] == [f"train/{n:06d}" for n in range(16)]
+        overlaps = found.get("overlaps_across_folds", {"tiles": []})["tiles"]
+        assert set(overlaps) <= {"train/000098", "train/000099"}
+    write_scene(tmp_path / "all" / "data", 3, lambda column, row: (7, 3))
+    with pytest.raises(UserError, match=r"9 train images have exactly the same coordinates: .*groups=mosaic\+dupl"):
+        make_tiles(run_of(tmp_path / "all" / "data"))
+
+
+def test_two_dates_of_a_place_share_its_pixels(tmp_path):
+    root = tmp_path / "data"
+    write_scenes(root, [(5 * place, 0) for place in range(6) for _ in range(2)])
+    found = findings(root, groups="none")
+    assert "same_coordinates" not in found
+    assert "of 6 pairs that share pixels" in found["overlaps_across_folds"]["what"]
 
 
 def test_a_turned_image_covers_the_box_around_it(tmp_path):
