@@ -30,8 +30,7 @@ from folds.audit import (
 from folds.classes import ClassTable
 from folds.files import find_test_masks
 from folds.folds_csv import fold_violations, read_folds, refuse_bad_folds
-from folds.georeference import find_footprints, tiles_beside
-from folds.groups import whole_groups
+from folds.groups import audited_places, whole_groups
 from folds.images import nodata_tag
 from folds.links import Links, open_links
 from folds.pictures import write_mosaics
@@ -66,7 +65,7 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
     findings += nodata_findings(scan, tile_names, data.nodata, nodata_tag(Path(data.root) / tiles.image.iloc[0]))
     borders_P2 = links.neighbours[["a", "b"]].to_numpy(np.int64)
-    beside = tiles_beside(find_footprints(Path(data.root), tiles.image.tolist())[0], borders_P2)
+    beside = audited_places(run, tiles, links)
     if len(beside.shared_P2) or len(beside.touching_P2):
         shared, touching = len(beside.shared_P2), len(beside.touching_P2)
         console.print(f"by their coordinates {shared} pairs of tiles share pixels, and {touching} only touch")

@@ -13,7 +13,7 @@ from base.files import hash_file
 from base.tables import read_csv
 from config import Run
 from config.data import Data, Folds
-from folds.georeference import linked_tiles, read_footprints
+from folds.georeference import Beside, find_footprints, linked_tiles, read_footprints, tiles_beside
 from folds.links import Links, open_links
 from folds.scan import Scan
 
@@ -37,21 +37,42 @@ def tile_groups(
     is_train_N = (tiles.split == "train").to_numpy()
     names = tiles.name.to_numpy(object)
     group_N = names.copy()
-    copies = np.empty((0, 2), np.int64)
     if given is not None:
         group_N[is_train_N] = given
-    if folds.by_borders or folds.joins_copies:
+    if folds.by_borders or folds.joins_copies or folds.split_groups_of:
         links = open_links(run, tiles, scan, sources)
+        copies = links.copies[["a", "b"]].to_numpy(np.int64)
+    if folds.by_borders or folds.joins_copies:
         pairs = _pairs_with_first(names, given) if given is not None else _neighbours(links, folds.block_tiles)
-        if folds.joins_copies:
-            copies = links.copies[["a", "b"]].to_numpy(np.int64)
-        group_N = component_names(names, np.concatenate([pairs, copies]))
-    for name in folds.split_groups_of:
-        # Copies of each other leave together: between them, the leak would be complete.
-        leave_N = is_train_N & (tiles[name].fillna(0) > 0).to_numpy(bool)
-        alone_N = component_names(names, copies[leave_N[copies].all(1)])
-        group_N = np.where(leave_N, group_N + "/" + alone_N, group_N)
+        group_N = component_names(names, np.concatenate([pairs, copies] if folds.joins_copies else [pairs]))
+    if folds.split_groups_of:
+        holds_NC = (tiles[folds.split_groups_of].fillna(0) > 0).to_numpy(bool) & is_train_N[:, None]
+        shared = audited_places(run, tiles, links).shared_P2
+        group_N = _left(group_N, names, holds_NC, np.concatenate([copies, shared]))
     return [group if train else None for group, train in zip(group_N, is_train_N, strict=True)]
+
+
+def audited_places(run: Run, tiles: pd.DataFrame, links: Links) -> Beside:
+    """What the coordinates of a table's tiles tell, of those that have some, beside what its borders do."""
+    footprints, _ = find_footprints(Path(run.experiment.data.root), tiles.image.tolist())
+    return tiles_beside(footprints, links.neighbours[["a", "b"]].to_numpy(np.int64))
+
+
+def _left(group_N: np.ndarray, names: np.ndarray, holds_NC: np.ndarray, same_P2: np.ndarray) -> np.ndarray:
+    """(N,) the groups when tiles have left them.
+
+    Args:
+        holds_NC: whether a tile holds each of the classes for which it leaves.
+        same_P2: tiles that share pixels or are copies, which leave together: between them, the leak would be complete.
+    """
+    leaves_N = holds_NC.any(1)
+    first_N = first_linked(len(names), same_P2[leaves_N[same_P2].all(1)])
+    group_N = np.where(leaves_N, group_N[first_N], group_N)
+    for holds_N in holds_NC.T:
+        one_holds_N = np.zeros(len(names), bool)
+        one_holds_N[first_N[holds_N]] = True
+        group_N = np.where(one_holds_N[first_N], group_N + "/" + names[first_N], group_N)
+    return group_N
 
 
 def whole_groups(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> np.ndarray:
@@ -105,12 +126,16 @@ def component_names(names: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
 
     Train tiles come first in the tile table, so it is a train tile's name wherever one is linked.
     """
-    n = len(names)
+    return names[first_linked(len(names), pairs_P2)]
+
+
+def first_linked(n: int, pairs_P2: np.ndarray) -> np.ndarray:
+    """(n,) of each tile the first that is linked to it, over any number of links: itself where none is."""
     links = coo_array((np.ones(len(pairs_P2), bool), (pairs_P2[:, 0], pairs_P2[:, 1])), shape=(n, n))
     number_of, component_N = connected_components(links, directed=False)
     first = np.full(number_of, n, np.int64)
     np.minimum.at(first, component_N, np.arange(n))
-    return names[first[component_N]]
+    return first[component_N]
 
 
 def group_inputs(data: Data, folds: Folds) -> dict[str, str]:

@@ -229,6 +229,30 @@ def test_two_dates_of_a_place_share_its_pixels(tmp_path):
     assert "of 6 pairs that share pixels" in found["overlaps_across_folds"]["what"]
 
 
+@pytest.mark.parametrize("groups", ["column", "georeference", "mosaic"])
+def test_tiles_that_share_pixels_and_copies_leave_their_groups_together(tmp_path, groups):
+    """0 and 1 overlap, 3 and 5 are copies; 6 overlaps 7, which does not leave."""
+    root = tmp_path / "data"
+    write_scenes(root, [(0, 0), (0.5, 0), (5, 0), (9, 0), (13, 0), (20, 0), (30, 0), (30.5, 0.2)])
+    write_placed(root / "train" / "000005.tif", 5e5 + 20 * SIDE, 5.2e6, seed=3)
+    labels_of = {0: [1, 2, 4], 1: [2, 2, 4], 2: [2, 2, 4], 3: [1, 2, 4], 4: [2, 2, 2], 5: [1, 2, 4], 6: [2, 2, 4]}
+    for n in range(8):
+        mask_HW = np.full((PX, PX), 2, np.uint8)
+        mask_HW[3:9], mask_HW[11:12, n:] = np.reshape(labels_of.get(n, [2, 2, 2]), (3, 1))[[0, 2]]
+        write_mask(root / "train" / f"{n:06d}.png", mask_HW)
+    (root / "one.csv").write_text("name,scene\n" + "".join(f"{n:06d},{'ab'[n == 5]}\n" for n in range(8)))
+    run = run_of(root, groups=groups, groups_csv="one.csv", split_groups_of=["bare", "field"])
+    group = dict(zip(range(8), make_tiles(run).group, strict=True))
+    together = {frozenset(n for n in group if group[n] == each) for each in group.values()}
+    assert {frozenset({0, 1}), frozenset({2}), frozenset({3, 5}), frozenset({6})} <= together
+    assert all(not {4, 7} & each or each <= {4, 7} for each in together)
+    assert group[1].count("/") == group[0].count("/")
+    found = findings(root, groups=groups, groups_csv="one.csv", split_groups_of=["bare", "field"])
+    assert "copies_across_folds" not in found
+    for kind in ("chosen_leaks", "overlaps_across_folds"):
+        assert set(found.get(kind, {"tiles": []})["tiles"]) <= {"train/000006", "train/000007"}
+
+
 def test_a_turned_image_covers_the_box_around_it(tmp_path):
     for n, turn in enumerate((0, 45)):
         path = tmp_path / f"{n}.tif"
