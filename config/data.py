@@ -15,8 +15,8 @@ LANDSCAPE_CLASSES = (
 )  # fmt: skip
 """What the generated competition draws; `data.classes` gives them labels and colours."""
 AuditError = Literal[
-    "class_in_few_groups", "copies_across_folds", "dead_band", "neighbours_across_folds", "one_label_masks",
-    "overlaps_across_folds",
+    "class_absent_in_fold", "class_in_few_groups", "copies_across_folds", "dead_band", "neighbours_across_folds",
+    "one_label_masks", "overlaps_across_folds",
 ]  # fmt: skip
 TILE_COLUMNS = ("name", "split", "image", "mask", "height", "width", "group", "sha256")
 """Columns of `tiles.csv`; a column of pixel counts per class follows. sha256 begins the hash of image and mask."""

@@ -17,7 +17,7 @@ from base.files import hash_file, whole_file
 from base.stamps import hash_files, read_stamp, stamp_path
 from config import Run, load_experiment, open_run
 from config.data import Folds
-from folds.balance import PARTS, greedy_folds, search_folds
+from folds.balance import PARTS, cover_classes, greedy_folds, search_folds
 from folds.classes import ClassTable
 from folds.folds_csv import import_folds, read_folds
 from folds.tiles import hist_of, make_tiles
@@ -27,8 +27,8 @@ def assign_folds(hist_NC: np.ndarray, group_N: np.ndarray, k: int, seed: int = 0
     """Give each tile a fold: a group is never split, every fold gets its share of every class and of the tiles.
 
     Groups are taken in descending order of the largest share of any class that they hold, each to the fold whose
-    load it raises least; then local search swaps and moves groups. Shares, not pixels: a rare class weighs as much as
-    a common one.
+    load it raises least; then local search swaps and moves groups, at last so that no fold goes without a class that
+    lives in k groups or more, as far as that can be. Shares, not pixels: a rare class weighs as much as a common one.
 
     Args:
         hist_NC: (N, C) pixels per tile and class; a row of zeros is a tile without labels.
@@ -49,7 +49,7 @@ def assign_folds(hist_NC: np.ndarray, group_N: np.ndarray, k: int, seed: int = 0
     share_GC = np.rint(hist_GC / np.maximum(hist_GC.sum(0), 1) * PARTS).astype(np.int64)
     rng = np.random.default_rng(seed)
     fold_G = search_folds(share_GC, greedy_folds(share_GC, k, rng), k, rng)
-    return fold_G[group_of_tile]
+    return cover_classes(share_GC, hist_GC > 0, fold_G, k)[group_of_tile]
 
 
 def _refuse_k(k: int, groups: int, tiles: int, more: str = "") -> None:

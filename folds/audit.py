@@ -217,6 +217,7 @@ def fold_findings(
     asked: Folds,
     whole_N: np.ndarray | None = None,
     beside: Beside | None = None,
+    ours: bool = True,
 ) -> list[Finding]:
     """What is wrong with folds that pass `fold_violations`: leaks that the groups do not know of, classes missing.
 
@@ -226,6 +227,7 @@ def fold_findings(
         asked: the keys that made the groups. Leaks that they let happen were chosen, and are only counted.
         whole_N: `folds.groups.whole_groups`; None: no key cut a group.
         beside: pairs by coordinates; None: no tile has any.
+        ours: the folds are of our own assignment, which holds as many classes in all folds as it can.
     """
     whole_N = train.group.to_numpy() if whole_N is None else whole_N
     beside = Beside.nothing_known(len(train)) if beside is None else beside
@@ -233,12 +235,33 @@ def fold_findings(
     few = few_groups(hist_NC, train.group.to_numpy(), asked.k, names)
     if few:
         found.append(error("class_in_few_groups", f"not every fold can hold every class: {listed(explain_few(few))}"))
+    found += _absent_classes(hist_NC, fold_N, set(few), asked.k, names, ours)
     largest = train.group.value_counts()
     if largest.iloc[0] > len(train) / asked.k:
         what = f"group {largest.index[0]} holds {largest.iloc[0]} of {len(train)} tiles, more than a fold's share"
         what += "; folds.block_tiles cuts large groups" if asked.has_blocks else ""
         found.append(Finding("large_group", "warning", what))
     return found
+
+
+def _absent_classes(
+    hist_NC: np.ndarray, fold_N: np.ndarray, few: set[str], k: int, names: tuple[str, ...], ours: bool
+) -> list[Finding]:
+    """Classes that some fold has nothing of, though they live in as many groups as there are folds."""
+    folds_of = {name: np.unique(fold_N[hist_NC[:, c] > 0]).tolist() for c, name in enumerate(names)}
+    absent = [
+        f"fold {fold} has no {name}"
+        for name, folds in folds_of.items()
+        for fold in range(k)
+        if folds and name not in few and fold not in folds
+    ]
+    if not absent:
+        return []
+    if ours:
+        what = f"no folds were found in which every fold holds every class that lives in {k} groups: {listed(absent)}"
+        return [Finding("class_absent_in_fold", "warning", what)]
+    what = f"{listed(absent)}, though these classes live in {k} groups or more; folds.file=null assigns folds anew"
+    return [error("class_absent_in_fold", what)]
 
 
 def _left(hist_NC: np.ndarray, names: tuple[str, ...], asked: Folds) -> np.ndarray:

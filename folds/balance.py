@@ -8,6 +8,7 @@ Names: `share_GC` is what each group holds of each column (the classes, and the 
 fold holds, `fold_G` the fold of each group.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ LOOKED_AT = 512  # groups that a descent considers, divided among the folds; of 
 WORK = 20_000  # rounds of search times groups: seconds for any number of groups. Not a time: machines must agree
 MAX_ROUNDS = 1000
 PATIENCE = 200  # rounds without gain after which the search ends
+TRIED = 64  # equally good ways to give a fold a class, of which the most even is taken
 KICKED = 8  # groups thrown into random folds to leave a local optimum
 
 
@@ -160,3 +162,48 @@ def _lower_worst(share_GC: np.ndarray, fold_G: np.ndarray, k: int, rng: np.rando
         load_KC[worst] += step_C
         load_KC[fold] -= step_C
         fold_G[given], fold_G[taken] = fold, worst
+
+
+def cover_classes(share_GC: np.ndarray, holds_GC: np.ndarray, fold_G: np.ndarray, k: int) -> np.ndarray:
+    """(G,) folds that lack fewer classes, by swaps and moves of single groups; `fold_G` itself where none lacks any.
+
+    The search may leave a fold without a class that is uneven in any folds, since nearly all of it is in one group.
+    Where many classes live in few groups each, there may be no folds that all hold them all.
+
+    Args:
+        holds_GC: bool, whether a group has anything of a column: it may be too little for a share.
+    """
+    holds_GC = holds_GC[:, holds_GC.sum(0) >= k].astype(np.int64)
+    while True:
+        count_KC = _loads(holds_GC, fold_G, k)
+        better = [
+            folds
+            for fold, column in np.argwhere(count_KC == 0)
+            for folds in _folds_with(fold, column, holds_GC, fold_G, count_KC)
+        ]
+        if not better:
+            return fold_G
+        fold_G = min(better, key=lambda each: (_lacking(holds_GC, each, k), worst_excess(share_GC, each, k)))
+
+
+def _lacking(holds_GC: np.ndarray, fold_G: np.ndarray, k: int) -> int:
+    return int((_loads(holds_GC, fold_G, k) == 0).sum())
+
+
+def _folds_with(
+    fold: int, column: int, holds_GC: np.ndarray, fold_G: np.ndarray, count_KC: np.ndarray
+) -> Iterator[np.ndarray]:
+    """Folds with a group of this column moved to this fold, or swapped with one of it, where fewer lack any then."""
+    gives = np.flatnonzero((holds_GC[:, column] > 0) & (fold_G != fold))[:LOOKED_AT]
+    takes = np.flatnonzero(fold_G == fold)[: LOOKED_AT // len(count_KC)]
+    taken_BC = np.vstack([holds_GC[takes], np.zeros_like(holds_GC[:1])])
+    step_ABC = holds_GC[gives][:, None] - taken_BC
+    from_A1C = count_KC[fold_G[gives]][:, None]
+    lacking_AB = ((count_KC[fold] + step_ABC == 0).sum(2) + (from_A1C - step_ABC == 0).sum(2)) - (
+        (count_KC[fold] == 0).sum() + (from_A1C == 0).sum(2)
+    )
+    for a, b in np.argwhere((lacking_AB < 0) & (lacking_AB == lacking_AB.min()))[:TRIED]:
+        changed_G = fold_G.copy()
+        changed_G[gives[a]] = fold
+        changed_G[takes[b : b + 1]] = fold_G[gives[a]]  # of the last, an empty slice: nothing comes back
+        yield changed_G

@@ -81,7 +81,8 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
         fold_of = dict(zip(folds.name, folds.fold, strict=True))
         fold_N = np.array([fold_of[name] for name in train.name])
         whole_N = whole_groups(run, tiles, scan, sources)
-        findings += fold_findings(train, fold_N, links, hist_NC, classes.names, experiment.folds, whole_N, beside)
+        ours = folds_file is None and experiment.folds.file is None
+        findings += fold_findings(train, fold_N, links, hist_NC, classes.names, experiment.folds, whole_N, beside, ours)
         figures = _fold_figures(hist_NC, fold_N, train.group.to_numpy(), k, experiment.folds.seed)
         console.print(deviation_table(hist_NC, fold_N, k, classes.names))
         console.print(

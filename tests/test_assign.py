@@ -10,13 +10,17 @@ from hypothesis import strategies as st
 
 from base.errors import UserError
 from config import Run, load_experiment, open_run
+from config.data import Folds
 from folds.assign import assign_folds, few_groups, least_deviation, make_folds, relative_deviation
+from folds.audit import fold_findings
 from folds.balance import PARTS, greedy_folds, search_folds, worst_excess
 from folds.folds_csv import folds_of, import_folds, read_folds, refuse_bad_folds
 from folds.images import read_mask
+from folds.links import Links
 from folds.tiles import make_tiles, read_tiles, tiles_of
 from tests.tiny import tiny_values, write_config, write_mask, write_tiny
 
+NO_LINKS = Links(*[pd.DataFrame({"a": [], "b": []}, dtype=np.int64)] * 2, pd.DataFrame(), {})
 COMPETITION = np.array([16.49, 74.63, 0.58, 1.69, 0.52, 1.84, 0.44, 0.33, 3.40, 0.083]) / 100
 
 
@@ -86,6 +90,47 @@ def test_the_excess_is_what_an_even_share_of_the_rest_leaves():
     assert worst_excess(share_GC[:, :1], np.array([0, 1, 2]), 3) <= 0
     assert worst_excess(share_GC[:, :1], np.array([0, 1, 1]), 3) == pytest.approx(0.3 * PARTS, rel=1e-3)
     assert worst_excess(share_GC[:, :1], np.array([0, 0, 1]), 3) == pytest.approx(0.3 * PARTS, rel=1e-3)
+
+
+def uneven(seed: int, most: int) -> tuple[np.ndarray, np.ndarray, int]:
+    """hist_NC, group_N, k of data in which classes are rare, or nearly all of a class is in one group."""
+    rng = np.random.default_rng(seed)
+    k = int(rng.integers(2, 6))
+    groups, classes = int(rng.integers(k + 1, most)), int(rng.integers(2, 9))
+    group_N = np.concatenate([np.arange(groups), rng.integers(0, groups, 3 * groups)])
+    hist_NC = rng.lognormal(3, rng.choice([0.5, 2, 4]), (len(group_N), classes))
+    hist_NC *= rng.random(hist_NC.shape) < rng.choice([0.05, 0.2, 0.6])
+    hist_NC[group_N == rng.integers(groups), rng.integers(classes)] *= 1000
+    return np.rint(hist_NC).astype(np.int64), group_N, k
+
+
+def lacking(held_GC: np.ndarray, fold_G: np.ndarray, k: int) -> int:
+    """How many folds lack a class that k groups have, over all such classes."""
+    wanted = [c for c in range(held_GC.shape[1]) if held_GC[:, c].sum() >= k]
+    return sum(k - len(np.unique(fold_G[held_GC[:, c]])) for c in wanted)
+
+
+def test_no_fold_of_ours_lacks_a_class_that_every_fold_can_have():
+    """Of few groups all folds are compared: of 40 such cases, in one the search finds none where there are some."""
+    could = missed = 0
+    for seed in range(60):
+        hist_NC, group_N, k = uneven(seed, 8 if seed < 40 else 20)
+        k = min(k, 3) if seed < 40 else k
+        groups = group_N.max() + 1
+        held_GC = np.stack([(hist_NC[group_N == g] > 0).any(0) for g in range(groups)])
+        fold_N = assign_folds(hist_NC, group_N, k)
+        ours = lacking(held_GC, fold_N[:groups], k)
+        assert len(np.unique(fold_N)) == k
+        names = tuple(map(str, range(hist_NC.shape[1])))
+        train = pd.DataFrame({"name": map(str, range(len(group_N))), "group": group_N.astype(str)})
+        found = fold_findings(train, fold_N, NO_LINKS, hist_NC, names, Folds(k=k))
+        assert {f.severity for f in found if f.kind == "class_absent_in_fold"} == ({"warning"} if ours else set())
+        if ours and seed < 40:
+            every = (np.array(folds) for folds in product(range(k), repeat=groups))
+            missed += any(not lacking(held_GC, fold_G, k) for fold_G in every if len(np.unique(fold_G)) == k)
+        could += not ours
+    assert could >= 55
+    assert missed <= 1
 
 
 def test_search_gains_where_groups_are_few():

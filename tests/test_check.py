@@ -307,7 +307,10 @@ def test_leaks_and_lonely_classes_are_found_in_folds():
     pairs = pd.DataFrame({"a": [0, 2, 4, 5], "b": [2, 3, 5, 6], "symmetry": "same", "exact": True})  # 6: a test tile
     links = links_of(neighbours=pairs, copies=pairs[:2])
     found = {f.kind: f for f in fold_findings(train, fold_N, links, hist_NC, NAMES, Folds(k=3, groups="column"))}
-    assert set(found) == {"neighbours_across_folds", "copies_across_folds", "class_in_few_groups"}
+    assert set(found) == {
+        "neighbours_across_folds", "copies_across_folds", "class_in_few_groups", "class_absent_in_fold"
+    }  # fmt: skip
+    assert "fold 2 has no field, fold 2 has no forest" in found["class_absent_in_fold"].what  # of bare, see few groups
     assert found["neighbours_across_folds"].what.startswith("2 of 3 pairs")
     assert found["neighbours_across_folds"].tiles == ["train/2", "train/3", "train/4", "train/5"]
     assert found["copies_across_folds"].what.startswith("1 of 2 pairs")
@@ -402,6 +405,24 @@ def test_test_tiles_beside_train_tiles_are_told_of(tmp_path):
     (finding,) = [each for each in read_json(folder / "check.json")["findings"] if each["kind"] == "test_beside_train"]
     assert finding["tiles"] == ["test/0", "test/2"]
     assert finding["what"].startswith("2 of 3 test tiles")
+
+
+def test_folds_from_elsewhere_that_lack_a_class_stop_the_run_unless_allowed(root):
+    """Bare is in 4 of 16 tiles, each a group; the file lays all of them into one fold."""
+    for n in range(4, 16):
+        path = root / "train" / f"{n:06d}.png"
+        write_mask(path, np.where(read_mask(path) == 4, 2, read_mask(path)).astype(np.uint8))
+    file = root.parent / "mine.csv"
+    file.write_text("name,fold\n" + "".join(f"{n:06d},{n // 8}\n" for n in range(16)))
+    asked = {"groups": "none", "allow": ["neighbours_across_folds"]}
+    assert "class_absent_in_fold" not in kinds(run_check(root, **asked))
+    with pytest.raises(UserError, match=r"allow=\[class_absent_in_fold\]\): .*: fold 1 has no bare, though"):
+        run_check(root, file=str(file), **asked)
+    (root.parent / "runs" / "tiny" / "folds.csv").unlink()
+    with pytest.raises(UserError, match="fold 1 has no bare"):
+        run_check(root, "--folds", str(file), **asked)
+    asked["allow"].append("class_absent_in_fold")
+    assert kinds(run_check(root, file=str(file), **asked))["class_absent_in_fold"] == "error"
 
 
 def test_a_group_larger_than_a_fold_is_said():
