@@ -4,6 +4,7 @@ What is wrong is an error or a warning; errors stop the run with exit code 2 unl
 `--folds FILE` audits another folds file (columns name and fold) on the same tiles.
 """
 
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,14 +31,43 @@ from folds.audit import (
 from folds.classes import ClassTable
 from folds.files import find_test_masks
 from folds.folds_csv import fold_violations, read_folds, refuse_bad_folds
+from folds.georeference import Beside
 from folds.groups import audited_places, whole_groups
 from folds.images import nodata_tag
 from folds.links import Links, open_links
 from folds.pictures import write_mosaics
-from folds.scan import open_scan
+from folds.scan import Scan, open_scan
 from folds.tiles import hist_of, make_tiles, sources_hash
 
 __all__ = ["refuse_bad_folds"]
+
+
+@dataclass(frozen=True)
+class Audited:
+    """What is audited: a run's tiles, and what their pixels and coordinates tell of them."""
+
+    tiles: pd.DataFrame
+    sources: str
+    """`folds.tiles.sources_hash` of the table."""
+    scan: Scan
+    links: Links
+    beside: Beside
+    hist_NC: np.ndarray
+    """Of the train tiles."""
+
+    @property
+    def train(self) -> pd.DataFrame:
+        return self.tiles[self.tiles.split == "train"]
+
+
+@dataclass(frozen=True)
+class FoldAudit:
+    """What was found in folds."""
+
+    findings: list[Finding]
+    fold_N: np.ndarray | None = None
+    """Of the train tiles; None: they are unfit to train on."""
+    figures: dict[str, Any] = field(default_factory=dict)
 
 
 def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
@@ -46,64 +76,82 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     Args:
         folds_file: another folds file to audit, of which nothing is written; None: the run's own.
     """
-    experiment = run.experiment
-    data, k = experiment.data, experiment.folds.k
-    classes = ClassTable.of(data)
+    names, k = ClassTable.of(run.experiment.data).names, run.experiment.folds.k
+    audited = open_audited(run)
+    bands, counts, findings = audit_data(run, audited)
+    console.print(_rich("bands", bands), _rich("classes of the train tiles", counts))
+    for line in filter(None, [say_neighbours(audited.links), say_places(audited.beside)]):
+        console.print(line, soft_wrap=True)
+    of_folds = audit_folds(run, audited, folds_file)
+    findings += of_folds.findings
+    if of_folds.fold_N is not None:
+        console.print(deviation_table(audited.hist_NC, of_folds.fold_N, k, names))
+        console.print(say_deviation(of_folds.figures), soft_wrap=True)
+
+    written = []
+    if folds_file is None:
+        neighbours = {"pairs": len(audited.links.neighbours), **audited.links.evidence}
+        _write_findings(run.dir, findings, {
+            "bands": bands.to_dict("records"), "classes": counts.to_dict("records"), "neighbours": neighbours,
+            "copies": len(audited.links.copies), "folds": of_folds.figures,
+        })  # fmt: skip
+        written += ["check.csv", "check.json"]
+    pictures = write_mosaics(run, audited.tiles, audited.links.places, audited.scan)
+    written += [f"{len(pictures)} pictures in mosaic/"] if pictures else []
+    if written:
+        console.print(f"{run.dir}: {', '.join(written)}", soft_wrap=True)
+    return findings
+
+
+def open_audited(run: Run) -> Audited:
+    """A run's tiles with all that an audit asks of them; what is not there yet is made."""
+    data = run.experiment.data
     tiles = make_tiles(run)
     if data.test_masks and (tiles.split == "test").any():
         find_test_masks(data, tiles.name[tiles.split == "test"].tolist())  # there, before time is spent; not read yet
     sources = sources_hash(tiles, Path(data.root))
     scan = open_scan(run, tiles, sources)
     links = open_links(run, tiles, scan, sources)
-    train, hist_NC = tiles[tiles.split == "train"], hist_of(tiles, classes)
+    hist_NC = hist_of(tiles, ClassTable.of(data))
+    return Audited(tiles, sources, scan, links, audited_places(run, tiles, links), hist_NC)
 
-    bands = band_table(scan, tiles.split.to_numpy(), data.bands)
-    counts = class_table(train, hist_NC, classes.names)
-    console.print(_rich("bands", bands), _rich("classes of the train tiles", counts))
-    console.print(say_neighbours(links), soft_wrap=True)
-    findings = data_findings(tiles, scan, links, hist_NC, bands)
-    tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
-    findings += nodata_findings(scan, tile_names, data.nodata, nodata_tag(Path(data.root) / tiles.image.iloc[0]))
+
+def audit_data(run: Run, audited: Audited) -> tuple[pd.DataFrame, pd.DataFrame, list[Finding]]:
+    """`band_table`, `class_table`, and what is wrong with images and masks."""
+    data, tiles, links, beside = run.experiment.data, audited.tiles, audited.links, audited.beside
+    bands = band_table(audited.scan, tiles.split.to_numpy(), data.bands)
+    counts = class_table(audited.train, audited.hist_NC, ClassTable.of(data).names)
+    tile_names, train_N = (tiles.split + "/" + tiles.name).to_numpy(str), (tiles.split == "train").to_numpy()
+    tag = nodata_tag(Path(data.root) / tiles.image.iloc[0])
     borders_P2 = links.neighbours[["a", "b"]].to_numpy(np.int64)
-    beside = audited_places(run, tiles, links)
-    if len(beside.shared_P2) or len(beside.touching_P2):
-        shared, touching = len(beside.shared_P2), len(beside.touching_P2)
-        console.print(f"by their coordinates {shared} pairs of tiles share pixels, and {touching} only touch")
-    findings += carried_findings(tile_names, beside)
-    side_by_side_P2 = np.concatenate([borders_P2, beside.shared_P2, beside.touching_P2])
-    findings += beside_findings(tile_names, (tiles.split == "train").to_numpy(), side_by_side_P2)
+    findings = [
+        *data_findings(tiles, audited.scan, links, audited.hist_NC, bands),
+        *nodata_findings(audited.scan, tile_names, data.nodata, tag),
+        *carried_findings(tile_names, beside),
+        *beside_findings(tile_names, train_N, np.concatenate([borders_P2, beside.shared_P2, beside.touching_P2])),
+    ]
+    return bands, counts, findings
 
+
+def audit_folds(run: Run, audited: Audited, folds_file: Path | None) -> FoldAudit:
+    """What is wrong with folds, and how even they are.
+
+    Args:
+        folds_file: None: the run's own, made if they are not there.
+    """
+    asked, train, hist_NC = run.experiment.folds, audited.train, audited.hist_NC
     folds = read_folds(folds_file) if folds_file else make_folds(run)
-    violations = fold_violations(train, folds, k)
-    findings += [Finding("unfit_folds", "error", violation) for violation in violations]
-    figures: dict[str, Any] = {}
-    if not violations:
-        fold_of = dict(zip(folds.name, folds.fold, strict=True))
-        fold_N = np.array([fold_of[name] for name in train.name])
-        whole_N = whole_groups(run, tiles, scan, sources)
-        ours = folds_file is None and experiment.folds.file is None
-        findings += fold_findings(train, fold_N, links, hist_NC, classes.names, experiment.folds, whole_N, beside, ours)
-        figures = _fold_figures(hist_NC, fold_N, train.group.to_numpy(), k, experiment.folds.seed)
-        console.print(deviation_table(hist_NC, fold_N, k, classes.names))
-        console.print(
-            f"the worst deviation is {figures['worst_deviation']:.2%}; our assignment reaches "
-            f"{figures['assigned_worst_deviation']:.2%} with these groups, and no folds can go below "
-            f"{figures['least_worst_deviation']:.2%}",
-            soft_wrap=True,
-        )
-
-    pictures = write_mosaics(run, tiles, links.places, scan)
-    shown = f"{len(pictures)} pictures in mosaic/" if pictures else ""
-    if folds_file is None:
-        neighbours = {"pairs": len(links.neighbours), **links.evidence}
-        _write_findings(run.dir, findings, {
-            "bands": bands.to_dict("records"), "classes": counts.to_dict("records"), "neighbours": neighbours,
-            "copies": len(links.copies), "folds": figures,
-        })  # fmt: skip
-        shown = ", ".join(filter(None, ["check.csv", "check.json", shown]))
-    if shown:
-        console.print(f"{run.dir}: {shown}", soft_wrap=True)
-    return findings
+    violations = fold_violations(train, folds, asked.k)
+    if violations:
+        return FoldAudit([Finding("unfit_folds", "error", violation) for violation in violations])
+    fold_of = dict(zip(folds.name, folds.fold, strict=True))
+    fold_N = np.array([fold_of[name] for name in train.name])
+    findings = fold_findings(
+        train, fold_N, audited.links, hist_NC, ClassTable.of(run.experiment.data).names, asked,
+        whole_groups(run, audited.tiles, audited.scan, audited.sources), audited.beside,
+        ours=folds_file is None and asked.file is None,
+    )  # fmt: skip
+    return FoldAudit(findings, fold_N, _fold_figures(hist_NC, fold_N, train.group.to_numpy(), asked.k, asked.seed))
 
 
 def _write_findings(folder: Path, findings: list[Finding], about: dict[str, Any]) -> None:
@@ -130,6 +178,23 @@ def say_neighbours(links: Links) -> str:
     found = f"neighbours: {pairs} pairs join {(sizes[sizes > 1]).sum()} tiles to {(sizes > 1).sum()} mosaics"
     return (
         f"{found}, the largest of {sizes.max()} tiles; {links.evidence['mirrored'] or 'no'} false ones expected{doubt}"
+    )
+
+
+def say_places(beside: Beside) -> str:
+    """How many neighbours there are by coordinates; empty: none."""
+    shared, touching = len(beside.shared_P2), len(beside.touching_P2)
+    if not shared + touching:
+        return ""
+    return f"by their coordinates {shared} pairs of tiles share pixels, and {touching} only touch"
+
+
+def say_deviation(figures: dict[str, Any]) -> str:
+    """How uneven folds are, beside what could be reached."""
+    return (
+        f"the worst deviation is {figures['worst_deviation']:.2%}; our assignment reaches "
+        f"{figures['assigned_worst_deviation']:.2%} with these groups, and no folds can go below "
+        f"{figures['least_worst_deviation']:.2%}"
     )
 
 
