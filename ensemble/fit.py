@@ -23,6 +23,9 @@ from ensemble.sample import Sample
 from ensemble.specialists import fit_evidence, fit_override
 from ensemble.weights import BAGS, ballots, direct_weights, greedy_weights, per_class_weights, telling_models
 
+HARM = 0.001
+"""mIoU. One temperature for all changes a few ties of an argmax: a loss of .00002 may be certain, and is none."""
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -213,11 +216,11 @@ def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample:
 def _choose(step: Step, tallies: dict[str, Tally]) -> tuple[str, list[Choice]]:
     """The kind with the highest score if its gain over the first is above 0 with confidence, else the first.
 
-    What is judged by log loss must not cost mIoU with the same confidence: log loss is a means.
+    What is judged by log loss must not cost more than HARM of mIoU with the same confidence: log loss is a means.
     """
     first, *others = step.kinds
     gains = {kind: gain(tallies[kind], tallies[first], step.measure, tried=len(others)) for kind in others}
-    harmless = [kind for kind in others if gain(tallies[kind], tallies[first], "miou").high >= 0]
+    harmless = [kind for kind in others if gain(tallies[kind], tallies[first], "miou").high >= -HARM]
     best = max(harmless, key=lambda kind: gains[kind].value, default=first)
     ships = best if best in gains and gains[best].above_zero else first
     return ships, [Choice(step.name, kind, step.measure, gains[kind], kind == ships) for kind in others]

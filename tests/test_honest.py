@@ -7,7 +7,8 @@ import pytest
 
 from config.ensemble import Blend
 from ensemble.apply import apply_blend
-from ensemble.fit import Step, _take, fit_blend, tally_sample
+from ensemble.evidence import Tally, gain
+from ensemble.fit import Step, _choose, _take, fit_blend, tally_sample
 from ensemble.fitted import uniform_blend
 from ensemble.honest import fit_honestly, score_sample, score_tiles
 from ensemble.postprocess import fit_postprocess
@@ -155,6 +156,22 @@ def test_evidence_is_from_folds_that_were_not_fitted_on():
     by_kind = {choice.kind: choice for choice in fit.choices if choice.step == "weights"}
     assert by_kind["direct"].gain.value < 0.01
     assert not by_kind["per_class"].ships
+
+
+def labelled(hits: int, sure: float) -> Tally:
+    """Twelve groups of 10,000 pixels of two classes, of which so many are right in each, give or take a few."""
+    hit_GC = hits + np.arange(24.0).reshape(12, 2) % 5
+    truth_GC = np.full((12, 2), 5_000.0)
+    return Tally(hit_GC, 2 * truth_GC - hit_GC, truth_GC, np.linspace(0.9, 1.1, 12) * sure, np.zeros((2, 2)))
+
+
+@pytest.mark.parametrize(("hits", "kind"), [(3_999, "surer"), (3_950, "as it was")])
+def test_log_loss_ships_what_costs_mIoU_next_to_nothing_and_nothing_that_costs_more(hits, kind):
+    """Both losses of mIoU are certain: one of .0002, one of .008."""
+    tallies = {"as it was": labelled(4_000, 9_000.0), "surer": labelled(hits, 8_000.0)}
+    assert gain(tallies["surer"], tallies["as it was"]).high < 0
+    assert gain(tallies["surer"], tallies["as it was"], "nll").above_zero
+    assert _choose(Step("calibration", "nll", list(tallies), None), tallies)[0] == kind
 
 
 def test_with_two_folds_nothing_is_chosen_that_the_honest_score_could_not_choose():
