@@ -13,6 +13,7 @@ from config.data import IGNORE_INDEX
 from pipeline.augment import Augment, Sample, Tile
 from pipeline.pack import Pack
 from pipeline.seeds import TILE, seed_of
+from pipeline.stopping import leave_stopping_to_main
 
 Key = tuple[int, int, int]  # (epoch, tile in the pack, how often the tile came before in this epoch)
 
@@ -180,6 +181,7 @@ def train_loader(tiles: TrainTiles, batches: EpochBatches, workers: int, device:
         batch_sampler=batches,
         collate_fn=collate,
         num_workers=workers,
+        worker_init_fn=leave_stopping_to_main,
         # Whatever the caller's own way (a spawned process passes on spawn): forked ones share the pack's memory map,
         # and augmentations, which are closures, need not be pickled.
         multiprocessing_context="fork" if workers else None,

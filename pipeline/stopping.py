@@ -4,10 +4,12 @@ But for a SIGTERM soon after the first: a batch system at its time limit tells e
 its job what the job was told already.
 """
 
+import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from threading import Thread
 from types import FrameType
 
 Handler = Callable[[int, FrameType | None], object] | int | None
@@ -53,3 +55,23 @@ class StopRequest:
         elif number == signal.SIGINT or time.monotonic() - self._since > SAME_S:
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
+
+
+def leave_stopping_to_main(worker: int) -> None:
+    """Begin a process that loads batches for the main one, and lives while that needs it: a `worker_init_fn`.
+
+    SIGINT and SIGTERM may be told to all processes at once, but the main one needs its batches up to its next step. A
+    SIGTERM of the main process itself still ends the worker, as Python ends its children when it exits after a crash:
+    it waits for them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":  # others do not tell who sent a signal
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+        Thread(target=_end_with_main, daemon=True).start()
+
+
+def _end_with_main() -> None:
+    main = os.getppid()
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != main:
+        pass
+    os._exit(0)

@@ -167,6 +167,35 @@ def test_a_killed_process_ends_with_the_bits_of_an_undisturbed_one(undisturbed):
     assert bits(run, member_of(run)) == expected
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_all_processes_is_obeyed_by_the_main_one_alone(tmp_path, number):
+    """As a batch system tells a job, or a terminal its foreground: loaders too are told."""
+    run = run_of(tmp_path, "told", epochs=4000)
+    folder = run.member_dir(member_of(run))
+    command = [sys.executable, "-m", "pipeline.train", "--config", str(tmp_path / "told.yaml"), "--model", "unet",
+               "--fold", "0", "jobs.loader_workers=2", "jobs.devices=cpu", "jobs.checkpoint_s=0"]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while process.poll() is None and not (folder / "last.pt").exists():
+        time.sleep(0.02)
+    saved_at = (folder / "last.pt").stat().st_mtime_ns
+    os.killpg(process.pid, number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert said.count("stopping at the next step") == 1
+    assert "Traceback" not in said
+    assert (folder / "last.pt").stat().st_mtime_ns >= saved_at
+
+
+def test_a_crash_leaves_no_loader_behind(tmp_path):
+    """Python ends its children with SIGTERM and waits for them, which would be for ever if they heeded none."""
+    words = ["from torch.utils.data import DataLoader", "from pipeline.stopping import leave_stopping_to_main",
+             "loader = DataLoader(range(99), num_workers=2, persistent_workers=True, multiprocessing_context='fork',",
+             "                    worker_init_fn=leave_stopping_to_main)",
+             "batches = iter(loader)", "next(batches)", "raise KeyError('of a crash')"]  # fmt: skip
+    crashed = subprocess.run([sys.executable, "-c", "\n".join(words)], cwd=ROOT, capture_output=True, timeout=60)
+    assert crashed.returncode == 1
+
+
 def test_what_a_killed_run_was_writing_is_removed(tmp_path):
     run = run_of(tmp_path, epochs=1, schedule={"warmup_epochs": 0.5})
     folder = run.member_dir(member_of(run))
