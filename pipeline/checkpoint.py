@@ -29,6 +29,8 @@ class TrainState:
     log: list[dict[str, float | int | None]] = field(default_factory=list)
     """One row per finished epoch; log.csv is written from it."""
     best_miou: float = -1.0
+    skipped: int = 0
+    """Steps without a finite gradient, in a row up to now; not saved: a resumed run counts anew."""
 
     def save(self, path: Path, identity: dict[str, Any]) -> None:
         """

@@ -1,5 +1,6 @@
 """The training loop: epochs, steps, accumulation, a checkpoint now and then. Everything arrives as an argument."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from pipeline.schedule import lr_at, set_lr
 from pipeline.seeds import EPOCH, seed_of
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.to_host import ToHost
+
+MOST_SKIPPED = 20  # steps in a row without a finite gradient: fp16's scale is then a millionth, and nothing is learnt
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ def fit(
         loader: gives what `batches` lists.
 
     Raises:
-        UserError: the loss or a gradient is not finite; nothing that came of it was saved.
+        UserError: the loss or a gradient is not finite, in fp16 for some steps; nothing that came of it was saved.
         Stopped: a stop was asked for and the state is saved.
     """
     train = plan.train
@@ -126,15 +129,20 @@ def optimizer_step(
         losses.append(loss_sum)
         if not np.isfinite(losses[-1]):
             raise _not_finite(plan, state, lr, [batch], f"the loss is {losses[-1]}", "no step was taken with it")
-    norm = None
-    if train.clip_grad_norm is not None:
-        state.scaler.unscale_(state.optimizer)
-        norm = ToHost(nn.utils.clip_grad_norm_(state.network.parameters(), train.clip_grad_norm))
+    state.scaler.unscale_(state.optimizer)
+    norm = ToHost(nn.utils.clip_grad_norm_(state.network.parameters(), train.clip_grad_norm or math.inf))
     state.scaler.step(state.optimizer)
     state.scaler.update()
-    # Asked when the step is queued, so that a GPU has that to do meanwhile. fp16's scaler leaves such steps out itself.
-    if norm is not None and not state.scaler.is_enabled() and not np.isfinite(norm.number()):
+    # Asked when the step is queued, so that a GPU has that to do meanwhile.
+    if np.isfinite(norm.number()):
+        state.skipped = 0
+    elif not state.scaler.is_enabled():
         raise _not_finite(plan, state, lr, micro_batches, "the gradient is not finite", "its step was not saved")
+    else:  # fp16's scaler left the step out, and scales less from now on
+        state.skipped += 1
+        if state.skipped == MOST_SKIPPED:
+            what = f"the gradients of {MOST_SKIPPED} steps in a row are not finite"
+            raise _not_finite(plan, state, lr, micro_batches, what, "none of these steps was taken")
     return losses
 
 

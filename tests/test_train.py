@@ -17,6 +17,8 @@ from base.errors import UserError
 from base.files import hash_file
 from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds, read_folds
+from models.averaging import Averages
+from models.losses import build_loss
 from pipeline import loop
 from pipeline.checkpoint import TrainState
 from pipeline.data import Batch
@@ -26,6 +28,7 @@ from pipeline.members import MemberRecord, load_member, load_network, member_is_
 from pipeline.objective import Objective
 from pipeline.predict import predict_oof, predict_test
 from pipeline.prepare import Preparation
+from pipeline.schedule import Plateau, build_optimizer
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import open_store
 from pipeline.train import train_member
@@ -276,22 +279,31 @@ class Flat(torch.nn.Module):
         return self.layer(image)
 
 
-def gradient_of(
-    batches: list[Batch], train, split_batch: int = 1, network: torch.nn.Module | None = None
-) -> torch.Tensor:
-    from models.averaging import Averages
-    from models.losses import build_loss
-    from pipeline.schedule import Plateau, build_optimizer
+class Rooted(Flat):
+    """The loss is finite, but not the gradient: the square root's slope at 0 is not."""
 
-    network = network or Flat()
-    state = TrainState(
-        network, build_optimizer(network, train), torch.amp.GradScaler("cpu", enabled=False), Averages(network, train),
-        Plateau(train),
-    )  # fmt: skip
+    steep = True
+
+    def forward(self, image):
+        bias = self.layer.bias[0]
+        return super().forward(image) + (torch.sqrt(bias - bias.detach()) if self.steep else 0)
+
+
+def state_of(network: torch.nn.Module, train, scaled: bool = False) -> TrainState:
+    scaler = torch.amp.GradScaler("cpu", enabled=scaled)
+    return TrainState(network, build_optimizer(network, train), scaler, Averages(network, train), Plateau(train))
+
+
+def step(state: TrainState, batches: list[Batch], train, split_batch: int = 1) -> None:
     plan = loop.Plan("flat", train, 0, 0, ["a", "b", "c", "d"], split_batch)
     preparation = Preparation(["a", "b", "c", "d"], [], "dataset", [0.1] * 4, [0.5] * 4)
-    objective = Objective(network, preparation, build_loss(train.loss, 3, None, False), CPU, None)
+    objective = Objective(state.network, preparation, build_loss(train.loss, 3, None, False), CPU, None)
     loop.optimizer_step(plan, state, objective, batches, 1e-3)
+
+
+def gradient_of(batches: list[Batch], train, split_batch: int = 1) -> torch.Tensor:
+    network = Flat()
+    step(state_of(network, train), batches, train, split_batch)
     return network.layer.weight.grad.clone()
 
 
@@ -324,16 +336,31 @@ def test_accumulated_mean_is_the_large_batch_and_sum_is_the_sum(tmp_path):
     assert (gradient_of(batches, total) - large).abs().max() > 1e-3
 
 
-def test_a_gradient_that_is_not_finite_ends_training_with_its_tiles(tmp_path):
-    """The loss may be finite all the same: the square root's slope at 0 is not."""
-    train = run_of(tmp_path, loss=[{"name": "ce"}], precision="fp32").experiment.train
-
-    class Rooted(Flat):
-        def forward(self, image):
-            return super().forward(image) + torch.sqrt(self.layer.bias[0] - self.layer.bias[0].detach())
-
+@pytest.mark.parametrize("clip", [5.0, None])
+def test_a_gradient_that_is_not_finite_ends_training_with_its_tiles(tmp_path, clip):
+    train = run_of(tmp_path, loss=[{"name": "ce"}], precision="fp32", clip_grad_norm=clip).experiment.train
+    batch = batch_of(np.random.default_rng(0), 2, ignored=3)
     with pytest.raises(UserError, match=r"the gradient is not finite in epoch 0 at lr 1\.00e-03, tiles a, b; its step"):
-        gradient_of([batch_of(np.random.default_rng(0), 2, ignored=3)], train, network=Rooted())
+        step(state_of(Rooted(), train), [batch], train)
+
+
+@pytest.mark.parametrize("clip", [5.0, None])
+def test_in_fp16_such_steps_are_left_out_until_they_are_too_many_in_a_row(tmp_path, clip):
+    train = run_of(tmp_path, loss=[{"name": "ce"}], clip_grad_norm=clip).experiment.train
+    network, batch = Rooted(), batch_of(np.random.default_rng(0), 2, ignored=3)
+    state = state_of(network, train, scaled=True)
+    before = network.layer.weight.detach().clone()
+    for _ in range(loop.MOST_SKIPPED - 1):
+        step(state, [batch], train)
+    assert torch.equal(network.layer.weight, before)
+    network.steep = False
+    step(state, [batch], train)
+    assert not torch.equal(network.layer.weight, before)
+    network.steep = True
+    for _ in range(loop.MOST_SKIPPED - 1):
+        step(state, [batch], train)
+    with pytest.raises(UserError, match=r"the gradients of 20 steps in a row are not finite in epoch 0"):
+        step(state, [batch], train)
 
 
 @pytest.mark.parametrize("reduce", ["mean", "sum"])
