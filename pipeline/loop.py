@@ -149,8 +149,8 @@ def optimizer_step(
 def _not_finite(plan: Plan, state: TrainState, lr: float, of: list[Batch], what: str, taken: str) -> UserError:
     names = listed(plan.tile_names[tile] for batch in of for _, tile, _ in batch.keys)
     return UserError(
-        f"member {plan.name}: {what} in epoch {state.epoch} at lr {lr:.2e}, tiles {names}; {taken}. Lower train.lr, or "
-        f"set train.precision to fp32, or look at these tiles"
+        f"member {plan.name}: {what} in epoch {state.epoch + 1} of {plan.train.epochs} at lr {lr:.2e}, tiles {names}; "
+        f"{taken}. Lower train.lr, or set train.precision to fp32, or look at these tiles"
     )
 
 

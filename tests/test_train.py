@@ -340,7 +340,7 @@ def test_accumulated_mean_is_the_large_batch_and_sum_is_the_sum(tmp_path):
 def test_a_gradient_that_is_not_finite_ends_training_with_its_tiles(tmp_path, clip):
     train = run_of(tmp_path, loss=[{"name": "ce"}], precision="fp32", clip_grad_norm=clip).experiment.train
     batch = batch_of(np.random.default_rng(0), 2, ignored=3)
-    with pytest.raises(UserError, match=r"the gradient is not finite in epoch 0 at lr 1\.00e-03, tiles a, b; its step"):
+    with pytest.raises(UserError, match=r"is not finite in epoch 1 of 2 at lr 1\.00e-03, tiles a, b; its step"):
         step(state_of(Rooted(), train), [batch], train)
 
 
@@ -359,7 +359,7 @@ def test_in_fp16_such_steps_are_left_out_until_they_are_too_many_in_a_row(tmp_pa
     network.steep = True
     for _ in range(loop.MOST_SKIPPED - 1):
         step(state, [batch], train)
-    with pytest.raises(UserError, match=r"the gradients of 20 steps in a row are not finite in epoch 0"):
+    with pytest.raises(UserError, match=r"the gradients of 20 steps in a row are not finite in epoch 1 of 2"):
         step(state, [batch], train)
 
 
@@ -382,7 +382,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
     batch.pixels_NHWB = torch.full((2, 8, 8, 4), float("nan"))
     with pytest.raises(UserError) as refused:
         gradient_of([batch], train)
-    for part in ("member flat", "epoch 0", "lr 1.00e-03", "tiles a, b", "nan"):
+    for part in ("member flat", "epoch 1 of 2", "lr 1.00e-03", "tiles a, b", "nan"):
         assert part in str(refused.value)
 
 
