@@ -46,7 +46,8 @@ class Accumulate(Section):
 
 class Ema(Section):
     decay: float = Field(0.999, gt=0, lt=1)
-    """Share of the average that a step keeps; it looks back over about 1 / (1 - decay) steps."""
+    """Share of the average that a step keeps; it looks back over about 1 / (1 - decay) steps. After t steps the share
+    is (1 + t) / (10 + t) at most, or the average would remember for long how training began."""
 
 
 class Swa(Section):

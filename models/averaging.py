@@ -51,6 +51,9 @@ class Averages:
 class Ema(AveragedModel):
     """Exponential moving average: decay x average + (1 - decay) x weights, from the first weights on.
 
+    After t steps the decay is (1 + t) / (10 + t) at most, as in TensorFlow's ExponentialMovingAverage with
+    `num_updates`: by .999 alone the weights of the first step would still be a third of the average after 1,000.
+
     Buffers too: until the batch statistics are estimated anew, those of the average fit it best. Numbers as torch's
     `get_ema_multi_avg_fn` has them; but torch copies its counter to the device at every step, for which the host waits
     until a GPU has caught up with it.
@@ -67,11 +70,13 @@ class Ema(AveragedModel):
             for of in (nn.Module.parameters, nn.Module.buffers)
             for average, value in zip(of(self.module), of(model), strict=True)
         ]
-        begun = self.n_averaged > 0
+        steps = int(self.n_averaged)  # stays on the host
+        begun = steps > 0
         moved = [pair for pair in pairs if begun and pair[0].is_floating_point()]
         copied = [pair for pair in pairs if not (begun and pair[0].is_floating_point())]
         if moved:
-            torch._foreach_lerp_(*map(list, zip(*moved, strict=True)), 1 - self.decay)
+            decay = min(self.decay, (1 + steps) / (10 + steps))
+            torch._foreach_lerp_(*map(list, zip(*moved, strict=True)), 1 - decay)
         if copied:
             torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
         self.n_averaged += 1

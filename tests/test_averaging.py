@@ -42,16 +42,30 @@ def test_swa_is_the_plain_mean_of_the_epochs_from_its_start():
         torch.testing.assert_close(value, torch.stack([weights[name] for weights in after_epoch[2:]]).mean(0))
 
 
-def test_ema_is_the_recursion():
+@pytest.mark.parametrize("decay", [0.3, 0.8])  # reached after 3 steps; not reached
+def test_ema_is_the_recursion_of_tensorflow(decay):
     net = network()
-    averages = Averages(net, Train(ema={"decay": 0.8}))
+    averages = Averages(net, Train(ema={"decay": decay}))
     after_step, _ = train_a_little(net, averages)
     averaged = dict(averages.networks()["ema"].named_parameters())
     for name, value in averaged.items():
         expected = after_step[0][name]
-        for weights in after_step[1:]:
-            expected = 0.8 * expected + 0.2 * weights[name]
+        for steps, weights in enumerate(after_step[1:], 1):
+            kept = min(decay, (1 + steps) / (10 + steps))
+            expected = kept * expected + (1 - kept) * weights[name]
         torch.testing.assert_close(value, expected)
+
+
+def test_a_short_training_forgets_its_beginning():
+    net = network()
+    averages = Averages(net, Train(ema={}))
+    for step in range(100):
+        with torch.no_grad():
+            for weight in net.parameters():
+                weight.fill_(1000.0 if step == 0 else 3.0)
+        averages.after_step(net)
+    for weight in averages.networks()["ema"].parameters():
+        torch.testing.assert_close(weight, torch.full_like(weight, 3.0))
 
 
 def test_nothing_asked_for_nothing_kept_and_nothing_averaged_nothing_written():
