@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import re
 from pathlib import Path
 
 import segmentation_models_pytorch as smp
@@ -73,6 +74,9 @@ def load_encoder(encoder: nn.Module, path: Path, in_channels: int) -> None:
     wanted = encoder.state_dict()
     if not wanted.keys() & weights.keys():
         weights = {f"model.{key}": value for key, value in weights.items()}
+    # Of many networks timm's feature extractor has the stages beside each other, stages.0 of a file as stages_0.
+    flat = {re.sub(r"^model\.([a-z_]+)\.(\d+)\.", r"model.\1_\2.", key): value for key, value in weights.items()}
+    weights = flat | weights
     missing = [key for key in wanted if key not in weights and not key.endswith("num_batches_tracked")]
     if missing:
         raise UserError(

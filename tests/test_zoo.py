@@ -1,4 +1,5 @@
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 
@@ -58,6 +59,23 @@ def test_local_encoder_weights_are_loaded_and_the_first_layer_fits_the_bands(tmp
         torch.testing.assert_close(found[key], wanted[key])
     for key in other:  # the response to equal bands stays the same
         torch.testing.assert_close(found[key].sum(1), wanted[key].repeat(1, 3, 1, 1)[:, :bands].sum(1) * 3 / bands)
+
+
+@pytest.mark.parametrize(
+    ("encoder", "arch"),
+    [("convnext_atto", "UPerNet"), ("edgenext_xx_small", "UPerNet"), ("pvt_v2_b0", "UPerNet"),
+     ("swin_tiny_patch4_window7_224", "UPerNet"), ("maxvit_rmlp_pico_rw_256", "Unet"), ("coatnet_pico_rw_224", "Unet"),
+     ("regnety_002", "Unet"), ("vit_tiny_patch16_224", "DPT")],
+)  # fmt: skip
+def test_timms_own_files_fit_its_encoders(tmp_path, encoder, arch):
+    """As `timm.create_model` gives them, and the hub has them: head and all, with the names of the whole network."""
+    torch.manual_seed(3)
+    source = timm.create_model(encoder, pretrained=False)
+    path = tmp_path / "encoder.safetensors"
+    save_file({key: value.contiguous() for key, value in source.state_dict().items()}, path)
+    loaded = build_model(Model(name="m", arch=arch, encoder=f"tu-{encoder}", encoder_weights=str(path)), 3, 4).encoder
+    tensors = {value.numpy().tobytes() for value in source.state_dict().values()}
+    assert all(value.numpy().tobytes() in tensors for value in loaded.state_dict().values())
 
 
 def test_foreign_files_are_refused(tmp_path):
