@@ -38,6 +38,11 @@ NO_MEMBERS_KEYS = (
 )
 
 
+def fold_name(fold: int | None) -> str:
+    """A member's fold as `--fold` takes it."""
+    return "all" if fold is None else str(fold)
+
+
 @dataclass(frozen=True)
 class Member:
     """One trained network: (model, fold, seed). Its target, all classes or one, is the model's."""
@@ -49,6 +54,10 @@ class Member:
 
     def __hash__(self) -> int:  # names are unique in an experiment; a Model holds dicts, which have no hash
         return hash((self.model.name, self.fold, self.seed))
+
+    @property
+    def fold_name(self) -> str:
+        return fold_name(self.fold)
 
     def __str__(self) -> str:
         return f"{self.model.name}/{'all' if self.fold is None else f'fold{self.fold}'}-seed{self.seed}"

@@ -63,7 +63,7 @@ def chosen_members(run: Run, only: str | None) -> list[Member]:
     for member in run.members():
         has = {
             "model": member.model.name,
-            "fold": fold_name(member),
+            "fold": member.fold_name,
             "seed": member.seed,
             "target": member.model.target,
         }
@@ -138,11 +138,6 @@ def existing_parent(path: Path) -> Path:
     return path if path.exists() else existing_parent(path.parent)
 
 
-def fold_name(member: Member) -> str:
-    """As `--fold` takes it."""
-    return "all" if member.fold is None else str(member.fold)
-
-
 def _parse_only(text: str, experiment: Experiment) -> dict[str, set[str]]:
     """`model=unet,fold=0,fold=1` as a dict of sets, its values checked against the experiment."""
     wanted: dict[str, set[str]] = {}
@@ -174,7 +169,7 @@ def _member_task(
     arguments: Sequence[str],
 ) -> Task:
     """Training and both predictions in one process, which imports torch once."""
-    which = ("--model", member.model.name, "--fold", fold_name(member), "--seed", str(member.seed))
+    which = ("--model", member.model.name, "--fold", member.fold_name, "--seed", str(member.seed))
     probe_s = expected_s(run, member, left, cost, counts) if cost else 0.0
     pace = pace_of([state for name, state in states.items() if name.startswith(f"{member.model.name}/")])
     command = ("python", "-m", "pipeline.member", *which, *arguments)

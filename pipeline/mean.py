@@ -14,7 +14,7 @@ from config import Run, load_experiment, open_run
 from config.training import Model
 from folds.tiles import tiles_of
 from pipeline.finished import mean_is_finished, part_is_finished, weights_hash
-from pipeline.store import Store, open_store, write_store
+from pipeline.store import EXCERPT_KIND, Store, open_store, write_store
 
 EXCERPT = 200  # test tiles of which each member's own probabilities are kept, evenly spread
 
@@ -60,7 +60,7 @@ def _keep_excerpt(path: Path, part: Store) -> None:
     tile_N = np.unique(np.linspace(0, len(part) - 1, EXCERPT).round().astype(int))
     names = [part.names[tile] for tile in tile_N]
     manifest = {key: part.manifest[key] for key in ("model", "fold", "seed", "variant", "weights_sha256")}
-    manifest["kind"] = "test-excerpt"
+    manifest["kind"] = EXCERPT_KIND
     with write_store(path, names, part.classes, *part.size_px, manifest, part.manifest["dtype"]) as writer:
         for tile in tile_N:
             writer.append(part.read(tile)[None])

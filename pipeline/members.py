@@ -79,7 +79,7 @@ def load_member(run: Run, member: Member, device: torch.device) -> LoadedMember:
     if not member_is_finished(run, member):
         raise UserError(
             f"member {member} is not trained yet. Run: python -m pipeline.train --config FILE "
-            f"--model {member.model.name} --fold {member.fold} --seed {member.seed}"
+            f"--model {member.model.name} --fold {member.fold_name} --seed {member.seed}"
         )
     record = MemberRecord.read(folder)
     preparation = Preparation(**record.preparation)
@@ -129,9 +129,7 @@ def member_of(run: Run, args: argparse.Namespace) -> Member:
     model = run.experiment.model(args.model)
     seeds = run.experiment.seeds
     seed = seeds[0] if args.seed is None else args.seed
-    folds = {str(fold): fold for fold in range(run.experiment.folds.k)}
-    if model.folds == "each+all":
-        folds["all"] = None
+    folds = {member.fold_name: member.fold for member in run.members(model)}
     if args.fold is None:
         raise UserError(f"--fold K is missing; the folds of {model.name} are {', '.join(folds)}")
     if args.fold not in folds:

@@ -27,11 +27,13 @@ from numcodecs import Blosc
 
 from base.errors import UserError, listed, refuse_all
 from base.files import clear_aside, hash_file, read_json, whole_folder, write_json, write_text
+from config.run import fold_name
 from pipeline.quantise import LARGEST, STORE_DTYPES, StoreDtype, dequantise, quantise
 
 FORMAT = 2  # raised when the files' meaning changes
 MANIFEST, INDEX, PROBS = "manifest.json", "index.csv", "probs.bin"
 FACTS = ("tiles", "classes", "height", "width", "dtype", "bytes", "index_sha256")  # readers need them
+EXCERPT_KIND = "test-excerpt"  # of `Run.test_excerpt`
 COLUMNS = ("name", "bytes", "crc32", "sha256")
 THREADS = 16  # that round and compress, of as many cores as there are: one does 700 tiles/s, a GPU thousands
 WAITING_BYTES = 2**27  # of tiles that may wait for them beside a GPU: neither side idles, and memory stays bounded
@@ -334,9 +336,11 @@ def _codec(dtype: str) -> Blosc:
 
 def _again(manifest: dict[str, Any]) -> str:
     """What to run to have a store again."""
+    if manifest.get("kind") == EXCERPT_KIND:  # of a part that is gone
+        return "Delete it: no result needs it"
     if {"kind", "model", "fold", "seed"} <= manifest.keys():
         return (
             f"Delete it and run: python -m pipeline.predict --config FILE --model {manifest['model']} "
-            f"--fold {manifest['fold']} --seed {manifest['seed']} --split {manifest['kind']}"
+            f"--fold {fold_name(manifest['fold'])} --seed {manifest['seed']} --split {manifest['kind']}"
         )
     return "Run: python -m pipeline.cv --config FILE"

@@ -206,6 +206,23 @@ def test_what_is_missing_says_what_to_run(tmp_path):
         open_store(path)
 
 
+@pytest.mark.parametrize(
+    ("about", "advice"),
+    [
+        ({"kind": "oof", "fold": 2}, "--model unet --fold 2 --seed 5 --split oof"),
+        ({"kind": "test", "fold": None}, "--model unet --fold all --seed 5 --split test"),
+        ({"kind": "test-excerpt", "fold": 2}, "Delete it: no result needs it"),
+    ],
+)
+def test_what_is_said_to_be_run_can_be_run(tmp_path, about, advice):
+    path = tmp_path / "store"
+    with write_store(path, ["a"], ["x", "y", "z"], 24, 40, {"model": "unet", "seed": 5} | about) as writer:
+        writer.append(random_probs(1))
+    (path / INDEX).unlink()
+    with pytest.raises(UserError, match=advice):
+        open_store(path)
+
+
 def test_an_edited_frame_is_found_by_whoever_reads_it(tmp_path):
     path = write(tmp_path / "store", random_probs(6))
     content = bytearray((path / PROBS).read_bytes())

@@ -1,5 +1,6 @@
 """A member's training: the same bits however often it is stopped, killed or loaded by how many workers."""
 
+import argparse
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 from base.errors import UserError
@@ -24,7 +26,15 @@ from pipeline.checkpoint import TrainState
 from pipeline.data import Batch
 from pipeline.finished import steps_left
 from pipeline.mean import mean_test
-from pipeline.members import MemberRecord, load_member, load_network, member_is_finished, weights_path
+from pipeline.members import (
+    MemberRecord,
+    add_member_options,
+    load_member,
+    load_network,
+    member_is_finished,
+    weights_path,
+)
+from pipeline.members import member_of as named_member
 from pipeline.objective import Objective
 from pipeline.predict import predict_oof, predict_test
 from pipeline.prepare import Preparation
@@ -240,6 +250,30 @@ def test_a_damaged_checkpoint_is_refused(tmp_path):
     path.write_bytes(b"half of somethi")
     with pytest.raises(UserError, match="not a checkpoint of ours"):
         train_member(run, member_of(run), CPU, StopRequest())
+
+
+def test_a_member_that_is_not_trained_says_what_to_run(tmp_path):
+    """Of a member of all folds too, the command is one that can be run."""
+    run_of(tmp_path, "asked")
+    config = str(tmp_path / "asked.yaml")
+    values = yaml.safe_load(Path(config).read_text())
+    values["models"][0]["folds"] = "each+all"
+    run = open_run(load_experiment(write_config(Path(config), values)))
+    for member in run.members():
+        with pytest.raises(UserError, match="is not trained yet") as refused:
+            load_member(run, member, CPU)
+        words = str(refused.value).partition("pipeline.train ")[2].replace("FILE", config).split()
+        with pytest.raises(Stopped):
+            train_member(run, named_by(run, words), CPU, StopAfter(0))
+        assert (run.member_dir(member) / "last.pt").exists()
+
+
+def named_by(run: Run, words: list[str]) -> Member:
+    """The member that a command line names."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--config")
+    add_member_options(parser)
+    return named_member(run, parser.parse_args(words))
 
 
 def test_edited_weights_are_refused(undisturbed):
