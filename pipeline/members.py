@@ -127,13 +127,30 @@ def member_of(run: Run, args: argparse.Namespace) -> Member:
         UserError: the experiment has no such model, fold or seed.
     """
     model = run.experiment.model(args.model)
-    seeds = run.experiment.seeds
-    seed = seeds[0] if args.seed is None else args.seed
     folds = {member.fold_name: member.fold for member in run.members(model)}
     if args.fold is None:
         raise UserError(f"--fold K is missing; the folds of {model.name} are {', '.join(folds)}")
     if args.fold not in folds:
         raise UserError(f"--fold {args.fold}: the folds of {model.name} are {', '.join(folds)}")
-    if seed not in seeds:
-        raise UserError(f"--seed {seed}: seeds are {', '.join(map(str, seeds))}")
-    return Member(model, folds[args.fold], seed)
+    return Member(model, folds[args.fold], _seed_of(run, args))
+
+
+def members_of(run: Run, args: argparse.Namespace) -> list[Member]:
+    """The members that the options name: of a model without --fold all folds, and without --seed too, all seeds.
+
+    Raises:
+        UserError: as `member_of`.
+    """
+    if args.fold is not None:
+        return [member_of(run, args)]
+    members = run.members(run.experiment.model(args.model))
+    return [member for member in members if args.seed is None or member.seed == _seed_of(run, args)]
+
+
+def _seed_of(run: Run, args: argparse.Namespace) -> int:
+    seeds = run.experiment.seeds
+    if args.seed is None:
+        return seeds[0]
+    if args.seed not in seeds:
+        raise UserError(f"--seed {args.seed}: seeds are {', '.join(map(str, seeds))}")
+    return args.seed

@@ -18,7 +18,7 @@ from folds.tiles import tiles_of
 from pipeline.device import pick_device, set_up_cpu
 from pipeline.finished import SECONDS, mean_is_finished, oof_is_finished, part_is_finished, weights_hash
 from pipeline.images import add_image_options, label_by_members, wanted_of
-from pipeline.members import MemberRecord, add_member_options, load_member, member_of
+from pipeline.members import MemberRecord, add_member_options, load_member, member_of, members_of
 from pipeline.outputs import output_for_store
 from pipeline.pack import open_pack
 from pipeline.stopping import Stopped, StopRequest
@@ -93,14 +93,16 @@ def main(argv: list[str] | None = None) -> int:
     )
     add_member_options(parser, fold_required=False)
     parser.add_argument("--split", choices=["oof", "test"], default="oof", help="which tiles (default: %(default)s)")
-    group = parser.add_argument_group("any images, instead; without --fold by the mean of the model's members")
+    group = parser.add_argument_group(
+        "any images, instead; without --fold by the mean of the model's members (those of --seed, or all)"
+    )
     add_image_options(group, required=False)
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
     set_up_cpu(run.experiment)
     device = pick_device(run.experiment.jobs)
     if args.images:
-        members = [member_of(run, args)] if args.fold else list(run.members(run.experiment.model(args.model)))
+        members = members_of(run, args)
         count = label_by_members(run, members, wanted_of(args), device)
         print(f"{args.out}: {count} images by {listed(members)}")
         return 0

@@ -261,6 +261,25 @@ def test_one_member_alone_can_be_asked(config, tmp_path):
     assert np.abs(probs[0] - probs[1]).max() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ([], [(0, 0), (1, 0), (0, 7), (1, 7)]),
+        (["--seed", "7"], [(0, 7), (1, 7)]),
+        (["--fold", "1"], [(1, 0)]),
+        (["--fold", "1", "--seed", "7"], [(1, 7)]),
+    ],
+)
+def test_images_are_labelled_by_the_members_that_are_named(config, tmp_path, monkeypatch, words, asked):
+    seen = []
+    monkeypatch.setattr(predict, "label_by_members", lambda run, members, *others: seen.extend(members) or 1)
+    images = ["--images", str(tmp_path / "*.tif"), "--out", str(tmp_path / "out")]
+    predict.main(["--config", str(config), "--model", "unet", *images, *words, "seeds=[0,7]"])
+    assert [(each.fold, each.seed) for each in seen] == asked
+    with pytest.raises(UserError, match="--seed 8: seeds are 0, 7"):
+        predict.main(["--config", str(config), "--model", "unet", *images, "--seed", "8", "seeds=[0,7]"])
+
+
 @pytest.mark.parametrize("size", [(64, 200), (200, 64), (150, 170), (30, 129)])
 def test_a_scene_in_windows_is_the_scene_where_a_network_sees_pixels_alone(size):
     pixels = np.random.default_rng(0).random((*size, 3), np.float32)
