@@ -173,7 +173,13 @@ def _member_task(
     probe_s = expected_s(run, member, left, cost, counts) if cost else 0.0
     pace = pace_of([state for name, state in states.items() if name.startswith(f"{member.model.name}/")])
     command = ("python", "-m", "pipeline.member", *which, *arguments)
-    return Task(Job(str(member), command, probe_s * pace, probe_s, lock=run.member_lock(member).absolute()), left)
+    lock, most_parts = run.member_lock(member).absolute(), _most_parts(run, member.model)
+    return Task(Job(str(member), command, probe_s * pace, probe_s, lock=lock, most_parts=most_parts), left)
+
+
+def _most_parts(run: Run, model: Model) -> int:
+    """Parts of a batch beyond which none is smaller: two tiles train at once, and one image is predicted."""
+    return max(run.experiment.train_of(model).batch // 2, run.experiment.predict.batch)
 
 
 def _mean_tasks(run: Run, model: Model, left_of: dict[Member, list[str]], arguments: Sequence[str]) -> list[Task]:

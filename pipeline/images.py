@@ -136,9 +136,9 @@ def find_images(wanted: Wanted, bands: Sequence[str], dtype: str) -> list[Found]
 
 
 def batches_of(run: Run) -> BatchOf:
-    """`predict.batch` is for tiles of the run's size: of larger images fewer go through at once."""
+    """`images_at_once` is of tiles of the run's size: of larger images fewer go through at once."""
     usual_px = float(tiles_of(run).eval("height * width").max())
-    batch = run.experiment.predict.batch
+    batch = run.experiment.images_at_once
     return lambda height, width: max(1, round(batch * min(1.0, usual_px / (height * width))))
 
 

@@ -57,6 +57,8 @@ class Job:
     """Jobs that must be done before this one starts."""
     lock: Path | None = None
     """A lock that the command holds while it works; the job waits until nobody else does."""
+    most_parts: int = 1
+    """Parts that its batches can be split into at most; see `jobs.shrink_batch`."""
 
 
 @dataclass
@@ -270,8 +272,8 @@ def _attempt(job: Job, slot: Slot, rules: Rules, state: JobState) -> Attempt:
     number, started = len(state.attempts) + 1, time.strftime(TIME)
     result = _run_once(command, slot, rules, log_path(folder, job.name), f"{number}: {started}")
     note = _note(result["exit_code"], log_tail(folder, job.name))
-    if note == NO_MEMORY and rules.jobs.shrink_batch:
-        state.split_batch *= 2
+    if note == NO_MEMORY and rules.jobs.shrink_batch and state.split_batch < job.most_parts:
+        state.split_batch = min(2 * state.split_batch, job.most_parts)
         note += f"; goes on with batches in {state.split_batch} parts"
     attempt = Attempt(job.name, number, state.host, slot.device, started, **result, note=note)
     state.attempts.append(attempt)

@@ -83,9 +83,10 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
         fit(plan, state, objective, setup.loader, setup.batches, hooks)
 
     write_weights(folder, "last", state.network)
+    fits = min(train.batch, max(2, train.batch // plan.split_batch))  # in memory, where batches were split
     for kind, averaged in state.averages.networks().items():
         with autocast(device, objective.dtype):
-            plain = plain_batches(pack, setup.train_N, train.batch, objective.preparation, device)
+            plain = plain_batches(pack, setup.train_N, fits, objective.preparation, device)
             update_batch_statistics(averaged, plain)
         write_weights(folder, kind, averaged)
     outputs = sorted((folder / "weights").glob("*.safetensors"))

@@ -28,7 +28,7 @@ CPU = {"devices": "cpu", "parallel": 2, "retries": 1}
 
 def fake_job(folder: Path, name: str, steps: int, step_s: float, *fault: str, after: tuple[str, ...] = ()) -> Job:
     command = ("python", "-S", str(SCRIPT), str(folder / "out"), name, str(steps), str(step_s), *fault)
-    return Job(name, command, cost_s=steps * step_s, after=after)
+    return Job(name, command, cost_s=steps * step_s, after=after, most_parts=6)
 
 
 def result_of(name: str, steps: int) -> str:

@@ -89,6 +89,15 @@ def test_what_is_finished_is_skipped_and_what_is_left_is_done(run):
     assert planned(run, "model=unet,fold=2") == {str(third): (["test"], ())}
 
 
+def test_a_job_knows_how_far_its_batches_can_be_split(run, clean):
+    """Two tiles train at once at least, where one image is predicted."""
+    shutil.rmtree(run.dir / "members" / "unet" / "fold0-seed0")
+    for words, parts in ((["predict.batch=4", "train.batch=20"], 10), (["predict.batch=7", "train.batch=3"], 7)):
+        changed = Run(load_experiment(clean, [f"runs_dir={run.experiment.runs_dir}", *words]))
+        (job,) = make_grid(changed, chosen_members(changed, "fold=0,model=unet"), counts_of(run), {}, {}, (), 2).jobs
+        assert job.most_parts == parts
+
+
 def test_damaged_stores_are_made_again(run):
     member = next(run.members())
     manifest = run.oof_store(member) / "manifest.json"

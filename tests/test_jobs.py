@@ -122,6 +122,19 @@ def test_batches_are_split_when_cuda_runs_out_of_memory_and_only_if_that_is_allo
         assert "split_batch" not in (tmp_path / "logs" / "job.log").read_text()
 
 
+def test_batches_are_split_no_further_than_they_can_be(tmp_path):
+    """A job that always runs out of memory, over two sessions."""
+    words = "import sys; sys.exit('torch.OutOfMemoryError: CUDA out of memory')"
+    job = Job("job", ("python", "-S", "-c", words), most_parts=6)
+    settings = Jobs(devices="cpu", parallel=1, retries=2, shrink_batch=True)
+    for _ in range(2):
+        state = run_jobs([job], tmp_path, settings, members=1).states["job"]
+    told = "CUDA ran out of memory; goes on with batches in"
+    again = "CUDA ran out of memory"
+    assert [attempt.note for attempt in state.attempts] == [*(f"{told} {n} parts" for n in (2, 4, 6)), *[again] * 3]
+    assert state.split_batch == 6
+
+
 @pytest.mark.parametrize(
     ("code", "line", "note"),
     [

@@ -21,7 +21,7 @@ from folds.images import read_image, read_mask
 from pipeline import mean, predict
 from pipeline.check import check_stores
 from pipeline.forward import Predictor
-from pipeline.images import Wanted
+from pipeline.images import Wanted, batches_of
 from pipeline.mean import mean_test
 from pipeline.members import LoadedMember, load_member
 from pipeline.predict import predict_oof, predict_test
@@ -247,6 +247,8 @@ def test_split_batches_are_predicted_in_smaller_ones(config, monkeypatch):
         run = run_of(config, "predict.tta=[rot90]", "predict.batch=16", f"jobs.split_batch={split}")
         path = predict_oof(run, member(run), CPU, GO_ON)
         shutil.rmtree(path)
+        assert batches_of(run)(32, 32) == seen[-1]  # of other images too
+        assert batches_of(run)(64, 32) == max(1, seen[-1] // 2)
     assert seen == [16, 4, 1]
 
 

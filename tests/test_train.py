@@ -410,6 +410,18 @@ def test_a_split_batch_has_the_gradient_of_the_whole(tmp_path, reduce, parts):
     torch.testing.assert_close(gradient_of(batches, train, parts), whole, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("split", "images"), [(1, {6}), (2, {3}), (3, {2}), (64, {2})])
+def test_batch_statistics_are_of_batches_that_fit_where_training_fits(tmp_path, monkeypatch, split, images):
+    run = run_of(tmp_path, f"split{split}", epochs=1, batch=6, schedule={"warmup_epochs": 0.5}, ema={"decay": 0.5})
+    jobs = run.experiment.jobs.model_copy(update={"split_batch": split})
+    seen = set()
+    monkeypatch.setattr(
+        "pipeline.train.update_batch_statistics", lambda network, batches: seen.update(len(each) for each in batches)
+    )
+    train_member(Run(run.experiment.model_copy(update={"jobs": jobs})), member_of(run), CPU, StopRequest())
+    assert seen == images
+
+
 def test_a_loss_that_is_not_finite_stops_before_the_step(tmp_path):
     train = run_of(tmp_path, loss=[{"name": "ce"}]).experiment.train
     batch = batch_of(np.random.default_rng(0), 2, 0)
