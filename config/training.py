@@ -96,7 +96,7 @@ class Train(Section):
     """Autocast type; auto: bf16 where the device is fast in it, fp16 on other GPUs, fp32 on other CPUs, which have no
     units for fp16 and are very slow in it."""
     channels_last: bool = True
-    """Memory layout of images and weights; faster nearly everywhere."""
+    """Memory layout of images and weights in training; faster nearly everywhere. Prediction always has it."""
     compile: bool = False
     """torch.compile the network: needs a C++ compiler and a minute or more at the start. On CPUs it gains nothing or
     loses."""

@@ -22,11 +22,17 @@ class Objective:
     device: torch.device
     dtype: torch.dtype | None
     """Autocast type; None: float32."""
+    channels_last: bool = True
+    """The memory layout of images; the layers between keep to it."""
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """A scalar on the device: the mean over the batch's valid pixels."""
-        image_NCHW = self.preparation(batch.pixels_NHWB.to(self.device, non_blocking=True))
-        return self.loss_of(self.logits(image_NCHW), batch)
+        return self.loss_of(self.logits(self.image(batch.pixels_NHWB)), batch)
+
+    def image(self, pixels_NHWB: torch.Tensor) -> torch.Tensor:
+        """(N, channels, H, W) float32 on the device: pixels as the network sees them."""
+        image_NCHW = self.preparation(pixels_NHWB.to(self.device, non_blocking=True))
+        return image_NCHW if self.channels_last else image_NCHW.contiguous()
 
     def logits(self, image_NCHW: torch.Tensor) -> torch.Tensor:
         """(N, C, H, W) float32, computed in `dtype`."""

@@ -106,7 +106,7 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
         ),
         record=record,
         state=state,
-        objective=Objective(network, preparation, loss_fn, device, dtype),
+        objective=Objective(network, preparation, loss_fn, device, dtype, train.channels_last),
         loader=train_loader(data, batches, loader_workers(jobs, device), device),
         batches=batches,
         pack=pack,

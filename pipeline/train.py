@@ -31,9 +31,9 @@ from pipeline.finished import member_is_finished
 from pipeline.forward import Predictor
 from pipeline.loop import Hooks, Plan, fit
 from pipeline.members import add_member_options, member_of, weights_path
+from pipeline.objective import Objective
 from pipeline.outputs import decisions
 from pipeline.pack import Pack, read_rows
-from pipeline.prepare import Preparation
 from pipeline.progress import TrainProgress
 from pipeline.setup import Setup, set_up
 from pipeline.stopping import Stopped, StopRequest
@@ -86,7 +86,7 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     fits = min(train.batch, max(2, train.batch // plan.split_batch))  # in memory, where batches were split
     for kind, averaged in state.averages.networks().items():
         with autocast(device, objective.dtype):
-            plain = plain_batches(pack, setup.train_N, fits, objective.preparation, device)
+            plain = plain_batches(pack, setup.train_N, fits, objective)
             update_batch_statistics(averaged, plain)
         write_weights(folder, kind, averaged)
     outputs = sorted((folder / "weights").glob("*.safetensors"))
@@ -137,9 +137,7 @@ def clear_killed(folder: Path) -> None:
         clear_aside(path)
 
 
-def plain_batches(
-    pack: Pack, tile_N: np.ndarray, batch: int, preparation: Preparation, device: torch.device
-) -> Iterator[torch.Tensor]:
+def plain_batches(pack: Pack, tile_N: np.ndarray, batch: int, objective: Objective) -> Iterator[torch.Tensor]:
     """Prepared training tiles without augmentation, as averaged weights need them for their batch statistics.
 
     In random order, always the same: by name a batch is of one scene, and its variance that within a scene.
@@ -147,7 +145,7 @@ def plain_batches(
     tile_N = np.random.default_rng(0).permutation(tile_N)
     for first in range(0, max(len(tile_N) - batch, 0) + 1, batch):
         pixels = np.array(pack.train_image_NHWB[tile_N[first : first + batch]])
-        yield preparation(torch.from_numpy(pixels).to(device))
+        yield objective.image(torch.from_numpy(pixels))
 
 
 def write_weights(folder: Path, kind: str, network: nn.Module) -> None:

@@ -337,7 +337,7 @@ def test_averaged_weights_have_the_statistics_of_the_training_tiles_as_they_are(
     network = build_model(member.model, setup.objective.preparation.channels, len(setup.record.classes))
     network.load_state_dict(written)
     tiles = setup.objective.preparation(torch.from_numpy(setup.pack.train_image_NHWB[setup.train_N]))
-    batches = list(plain_batches(setup.pack, setup.train_N, 2, setup.objective.preparation, CPU))
+    batches = list(plain_batches(setup.pack, setup.train_N, 2, setup.objective))
     assert [len(batch) for batch in batches] == [2, 2, 2]
     place_of = [[n for n in range(len(tiles)) if torch.equal(tile, tiles[n])] for tile in torch.cat(batches)]
     assert sorted(place_of) == [[n] for n in range(6)]  # every training tile once, and as it is
@@ -345,3 +345,19 @@ def test_averaged_weights_have_the_statistics_of_the_training_tiles_as_they_are(
     update_batch_statistics(network, batches)
     for name, value in network.state_dict().items():
         torch.testing.assert_close(value, written[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_images_weights_and_all_between_have_the_layout_that_was_asked_for(tmp_path, channels_last):
+    run = run_of(tmp_path, channels_last=channels_last)
+    setup = set_up(run, member_of(run), CPU)
+    seen = []
+    for layer in setup.state.network.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            layer.register_forward_hook(lambda layer, given, output: seen.extend([*given, output]))
+    seen += list(plain_batches(setup.pack, setup.train_N, 3, setup.objective))
+    seen += [weight for weight in setup.state.network.parameters() if weight.ndim == 4 and weight.shape[-1] > 1]
+    setup.objective.loss(collate([setup.loader.dataset[(0, int(tile), 0)] for tile in setup.train_N[:3]]))
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    assert len(seen) > 20
+    assert all(each.is_contiguous(memory_format=layout) for each in seen)
