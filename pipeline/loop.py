@@ -93,7 +93,7 @@ def fit(
                 saved_at = time.monotonic()
             if stopping:
                 raise Stopped(plan.name)
-        finish_epoch(plan, state, micro_steps, current_lr(state, steps - 1, steps, train), hooks)
+        finish_epoch(plan, state, objective.device, micro_steps, current_lr(state, steps - 1, steps, train), hooks)
         hooks.progress.epoch(state.log[-1])
     hooks.save(state)
 
@@ -154,7 +154,9 @@ def _not_finite(plan: Plan, state: TrainState, lr: float, of: list[Batch], what:
     )
 
 
-def finish_epoch(plan: Plan, state: TrainState, micro_steps: int, lr: float, hooks: Hooks) -> None:
+def finish_epoch(
+    plan: Plan, state: TrainState, device: torch.device, micro_steps: int, lr: float, hooks: Hooks
+) -> None:
     """Count the epoch, score it where asked, and write its row of the log."""
     train = plan.train
     state.epoch, state.micro_step = state.epoch + 1, 0
@@ -168,6 +170,8 @@ def finish_epoch(plan: Plan, state: TrainState, micro_steps: int, lr: float, hoo
         if miou > state.best_miou:
             state.best_miou = miou
             hooks.save_best(state)
+            if device.type == "cuda":  # no replay from an older checkpoint comes to these weights and this score again
+                hooks.save(state)
 
 
 def chunks(items: Iterable, size: int) -> Iterator[list]:

@@ -410,6 +410,24 @@ def test_a_split_batch_has_the_gradient_of_the_whole(tmp_path, reduce, parts):
     torch.testing.assert_close(gradient_of(batches, train, parts), whole, atol=1e-6, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("device", "calls"), [("cpu", ["best"]), ("cuda", ["best", "checkpoint"])])
+def test_on_a_gpu_a_checkpoint_knows_of_the_best_weights_at_once(tmp_path, device, calls):
+    """A run that was killed since would replay the epoch, there not to the same bits, and not find it the best."""
+    train = run_of(tmp_path, validate_every=1).experiment.train
+    state, seen = state_of(Flat(), train), []
+    for miou in (0.5, 0.4):  # the second epoch is no better
+        hooks = loop.Hooks(
+            save=lambda state: seen.append("checkpoint"),
+            save_best=lambda state: seen.append("best"),
+            stop=StopRequest(),
+            progress=None,
+            validate=lambda network, miou=miou: miou,
+        )
+        loop.finish_epoch(loop.Plan("flat", train, 0, 0, []), state, torch.device(device), 3, 1e-3, hooks)
+    assert seen == calls
+    assert state.best_miou == 0.5
+
+
 @pytest.mark.parametrize(("split", "images"), [(1, {6}), (2, {3}), (3, {2}), (64, {2})])
 def test_batch_statistics_are_of_batches_that_fit_where_training_fits(tmp_path, monkeypatch, split, images):
     run = run_of(tmp_path, f"split{split}", epochs=1, batch=6, schedule={"warmup_epochs": 0.5}, ema={"decay": 0.5})
