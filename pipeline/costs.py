@@ -19,6 +19,7 @@ from base.errors import UserError
 from base.files import hash_value, read_json
 from config import Member, Run
 from config.ensemble import Predict
+from config.schedules import Adaptive
 from config.training import Model
 from pipeline.slots import devices_here, gpus, threads_per_job
 from pipeline.supervise import JobState
@@ -146,9 +147,10 @@ def weight_bytes(run: Run, model: Model, cost: Cost) -> int:
 
 
 def checkpoint_bytes(run: Run, model: Model, cost: Cost) -> int:
-    """last.pt while a member trains: weights, the optimizer's two moments, the averages."""
+    """last.pt while a member trains, and the next one beside it: weights, the optimizer's moments, the averages."""
     train = run.experiment.train_of(model)
-    return 4 * cost.parameters * (3 + bool(train.ema) + bool(train.swa))
+    moments = 2 if isinstance(train.optimizer, Adaptive) else 1
+    return 2 * 4 * cost.parameters * (1 + moments + bool(train.ema) + bool(train.swa))
 
 
 def store_bytes(run: Run, model: Model, tiles: int, counts: TileCounts) -> int:

@@ -21,8 +21,10 @@ from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds, read_folds
 from models.averaging import Averages
 from models.losses import build_loss
+from models.zoo import build_model
 from pipeline import loop
 from pipeline.checkpoint import TrainState
+from pipeline.costs import Cost, checkpoint_bytes
 from pipeline.data import Batch
 from pipeline.finished import steps_left
 from pipeline.mean import mean_test
@@ -82,13 +84,14 @@ def bits(run: Run, member: Member) -> dict[str, str]:
     return {path.name: hash_file(path) for path in [*folder.glob("weights/*"), folder / "log.csv"]}
 
 
+LATE_SWA = {"start_epoch": 1, "lr": 1e-4}
 EVERYTHING = {
     "epochs": 3,
     "batch": 2,
     "validate_every": 1,
     "accumulate": {"steps": 2},
     "ema": {"decay": 0.9},
-    "swa": {"start_epoch": 1, "lr": 1e-4},
+    "swa": LATE_SWA,
     "augment": [{"name": "d4", "p": 1.0}, {"name": "band_gain", "p": 0.5}],
     "sampler": {"name": "repeat_factor", "threshold": 0.9},
 }
@@ -221,6 +224,30 @@ def test_what_a_killed_run_was_writing_is_removed(tmp_path):
     (folder / "last.pt").write_bytes(b"of a run that was killed after its end")
     train_member(run, member_of(run), CPU, StopRequest())
     assert {path.name for path in folder.iterdir()} == {"weights", "log.csv", "member.json", "stamp.json"}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"optimizer": {"name": "lion"}}, {"optimizer": {"name": "sgd"}, "ema": {}}, {"ema": {}, "swa": LATE_SWA}],
+)
+def test_the_plan_knows_what_checkpoints_take_while_one_is_replaced(tmp_path, monkeypatch, settings):
+    seen, replace = [], os.replace
+
+    def measured(aside, path):
+        if Path(path).name == "last.pt":
+            files = [each for each in Path(path).parent.iterdir() if "last.pt" in each.name]
+            seen.append(sum(each.stat().st_size for each in files))
+        replace(aside, path)
+
+    monkeypatch.setattr("os.replace", measured)
+    run = run_of(tmp_path, batch=2, **settings)
+    small = {"encoder": "tu-mobilenetv3_small_100", "params": {"decoder_channels": [64, 32, 16, 16, 8]}}
+    model = run.experiment.models[0].model_copy(update=small)  # whose every weight has a gradient
+    jobs = run.experiment.jobs.model_copy(update={"checkpoint_s": 0.0})
+    run = Run(run.experiment.model_copy(update={"jobs": jobs, "models": [model]}))
+    train_member(run, member_of(run), CPU, StopRequest())
+    cost = Cost(0.0, 0.0, sum(each.numel() for each in build_model(model, 4, 3).parameters()))
+    assert max(seen) == pytest.approx(checkpoint_bytes(run, model, cost), rel=0.05)
 
 
 def test_a_finished_member_is_left_alone(undisturbed):
