@@ -117,8 +117,9 @@ def expected_s(run: Run, member: Member, steps: Sequence[str], cost: Cost, count
 
 
 def passes_per_tile(predict: Predict) -> float:
-    """Forward passes of one network that one tile takes, a scaled tile counting as its pixels."""
-    return len(predict.views) * sum(scale**2 for scale in (1.0, *predict.scales)) * (1 + len(predict.stretch))
+    """Forward passes that one tile takes, by all kinds of weights; a scaled tile counts as its pixels."""
+    pictures = sum(scale**2 for scale in (1.0, *predict.scales)) * (1 + len(predict.stretch))
+    return len(predict.views) * pictures * len(predict.weight_kinds)
 
 
 def pace_of(states: Sequence[JobState]) -> float:

@@ -10,10 +10,21 @@ from base.errors import UserError
 from base.files import hash_file, write_json
 from base.locks import held
 from config import Run, load_experiment
+from config.ensemble import Predict
 from folds.assign import read_folds
 from folds.tiles import read_tiles
 from pipeline import cv, mean, predict
-from pipeline.costs import Cost, TileCounts, as_entry, cost_key, costs_path, makespan_s, measure_costs, pace_of
+from pipeline.costs import (
+    Cost,
+    TileCounts,
+    as_entry,
+    cost_key,
+    costs_path,
+    makespan_s,
+    measure_costs,
+    pace_of,
+    passes_per_tile,
+)
 from pipeline.grid import chosen_members, make_grid
 from pipeline.supervise import Attempt, JobState
 from tests.spoiled import write_clean
@@ -122,6 +133,18 @@ def test_costs_order_the_jobs_and_past_jobs_correct_them(run):
     slower = {task.job.name: task.job.cost_s for task in grid.tasks}
     assert slower["unet/fold0-seed0"] == pytest.approx(3 * seconds["unet/fold0-seed0"])
     assert slower["bare_unet/fold0-seed0"] == seconds["bare_unet/fold0-seed0"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ({"tta": "none"}, 1),
+        ({"tta": "flips", "scales": [2.0]}, 4 * 5),
+        ({"tta": "none", "stretch": [1.0, 2.0], "weights": ["last", "ema"]}, 3 * 2),
+    ],
+)
+def test_a_tile_takes_a_pass_for_each_view_picture_and_kind_of_weights(settings, passes):
+    assert passes_per_tile(Predict(**settings)) == passes
 
 
 def test_the_longest_jobs_first_on_the_slot_that_is_free_first():
