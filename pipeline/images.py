@@ -34,7 +34,7 @@ from pipeline.label_files import (
     write_probs,
 )
 from pipeline.members import LoadedMember, load_member
-from pipeline.pack import fill_value
+from pipeline.pixels import fill_value
 from pipeline.scene import WINDOW_PX, PredictPixels, predict_scene
 
 Strips = Iterable[np.ndarray]

@@ -23,6 +23,7 @@ from base.threads import in_threads
 from config import Run, load_experiment, open_run
 from folds.reader import TileReader
 from folds.tiles import make_tiles, sources_of
+from pipeline.pixels import fill_value, full_scale
 
 FORMAT = 2  # raised when the arrays' meaning changes, so that older packs are not taken for new ones
 
@@ -64,11 +65,6 @@ def read_rows(array_N: np.ndarray, row_N: np.ndarray, rows_N: np.ndarray | None 
             if file.readinto(into) != into.nbytes:
                 raise UserError(f"{array_N.filename}: cut short. Delete its folder and run the same command again")
     return rows_N
-
-
-def full_scale(dtype: np.dtype) -> float:
-    """The pixel value that becomes 1.0: the largest of an integer dtype; floats stay as they are."""
-    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
 
 
 def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
@@ -146,12 +142,6 @@ def _read_pack(folder: Path, tiles: pd.DataFrame) -> Pack:
         mean_B=np.array(stats["mean"]),
         std_B=np.array(stats["std"]),
     )
-
-
-def fill_value(mean_B: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """(B,) what stands where an image has no data: the mean of the train tiles, which a network sees as 0."""
-    value_B = np.asarray(mean_B) * full_scale(dtype)
-    return (np.rint(value_B) if np.issubdtype(dtype, np.integer) else value_B).astype(dtype)
 
 
 def _fill(path: Path, empty_of: dict[int, np.ndarray], mean_B: np.ndarray) -> None:

@@ -6,9 +6,18 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from pipeline.pack import full_scale
-
 SPREAD = 4.0  # standard deviations around the mean that are the unit range of other dtypes than uint8
+
+
+def full_scale(dtype: np.dtype) -> float:
+    """The pixel value that becomes 1.0: the largest of an integer dtype; floats stay as they are."""
+    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
+
+
+def fill_value(mean_B: np.ndarray, dtype: np.dtype) -> np.ndarray:
+    """(B,) what stands where an image has no data: the mean of the train tiles, which a network sees as 0."""
+    value_B = np.asarray(mean_B) * full_scale(dtype)
+    return (np.rint(value_B) if np.issubdtype(dtype, np.integer) else value_B).astype(dtype)
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from pipeline.pack import full_scale
-from pipeline.pixels import PixelScale
+from pipeline.pixels import PixelScale, full_scale
 
 NDVI_FLOOR = 1e-6  # where red and nir are both 0 the index is 0, not NaN
 

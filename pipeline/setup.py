@@ -22,7 +22,8 @@ from pipeline.device import autocast_dtype, loader_workers
 from pipeline.loop import Plan
 from pipeline.members import MemberRecord
 from pipeline.objective import Objective
-from pipeline.pack import Pack, fill_value, open_pack
+from pipeline.pack import Pack, open_pack
+from pipeline.pixels import fill_value
 from pipeline.prepare import Preparation
 from pipeline.sampler import epoch_order
 from pipeline.schedule import Plateau, build_optimizer

@@ -21,7 +21,8 @@ from folds.reader import TileReader
 from folds.scan import open_scan
 from folds.tiles import hist_of, make_tiles, read_tiles, sources_hash
 from pipeline import predict
-from pipeline.pack import full_scale, open_pack
+from pipeline.pack import open_pack
+from pipeline.pixels import full_scale
 from pipeline.predict import predict_test
 from pipeline.stopping import StopRequest
 from pipeline.store import open_store
