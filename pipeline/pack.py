@@ -23,7 +23,7 @@ from base.threads import in_threads
 from config import Run, load_experiment, open_run
 from folds.reader import TileReader
 from folds.tiles import make_tiles, sources_of
-from pipeline.pixels import fill_value, full_scale
+from pipeline.pixels import fill_value, full_scale, has_spread
 
 FORMAT = 2  # raised when the arrays' meaning changes, so that older packs are not taken for new ones
 
@@ -193,9 +193,8 @@ class _BandSums:
     def mean_std(self) -> tuple[np.ndarray, np.ndarray]:
         """Mean and standard deviation per band."""
         mean_B = self.sum_B / self.count
-        variance_B = np.maximum(self.square_B / self.count - mean_B**2, 0)
-        # A dead band has no spread: dividing by 1 leaves it at 0 instead of making it NaN.
-        return mean_B, np.where(variance_B > 1e-12, np.sqrt(variance_B), 1.0)
+        std_B = np.sqrt(np.maximum(self.square_B / self.count - mean_B**2, 0))
+        return mean_B, np.where(has_spread(mean_B, std_B), std_B, 1.0)  # by 1: a dead band becomes 0
 
 
 def main(argv: list[str] | None = None) -> None:

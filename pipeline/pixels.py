@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 
 SPREAD = 4.0  # standard deviations around the mean that are the unit range of other dtypes than uint8
+
+STD_FLOOR = 1e-6  # of the mean: a band's spread below that is rounding, of which float32 has 6e-8 a pixel
 
 
 def full_scale(dtype: np.dtype) -> float:
@@ -18,6 +21,14 @@ def fill_value(mean_B: np.ndarray, dtype: np.dtype) -> np.ndarray:
     """(B,) what stands where an image has no data: the mean of the train tiles, which a network sees as 0."""
     value_B = np.asarray(mean_B) * full_scale(dtype)
     return (np.rint(value_B) if np.issubdtype(dtype, np.integer) else value_B).astype(dtype)
+
+
+def has_spread(mean: Any, std: Any) -> Any:
+    """Whether bands vary at all, whatever their unit: arrays or tensors of one shape -> bool.
+
+    To divide a dead band by its std would make it noise, or NaN.
+    """
+    return std > STD_FLOOR * abs(mean)
 
 
 @dataclass(frozen=True)

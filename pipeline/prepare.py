@@ -6,7 +6,7 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from pipeline.pixels import PixelScale, full_scale
+from pipeline.pixels import PixelScale, full_scale, has_spread
 
 NDVI_FLOOR = 1e-6  # where red and nir are both 0 the index is 0, not NaN
 
@@ -55,12 +55,12 @@ class Preparation:
         if self.empty is None:
             mean = image_NHWB.mean((1, 2), keepdim=True)
             std = image_NHWB.std((1, 2), keepdim=True, correction=0)
-            return _shifted_and_scaled(image_NHWB, mean, torch.where(std > NDVI_FLOOR, std, 1.0))
+            return _shifted_and_scaled(image_NHWB, mean, torch.where(has_spread(mean, std), std, 1.0))
         data_NHW1 = (image_NHWB != _on(image_NHWB.device, tuple(self.empty)) / scale).any(3, keepdim=True)
         count_N111 = data_NHW1.sum((1, 2), keepdim=True).clamp_min(1)
         mean = (image_NHWB * data_NHW1).sum((1, 2), keepdim=True) / count_N111
         std = (((image_NHWB - mean) * data_NHW1).square().sum((1, 2), keepdim=True) / count_N111).sqrt()
-        return _shifted_and_scaled(image_NHWB, mean, torch.where(std > NDVI_FLOOR, std, 1.0)).mul_(data_NHW1)
+        return _shifted_and_scaled(image_NHWB, mean, torch.where(has_spread(mean, std), std, 1.0)).mul_(data_NHW1)
 
     def _ndvi(self, image_NHWB: torch.Tensor) -> torch.Tensor:
         """(nir - red) / (nir + red), in [-1, 1]; in float: on uint8 the difference would wrap around."""

@@ -68,6 +68,21 @@ def test_a_dead_band_has_std_1(tmp_path):
     assert pack.std_B[2] == 1.0
 
 
+@pytest.mark.parametrize("unit", [1e-9, 1.0, 1e6])
+def test_a_band_of_a_small_unit_is_not_dead_and_a_constant_one_is(tmp_path, unit):
+    root = write_tiny(tmp_path / "data")
+    for path in (root / "train").glob("*.tif"):
+        image = read_image(path).astype(np.float32) / 255 * np.float32(unit)
+        image[..., 1] = 0.37 * unit
+        write_tif(path, image)
+    for path in (root / "test").glob("*.tif"):
+        write_tif(path, read_image(path).astype(np.float32))
+    pack, _ = pack_of(tmp_path)
+    pixels = pack.train_image_NHWB.reshape(-1, 4).astype(np.float64)
+    assert pack.std_B[1] == 1.0
+    np.testing.assert_allclose(pack.std_B[[0, 2, 3]], pixels.std(0)[[0, 2, 3]], rtol=1e-6)
+
+
 def test_ignored_pixels_become_255(tmp_path):
     root = write_tiny(tmp_path / "data")
     mask = read_mask(root / "train" / "000003.png")

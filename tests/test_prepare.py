@@ -47,9 +47,22 @@ def test_pixels_without_data_count_in_no_tile_and_are_0(pixels_NHWB, dtype):
     np.testing.assert_allclose(prepared[0][:, ~empty_HW], expected.T, rtol=1e-3, atol=1e-4)
 
 
-def test_a_dead_band_is_0_and_not_nan():
+@pytest.mark.parametrize("value", [0.0, 0.1, 7e-7, 3210.7, -5e5])
+@pytest.mark.parametrize("empty", [None, [9.0] * 4])
+def test_a_dead_band_is_0_and_not_nan_or_noise(value, empty):
+    dead = torch.full((1, 96, 112, 4), value)
+    assert preparation(normalize="tile", empty=empty)(dead).abs().max() <= 2e-7 * abs(value)
     dead = torch.full((1, 4, 4, 4), 17, dtype=torch.uint8)
     assert (preparation(normalize="tile")(dead) == 0).all()
+
+
+@pytest.mark.parametrize("unit", [1e-9, 1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("empty", [None, [9.0] * 4])
+def test_a_band_of_a_small_unit_is_not_dead(pixels_NHWB, unit, empty):
+    """As of reflectance in other units, or concentrations."""
+    pixels = torch.from_numpy(pixels_NHWB.astype(np.float32))
+    prepared, whole = (preparation(normalize="tile", empty=empty)(each) for each in (pixels * unit, pixels))
+    torch.testing.assert_close(prepared, whole, atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
