@@ -7,6 +7,7 @@ is never edited: other sources give another pack.
 """
 
 import mmap
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ import pandas as pd
 from filelock import FileLock
 
 from base.command import run, stage_parser
-from base.errors import UserError
+from base.errors import UserError, refuse_all
 from base.files import clear_aside, hash_value, read_json, whole_folder, write_json, write_npy_head
 from base.progress import track
 from base.threads import in_threads
@@ -71,7 +72,7 @@ def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
     """The pack of a tile table; made now if it is not there.
 
     Raises:
-        UserError: images or masks have changed since the run's table was made.
+        UserError: images or masks have changed since the run's table was made; or the pack is not as it was written.
     """
     folder = pack_dir(run, sources_of(run, tiles))
     if not folder.exists():
@@ -126,13 +127,27 @@ def write_pack(folder: Path, tiles: pd.DataFrame, reader: TileReader) -> None:
     for split, empty_of in empty_at.items():
         if empty_of:
             _fill(folder / f"{split}_image.npy", empty_of, mean_B)
-    write_json(folder / "pack.json", {"mean": mean_B.tolist(), "std": std_B.tolist()})
+    arrays = sorted(folder.glob("*.npy"))
+    for path in arrays:  # or a machine that fails leaves a pack whose arrays are holes
+        with open(path, "rb+") as file:
+            os.fsync(file.fileno())
+    sizes = {path.name: path.stat().st_size for path in arrays}
+    write_json(folder / "pack.json", {"mean": mean_B.tolist(), "std": std_B.tolist(), "bytes": sizes})
 
 
 def _read_pack(folder: Path, tiles: pd.DataFrame) -> Pack:
+    stats = read_json(folder / "pack.json")
+    found = {path.name: path.stat().st_size for path in folder.glob("*.npy")}
+    refuse_all(
+        f"pack {folder} is damaged; delete it and run the same command again, which packs anew",
+        [
+            f"{name} has {found.get(name, 0)} bytes of {size}"
+            for name, size in stats.get("bytes", {}).items()  # packs of older versions do not say
+            if found.get(name) != size
+        ],
+    )
     train_image = np.load(folder / "train_image.npy", mmap_mode="r")
     test_path = folder / "test_image.npy"
-    stats = read_json(folder / "pack.json")
     return Pack(
         train_names=tiles.name[tiles.split == "train"].tolist(),
         test_names=tiles.name[tiles.split == "test"].tolist(),

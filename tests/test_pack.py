@@ -1,4 +1,5 @@
 import os
+import shutil
 import threading
 from pathlib import Path
 
@@ -6,6 +7,7 @@ import numpy as np
 import pytest
 
 from base.errors import UserError
+from base.files import read_json, write_json
 from config import load_experiment, open_run
 from config.data import IGNORE_INDEX
 from folds.classes import ClassTable
@@ -154,6 +156,30 @@ def test_an_array_cut_short_is_said(tmp_path):
         file.truncate(path.stat().st_size - 100)
     with pytest.raises(UserError, match="cut short"):
         read_rows(mapped, np.array([3]))
+
+
+def test_a_damaged_pack_is_said_with_every_array_and_what_to_run(tmp_path):
+    write_tiny(tmp_path / "data")
+    pack_of(tmp_path)
+    (folder,) = (path for path in (tmp_path / "runs" / "packs").iterdir() if path.is_dir())
+    os.truncate(folder / "train_mask.npy", 1000)
+    (folder / "test_image.npy").unlink()
+    with pytest.raises(UserError, match="delete it and run the same command again") as refused:
+        pack_of(tmp_path)
+    assert "train_mask.npy has 1000 bytes of 9344" in str(refused.value)
+    assert "test_image.npy has 0 bytes of 16512" in str(refused.value)
+    shutil.rmtree(folder)
+    assert len(pack_of(tmp_path)[0].test_names) == 4
+
+
+def test_a_pack_that_does_not_know_its_sizes_is_taken(tmp_path):
+    write_tiny(tmp_path / "data")
+    pack_of(tmp_path)
+    (path,) = (tmp_path / "runs" / "packs").glob("*/pack.json")
+    told = read_json(path)
+    assert told.pop("bytes").keys() == {"train_image.npy", "train_mask.npy", "test_image.npy"}
+    write_json(path, told)
+    assert len(pack_of(tmp_path)[0].train_names) == 9
 
 
 def mapped_kib() -> int:
