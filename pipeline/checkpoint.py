@@ -76,7 +76,11 @@ class TrainState:
         differing = sorted(key for key in identity if of.get(key) != identity[key])
         if differing:
             changes = ", ".join(f"{key} {of.get(key)} -> {identity[key]}" for key in differing[:10])
-            raise UserError(f"{path}: checkpoint of another experiment: {changes}. Say redo=stale to train again")
+            # The member's stamp, which redo=stale heeds, is of this experiment or absent: somebody put the file here.
+            raise UserError(
+                f"{path}: checkpoint of another experiment: {changes}. "
+                f"Delete the member's folder to train it from the start"
+            )
         self.network.load_state_dict(saved["network"])
         self.optimizer.load_state_dict(saved["optimizer"])
         if saved[

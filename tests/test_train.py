@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -266,8 +267,10 @@ def test_a_checkpoint_of_another_experiment_is_refused_with_the_difference(tmp_p
         train_member(run, member, CPU, StopAfter(1))
     (run.member_dir(member) / "stamp.json").unlink()  # as if somebody had copied a last.pt here
     other = run_of(tmp_path, batch=2, lr=0.5)
-    with pytest.raises(UserError, match=r"another experiment: train\.lr 0\.001 -> 0\.5"):
+    with pytest.raises(UserError, match=r"another experiment: train\.lr 0\.001 -> 0\.5\. Delete the member's folder"):
         train_member(other, member_of(other), CPU, StopRequest())
+    shutil.rmtree(run.member_dir(member))
+    train_member(other, member_of(other), CPU, StopRequest())
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path):
