@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from base.errors import UserError
 
+ASKED_S = 0.5  # as long `held` tries: `is_free` takes a lock for a moment, only to ask
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
 
 
@@ -26,7 +27,10 @@ def held(path: str | Path, what: str) -> Iterator[None]:
     Raises:
         UserError: somebody else holds it; names the process, its host and since when.
     """
-    lock = try_lock(path)
+    begun, lock = time.monotonic(), try_lock(path)
+    while lock is None and time.monotonic() - begun < ASKED_S:
+        time.sleep(0.02)
+        lock = try_lock(path)
     if lock is None:
         raise UserError(f"{what} is being worked on by {holder_of(path)}; wait for it, or stop it")
     try:

@@ -297,6 +297,13 @@ def test_a_lock_is_held_once_and_says_by_whom(tmp_path):
     assert is_free(path)
 
 
+def test_who_asks_for_a_lock_is_in_nobodys_way(tmp_path, monkeypatch):
+    asking = try_lock(tmp_path / "x.lock")  # as is_free has it, just now
+    monkeypatch.setattr("base.locks.time.sleep", lambda seconds: asking.release())
+    with held(tmp_path / "x.lock", "run 'x'"):
+        assert not is_free(tmp_path / "x.lock")
+
+
 def test_a_file_system_without_locks_is_refused(tmp_path, monkeypatch):
     def no_locks(*args):
         raise OSError(errno.ENOLCK, "No locks available")
