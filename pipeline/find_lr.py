@@ -26,6 +26,7 @@ from pipeline.loop import chunks, optimizer_step
 from pipeline.members import add_member_options, member_of
 from pipeline.schedule import set_lr
 from pipeline.setup import Setup, set_up
+from pipeline.users_words import in_users_words
 
 SMOOTHING = 0.03  # standard deviation of the Gaussian over the losses, as a share of the steps
 RECENT = 5  # the test ends where the mean of that many losses
@@ -101,10 +102,15 @@ def draw(path: Path, test: RangeTest, configured: float, title: str) -> None:
 
 
 def find_lr(run: Run, member: Member, device: torch.device, first: float, last: float, steps: int) -> RangeTest:
-    """Make the test of a member and write its plot and csv."""
+    """Make the test of a member and write its plot and csv.
+
+    Raises:
+        UserError: as `train_member`; or the loss fell at no rate.
+    """
     make_deterministic()
     setup = set_up(run, member, device)
-    test = range_test(setup, first, last, steps)
+    with in_users_words(member, setup.plan):
+        test = range_test(setup, first, last, steps)
     folder = run.dir / "find_lr"
     with whole_file(folder / f"{member.model.name}.csv") as aside:
         pd.DataFrame({"lr": test.lr, "loss": test.loss, "smooth": test.smooth}).to_csv(aside, index=False)

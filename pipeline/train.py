@@ -3,7 +3,7 @@
 import csv
 import io
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import get_args
@@ -12,11 +12,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import nn
-from torch._dynamo.exc import TorchDynamoException
 
 from base.command import run as run_command
 from base.command import stage_parser
-from base.errors import UserError
 from base.files import clear_aside, whole_file, write_text
 from base.locks import held
 from config import Member, Run, load_experiment, open_run
@@ -29,7 +27,7 @@ from pipeline.data import target_table
 from pipeline.device import autocast, make_deterministic, pick_device, set_up_cpu
 from pipeline.finished import member_is_finished
 from pipeline.forward import Predictor
-from pipeline.loop import Hooks, Plan, fit
+from pipeline.loop import Hooks, fit
 from pipeline.members import add_member_options, member_of, weights_path
 from pipeline.objective import Objective
 from pipeline.outputs import decisions
@@ -37,8 +35,7 @@ from pipeline.pack import Pack, read_rows
 from pipeline.progress import TrainProgress
 from pipeline.setup import Setup, set_up
 from pipeline.stopping import Stopped, StopRequest
-
-ONE_VALUE = "Expected more than 1 value per channel"  # torch's batch norm, of one image of one pixel
+from pipeline.users_words import in_users_words
 
 
 def train_member(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path:
@@ -79,7 +76,7 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
         curves = stack.enter_context(Curves(folder / "tensorboard", state.log)) if train.tensorboard else None
         progress = stack.enter_context(TrainProgress(str(member), train.epochs, state.epoch, curves))
         hooks = Hooks(save, save_best, stop, progress, validate if len(setup.val_N) else None)
-        stack.enter_context(_in_users_words(member, plan))
+        stack.enter_context(in_users_words(member, plan))
         fit(plan, state, objective, setup.loader, setup.batches, hooks)
 
     write_weights(folder, "last", state.network)
@@ -108,27 +105,6 @@ def held_out_miou(setup: Setup, network: nn.Module, batch: int) -> float:
         conf_CC += confusion(pred_NHW, truth_NHW, num_classes)
         first += len(pred_NHW)
     return mean_iou(conf_CC)
-
-
-@contextmanager
-def _in_users_words(member: Member, plan: Plan) -> Iterator[None]:
-    """What torch raises in the block for a machine or settings that a person can mend becomes a `UserError`."""
-    try:
-        yield
-    except TorchDynamoException as error:
-        cause = getattr(error, "inner_exception", error)  # what torch wrapped of the compiler's own
-        said = next(iter(str(cause).splitlines()), "")
-        raise UserError(
-            f"{member}: the network cannot be compiled here: {type(cause).__name__}: {said}. torch.compile needs a C++ "
-            f"compiler on a CPU, and triton with a C compiler on a GPU: install them, or set train.compile to false"
-        ) from error
-    except ValueError as error:
-        if ONE_VALUE not in str(error):
-            raise
-        raise UserError(
-            f"{member}: {member.model.arch} averages over whole images, so its batch norm needs two at once: set "
-            f"train.batch to twice jobs.split_batch or more (they are {plan.train.batch} and {plan.split_batch})"
-        ) from error
 
 
 def clear_killed(folder: Path) -> None:

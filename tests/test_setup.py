@@ -25,6 +25,7 @@ from models.zoo import build_model
 from pipeline import loop, train
 from pipeline.augment import Sample
 from pipeline.data import Batch, EpochBatches, collate
+from pipeline.find_lr import find_lr
 from pipeline.objective import Objective
 from pipeline.setup import Setup, set_up
 from pipeline.stopping import Stopped, StopRequest
@@ -289,14 +290,18 @@ def test_averages_are_finished_on_tiles_whose_side_fits_no_network(tmp_path, arc
     assert (trained(run) / "weights" / "ema.safetensors").exists()
 
 
-def test_one_tile_at_a_time_is_the_users_to_mend(tmp_path):
+@pytest.mark.parametrize("arch", ["DeepLabV3Plus", "Unet"])  # of a mean over the image; of 32 px in the deepest layer
+def test_one_tile_at_a_time_is_the_users_to_mend(tmp_path, arch):
     values = tiny_values(write_tiny(tmp_path / "data"), tmp_path)
-    values["models"] = [{"name": "net", "arch": "DeepLabV3Plus", "encoder": "resnet18"}]
+    values["models"] = [{"name": "net", "arch": arch, "encoder": "resnet18"}]
     values["train"] |= {"batch": 1}
     run = open_run(load_experiment(write_config(tmp_path / "tiny.yaml", values)))
     make_folds(run)
-    with pytest.raises(UserError, match=r"DeepLabV3Plus averages over whole images.*train.batch.*they are 1 and 1"):
+    said = f"{arch} with resnet18 has a layer of one pixel per image.*train.batch.*they are 1 and 1"
+    with pytest.raises(UserError, match=said):
         trained(run)
+    with pytest.raises(UserError, match=said):
+        find_lr(run, member_of(run), CPU, 1e-6, 1.0, 10)
 
 
 @pytest.mark.parametrize(("tiles", "parts"), [(10, 4), (7, 3), (16, 6), (5, 8), (2, 2), (1, 3), (8, 1)])
