@@ -7,6 +7,7 @@ asked for, or where small patches are cleaned.
 
 import argparse
 import glob
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -116,8 +117,8 @@ def find_images(wanted: Wanted, bands: Sequence[str], dtype: str) -> list[Found]
     paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
     if not paths:
         raise UserError(f"--images {pattern}: nothing matches in {Path.cwd()}")
-    stems = [path.stem for path in paths]
-    problems = [f"{path}: another file has the name {path.stem} too" for path in paths if stems.count(path.stem) > 1]
+    named = Counter(path.stem for path in paths)
+    problems = [f"{path}: another file has the name {path.stem} too" for path in paths if named[path.stem] > 1]
     found = []
     for path in paths:
         try:
