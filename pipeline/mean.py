@@ -71,10 +71,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--model", required=True, metavar="NAME", help="one of the experiment's models")
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
-    try:
-        model = run.experiment.model(args.model)
-    except ValueError as error:
-        raise UserError(f"--{error}") from None
+    model = run.experiment.model(args.model)
     with held(run.mean_lock(model), f"the mean of model {model.name}"):
         path = mean_test(run, model)
     print(f"test {model.name}: {path or 'no test set'}")
