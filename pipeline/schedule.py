@@ -25,6 +25,8 @@ from config.schedules import (
 )
 from config.training import Train
 
+ROUNDING = 1e-9  # epochs, far below a step: so short of its end a cycle is over, or .9 % .3 would be .3 less 1e-17
+
 
 def build_optimizer(network: nn.Module, train: Train) -> torch.optim.Optimizer:
     """The optimizer of a training section over an smp network.
@@ -102,10 +104,11 @@ def _cosine(start: float, end: float, progress: float) -> float:
 def _cycle_progress(epoch: float, t_0: float, t_mult: int) -> float:
     """How far the current cycle is, in [0, 1), when cycles last t_0, t_0 t_mult, t_0 t_mult^2, ... epochs."""
     if t_mult == 1:
-        return epoch % t_0 / t_0
+        done = epoch % t_0
+        return 0.0 if t_0 - done < ROUNDING else done / t_0
     length = t_0
-    while epoch >= length:
-        epoch, length = epoch - length, length * t_mult
+    while length - epoch < ROUNDING:
+        epoch, length = max(epoch - length, 0.0), length * t_mult
     return epoch / length
 
 

@@ -113,6 +113,19 @@ def test_cosine_restarts_starts_anew_at_the_ends_that_the_reference_names():
     assert all(lr_at(epoch * 10 - 1, 10, settings) < 2e-5 for epoch in (3, 9, 21, 45, 93))
 
 
+@pytest.mark.parametrize("cycle", range(1, 25))
+@pytest.mark.parametrize("t_mult", [1, 2])
+def test_cosine_restarts_after_parts_of_an_epoch_are_at_their_step(cycle, t_mult):
+    """Steps of a tenth of an epoch; every cycle is of whole steps."""
+    schedule = {"name": "cosine_restarts", "t_0": cycle / 10, "t_mult": t_mult, "min_lr": 0.0}
+    settings = Train(epochs=40, lr=0.3, schedule=schedule)
+    expected, first, length = [], 0, cycle
+    while first < 400:
+        expected += [0.15 * (1 + math.cos(math.pi * step / length)) for step in range(length)]
+        first, length = first + length, length * t_mult
+    assert [lr_at(step, 10, settings) for step in range(400)] == pytest.approx(expected[:400], abs=1e-12)
+
+
 def test_multistep_is_torchs():
     milestones = [2 * STEPS, 5 * STEPS]
     theirs = of_scheduler(lambda optimizer: lr_scheduler.MultiStepLR(optimizer, milestones, gamma=0.3))
