@@ -21,8 +21,8 @@ from config import Member, Run
 from config.ensemble import Predict
 from config.schedules import Adaptive
 from config.training import Model
+from pipeline.job_state import JobState
 from pipeline.slots import devices_here, gpus, threads_per_job
-from pipeline.supervise import JobState
 
 START_S = 6.0  # importing torch and opening the pack
 GIB = 2**30

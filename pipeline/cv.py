@@ -15,10 +15,10 @@ from folds.tiles import tiles_of
 from pipeline.costs import TileCounts, measure_costs, read_costs
 from pipeline.finished import member_is_finished
 from pipeline.grid import Grid, chosen_members, grid_summary, grid_table, make_grid
+from pipeline.job_state import JobState
 from pipeline.jobs import run_jobs, write_attempts
 from pipeline.pack import open_pack
 from pipeline.slots import place_here
-from pipeline.supervise import JobState
 from pipeline.watch import GridView, report
 
 PROBE_FROM = 50_000  # tiles seen in training; below, timing the networks takes longer than a better order saves

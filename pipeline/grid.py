@@ -22,7 +22,7 @@ from pipeline.costs import (
     weight_bytes,
 )
 from pipeline.finished import mean_is_finished, steps_left
-from pipeline.supervise import Job, JobState
+from pipeline.job_state import Job, JobState
 from pipeline.watch import clock
 
 MEAN_S = 2.0  # of the mean over a model's members; mostly starting

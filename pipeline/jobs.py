@@ -23,9 +23,10 @@ from joblib.parallel import BACKENDS
 from base.errors import UserError, listed
 from base.files import read_json, write_json, write_text
 from config.jobs import Jobs
+from pipeline.job_state import Attempt, Job, JobState
 from pipeline.session import BEAT_S, Session
 from pipeline.slots import place_here
-from pipeline.supervise import Attempt, Job, JobState, Rules, obey, supervise
+from pipeline.supervise import Rules, obey, supervise
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from pipeline.job_state import Job, JobState, log_path, log_tail
 from pipeline.jobs import Outcome
-from pipeline.supervise import Job, JobState, log_path, log_tail
 
 FINISHED = ("done", "failed", "stopped", "skipped")
 FAILED = 3  # exit code: some jobs failed

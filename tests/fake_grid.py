@@ -17,8 +17,8 @@ import yaml
 from base.command import run
 from base.locks import held
 from config.jobs import Jobs
+from pipeline.job_state import Job
 from pipeline.jobs import run_jobs
-from pipeline.supervise import Job
 from pipeline.watch import GridView, report
 
 SCRIPT = Path(__file__).with_name("fake_member.py")

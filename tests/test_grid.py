@@ -26,7 +26,7 @@ from pipeline.costs import (
     passes_per_tile,
 )
 from pipeline.grid import chosen_members, make_grid
-from pipeline.supervise import Attempt, JobState
+from pipeline.job_state import Attempt, JobState
 from tests.spoiled import write_clean
 
 

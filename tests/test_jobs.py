@@ -16,11 +16,12 @@ from base.errors import UserError
 from base.locks import held, is_free, try_lock
 from config.jobs import Jobs
 from pipeline import slots, supervise
+from pipeline.job_state import Job, JobState
 from pipeline.jobs import Outcome, read_states, run_jobs, waves, write_attempts
 from pipeline.session import Session
 from pipeline.slots import place_here, threads_per_job
 from pipeline.stopping import StopRequest
-from pipeline.supervise import NO_MEMORY, Job, JobState
+from pipeline.supervise import NO_MEMORY
 from pipeline.watch import report
 from tests.fake_grid import CPU, diary, fake_job, finish, has_started, processes_of, result_of, start_grid, wait_for
 

@@ -10,8 +10,8 @@ from base.errors import UserError
 from base.files import read_json
 from config.jobs import Jobs
 from pipeline import jobs as jobs_module
+from pipeline.job_state import JobState
 from pipeline.jobs import run_jobs
-from pipeline.supervise import JobState
 from tests.fake_grid import diary, fake_job, finish, has_started, processes_of, result_of, start_grid, wait_for
 
 distributed = pytest.importorskip("distributed")

@@ -9,9 +9,9 @@ from rich.console import Console
 from base.errors import UserError
 from base.files import write_json
 from base.locks import held
+from pipeline.job_state import Attempt, Job, JobState, log_path
 from pipeline.progress import TrainProgress
 from pipeline.status import show_status
-from pipeline.supervise import Attempt, Job, JobState, log_path
 from pipeline.watch import GridView, clock, figures_in, seconds_left
 
 
