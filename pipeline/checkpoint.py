@@ -10,6 +10,7 @@ from torch import nn
 from base.errors import UserError
 from base.files import whole_file
 from models.averaging import Averages
+from pipeline.schedule import Plateau
 
 
 @dataclass
@@ -20,8 +21,7 @@ class TrainState:
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     averages: Averages
-    plateau: Any
-    """The plateau schedule's memory; it has a state_dict."""
+    plateau: Plateau
     epoch: int = 0
     micro_step: int = 0
     loss_sum: float = 0.0
