@@ -1,19 +1,21 @@
-"""A trained member on disk: what it was trained on, how it prepares pixels, its weights by kind."""
+"""A member on disk: what it was trained on, how it prepares pixels, its weights by kind, its log."""
 
 import argparse
+import csv
+import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 
 from base.errors import UserError
-from base.files import hash_file, read_json, write_json
+from base.files import clear_aside, hash_file, read_json, whole_file, write_json, write_text
 from base.stamps import read_stamp, stamp_path
 from config import Member, Run
-from config.ensemble import Predict
+from config.ensemble import Predict, WeightsKind
 from models.folding import fold_batch_norms
 from models.zoo import build_model
 from pipeline.finished import member_is_finished
@@ -51,6 +53,28 @@ class MemberRecord:
 def weights_path(folder: Path, kind: str) -> Path:
     """The weights of a kind: last, best, ema, swa."""
     return folder / "weights" / f"{kind}.safetensors"
+
+
+def write_weights(folder: Path, kind: str, network: nn.Module) -> None:
+    """The weights of a kind, from any device."""
+    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
+    with whole_file(weights_path(folder, kind)) as aside:
+        save_file(weights, aside)
+
+
+def write_log(path: Path, rows: list[dict[str, float | int | None]]) -> None:
+    """log.csv, a row per epoch. No times in it: a resumed run has the same log as an undisturbed one."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, ["epoch", "lr", "loss", "val_miou"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_text(path, text.getvalue())
+
+
+def clear_killed(folder: Path) -> None:
+    """Remove what a killed run was just writing, as large as its weights. Whoever trains holds the member's lock."""
+    for path in (folder / "last.pt", *(weights_path(folder, kind) for kind in get_args(WeightsKind))):
+        clear_aside(path)
 
 
 @dataclass(frozen=True)

@@ -1,24 +1,19 @@
 """Train one member: (model, fold, seed). A run that was killed goes on where it was; a finished one is left alone."""
 
-import csv
-import io
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import nn
 
 from base.command import run as run_command
 from base.command import stage_parser
-from base.files import clear_aside, whole_file, write_text
 from base.locks import held
 from config import Member, Run, load_experiment, open_run
-from config.ensemble import Predict, WeightsKind
+from config.ensemble import Predict
 from folds.metrics import confusion, mean_iou
 from models.averaging import update_batch_statistics
 from pipeline.checkpoint import TrainState
@@ -28,7 +23,7 @@ from pipeline.device import autocast, make_deterministic, pick_device, set_up_cp
 from pipeline.finished import member_is_finished
 from pipeline.forward import Predictor
 from pipeline.loop import Hooks, fit
-from pipeline.members import add_member_options, member_of, weights_path
+from pipeline.members import add_member_options, clear_killed, member_of, write_log, write_weights
 from pipeline.objective import Objective
 from pipeline.outputs import decisions
 from pipeline.pack import Pack, read_rows
@@ -107,12 +102,6 @@ def held_out_miou(setup: Setup, network: nn.Module, batch: int) -> float:
     return mean_iou(conf_CC)
 
 
-def clear_killed(folder: Path) -> None:
-    """Remove what a killed run was just writing, as large as its weights. Whoever trains holds the member's lock."""
-    for path in (folder / "last.pt", *(weights_path(folder, kind) for kind in get_args(WeightsKind))):
-        clear_aside(path)
-
-
 def plain_batches(pack: Pack, tile_N: np.ndarray, batch: int, objective: Objective) -> Iterator[torch.Tensor]:
     """Prepared training tiles without augmentation, as averaged weights need them for their batch statistics.
 
@@ -122,21 +111,6 @@ def plain_batches(pack: Pack, tile_N: np.ndarray, batch: int, objective: Objecti
     for first in range(0, max(len(tile_N) - batch, 0) + 1, batch):
         pixels = np.array(pack.train_image_NHWB[tile_N[first : first + batch]])
         yield objective.image(torch.from_numpy(pixels))
-
-
-def write_weights(folder: Path, kind: str, network: nn.Module) -> None:
-    weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
-    with whole_file(weights_path(folder, kind)) as aside:
-        save_file(weights, aside)
-
-
-def write_log(path: Path, rows: list[dict[str, float | int | None]]) -> None:
-    """log.csv, a row per epoch. No times in it: a resumed run has the same log as an undisturbed one."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["epoch", "lr", "loss", "val_miou"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def main(argv: list[str] | None = None) -> int:
