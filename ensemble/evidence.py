@@ -17,6 +17,9 @@ from scipy.special import stdtrit
 from folds.metrics import iou_of_counts, mean_over_classes
 
 CONFIDENCE = 0.95
+SHIPS = 0.8
+"""Confidence with which a step must gain. Lower than that of the tables: what ships by chance costs next to nothing,
+what is left out all that it would have gained (docs/results.md). Whatever is chosen, the honest score judges it."""
 Measure = Literal["miou", "nll"]
 
 
@@ -162,7 +165,9 @@ def class_intervals(of: Tally) -> np.ndarray:
     return np.array([(each.low, each.high) for each in intervals])
 
 
-def gain(after: Tally, before: Tally, measure: Measure = "miou", tried: int = 1) -> Estimate:
+def gain(
+    after: Tally, before: Tally, measure: Measure = "miou", tried: int = 1, confidence: float = CONFIDENCE
+) -> Estimate:
     """How much better `after` is than `before` on the same groups. The same group is left out of both: differences are
     paired.
 
@@ -182,7 +187,7 @@ def gain(after: Tally, before: Tally, measure: Measure = "miou", tried: int = 1)
         value = float((after.iou_C - before.iou_C)[there_C].mean()) if there_C.any() else 0.0
         difference_GC = np.nan_to_num(_iou_without(after) - _iou_without(before))
         value_G = difference_GC[:, there_C].sum(1) / max(1, there_C.sum())
-    return _interval(value, value_G, 1 - (1 - CONFIDENCE) / tried)
+    return _interval(value, value_G, 1 - (1 - confidence) / tried)
 
 
 def agreement(of: Tally) -> Estimate:

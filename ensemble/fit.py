@@ -16,7 +16,7 @@ from config.ensemble import Blend
 from ensemble.apply import FLOOR, apply_sample, tempered
 from ensemble.calibration import fit_temperature, fit_vector, fitting_part
 from ensemble.decision import fit_bias_rule, fit_miou_rule
-from ensemble.evidence import Estimate, Measure, Tally, gain, joined, tally
+from ensemble.evidence import SHIPS, Estimate, Measure, Tally, gain, joined, tally
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.labels import class_order
 from ensemble.sample import Sample
@@ -201,7 +201,10 @@ def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample:
     kept, gains = tuple(sample.specialists), {}
     while kept:
         without = {name: tuple(other for other in kept if other != name) for name in kept}
-        gains |= {name: gain(with_evidence(kept), with_evidence(without[name]), step.measure) for name in kept}
+        gains |= {
+            name: gain(with_evidence(kept), with_evidence(without[name]), step.measure, confidence=SHIPS)
+            for name in kept
+        }
         least = min(kept, key=lambda name: gains[name].value)
         if gains[least].value > 0:
             break
@@ -209,17 +212,18 @@ def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample:
     choices = [Choice(f"specialist {name}", "evidence", step.measure, gains[name], ships=False)
                for name in sample.specialists]  # fmt: skip
     overridden = held_out(partial(fit_override, names=tuple(sample.specialists)))
-    choices.append(Choice("specialists", "override", step.measure, gain(overridden, with_evidence(())), ships=False))
+    by_override = gain(overridden, with_evidence(()), step.measure, confidence=SHIPS)
+    choices.append(Choice("specialists", "override", step.measure, by_override, ships=False))
     return replace(step, fit=partial(_fit_specialists, names=kept)), choices
 
 
 def _choose(step: Step, tallies: dict[str, Tally]) -> tuple[str, list[Choice]]:
     """The kind with the highest score if its gain over the first is above 0 with confidence, else the first.
 
-    What is judged by log loss must not cost more than HARM of mIoU with the same confidence: log loss is a means.
+    What is judged by log loss must not certainly cost more than HARM of mIoU: log loss is a means.
     """
     first, *others = step.kinds
-    gains = {kind: gain(tallies[kind], tallies[first], step.measure, tried=len(others)) for kind in others}
+    gains = {kind: gain(tallies[kind], tallies[first], step.measure, len(others), SHIPS) for kind in others}
     harmless = [kind for kind in others if gain(tallies[kind], tallies[first], "miou").high >= -HARM]
     best = max(harmless, key=lambda kind: gains[kind].value, default=first)
     ships = best if best in gains and gains[best].above_zero else first

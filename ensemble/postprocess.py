@@ -14,7 +14,7 @@ from base.threads import in_threads
 from config.data import IGNORE_INDEX
 from config.ensemble import Blend
 from ensemble.apply import apply_blend, scores
-from ensemble.evidence import Tally, gain, tally_of_counts
+from ensemble.evidence import SHIPS, Tally, gain, tally_of_counts
 from ensemble.fit import Choice, Fit
 from ensemble.fitted import FittedBlend
 from ensemble.honest import HonestFit
@@ -79,7 +79,7 @@ def _with_sizes(fit: Fit, source: OofSource, tiles: np.ndarray, settings: Blend,
             sizes = _fit_sizes(base, table, np.flatnonzero(fold_T != fold), order)
             after[held_out] = _changed(base, table, *sizes)[held_out]
         groups = np.unique(np.asarray(source.group_N)[tiles], return_inverse=True)[1]
-        estimate = gain(_by_group(after, groups), _by_group(base, groups))
+        estimate = gain(_by_group(after, groups), _by_group(base, groups), confidence=SHIPS)
         ships = estimate.above_zero
         choices = [Choice("postprocess", "clean", "miou", estimate, ships)]
     if ships:

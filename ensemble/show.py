@@ -8,6 +8,7 @@ from rich.table import Table
 
 from config.data import OOF_COLUMNS
 from ensemble.build import RunBlend
+from ensemble.evidence import SHIPS
 
 CLASSES_WIDE = 5  # of up to 9 letters, that fit beside name, fold and mIoU
 
@@ -93,7 +94,7 @@ def _steps(built: RunBlend) -> Table:
 def _candidates(candidates: pd.DataFrame) -> Table:
     shown = Table(
         title="Candidates of each step, against leaving the step out", title_justify="left",
-        caption="A step ships if its best candidate's interval, widened for their number, lies above 0; "
+        caption=f"A step ships if its best candidate's interval ({SHIPS:.0%}, widened for their number) lies above 0; "
         "a specialist stays if its gain does. override: for comparison.", caption_justify="left",
     )  # fmt: skip
     for column in ("step", "candidate", "measure", "gain", "interval", ""):

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from ensemble.evidence import CONFIDENCE
+from ensemble.evidence import CONFIDENCE, SHIPS
 from reports.figures import ACCENT, ACCENT2, MUTED, WIDTH, canvas, finish, look, name_axis
 from reports.material import Material
 from reports.page import Figure, Note, Part, TableView
@@ -31,7 +31,10 @@ def blend_steps(material: Material) -> list[Part]:
     if len(candidates):
         tried = candidates.assign(ships=candidates.ships.map({True: "ships", False: ""}))
         formats = dict.fromkeys(["gain", "low", "high"], "{:+.4f}")
-        caption = "Gain over leaving the step out, on folds not fitted on; the interval is wider the more was tried."
+        caption = (
+            f"Gain over leaving the step out, on folds not fitted on; the interval ({SHIPS:.0%}) is wider the more was "
+            f"tried."
+        )
         if not material.fitted.steps_pay:
             caption += " All steps together do not pay, so the plain mean ships."
         parts.append(TableView("candidates", "What was tried", tried, formats, caption, folded=True))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score
 
-from ensemble.evidence import Counter, Tally, agreement, class_intervals, gain, joined, score, tally
+from ensemble.evidence import SHIPS, Counter, Tally, agreement, class_intervals, gain, joined, score, tally
 from folds.metrics import confusion, mean_iou
 
 
@@ -88,6 +88,17 @@ def test_the_best_of_candidates_that_gain_by_chance_is_seldom_certain(groups):
         best = max((gain(each, before, tried=3) for each in tried), key=lambda estimate: estimate.value)
         certain += best.above_zero
     assert certain <= 0.045 * runs  # .025 is meant: at most 18 of 400 but once in a hundred times
+
+
+def test_less_confidence_is_a_narrower_interval_around_the_same_gain():
+    index_P, truth_P, group_P, groups = random_labels(6)
+    other_P, *_ = random_labels(7)
+    before, after = (tally(p, truth_P, group_P, groups, 4) for p in (other_P, index_P))
+    sure, less = gain(after, before), gain(after, before, confidence=SHIPS)
+    assert less.value == sure.value
+    assert sure.low < less.low < less.high < sure.high
+    # Student's t of 19 degrees of freedom: 2.093 and 1.328
+    assert (less.high - less.low) / (sure.high - sure.low) == pytest.approx(1.328 / 2.093, abs=1e-3)
 
 
 def test_a_single_group_tells_no_interval():
