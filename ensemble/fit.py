@@ -220,11 +220,12 @@ def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample:
 def _choose(step: Step, tallies: dict[str, Tally]) -> tuple[str, list[Choice]]:
     """The kind with the highest score if its gain over the first is above 0 with confidence, else the first.
 
-    What is judged by log loss must not certainly cost more than HARM of mIoU: log loss is a means.
+    What is judged by log loss must not cost more than HARM of mIoU with the same confidence: log loss is a means.
     """
     first, *others = step.kinds
     gains = {kind: gain(tallies[kind], tallies[first], step.measure, len(others), SHIPS) for kind in others}
-    harmless = [kind for kind in others if gain(tallies[kind], tallies[first], "miou").high >= -HARM]
+    cost = {kind: gain(tallies[kind], tallies[first], "miou", confidence=SHIPS) for kind in others}
+    harmless = [kind for kind in others if cost[kind].high >= -HARM]
     best = max(harmless, key=lambda kind: gains[kind].value, default=first)
     ships = best if best in gains and gains[best].above_zero else first
     return ships, [Choice(step.name, kind, step.measure, gains[kind], kind == ships) for kind in others]
