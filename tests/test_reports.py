@@ -17,6 +17,7 @@ import yaml
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure as Canvas
 
+from base import lettering
 from base.errors import UserError
 from config import Run, load_experiment
 from ensemble.apply import apply_blend
@@ -24,7 +25,7 @@ from ensemble.calibration import calibration_error
 from ensemble.evidence import class_intervals, tally_of_counts
 from ensemble.oof import make_table, oof_table
 from folds.landscape import make_landscape
-from reports import build, lettering, oof
+from reports import build, oof
 from reports.bands import bin_edges
 from reports.build import summary
 from reports.data import class_shares
