@@ -14,9 +14,9 @@ from folds.georeference import Beside
 from folds.images import without_data
 from folds.links import Links
 from folds.scan import Scan
+from folds.shift import band_shift, say_shifted
 
 SATURATED = 0.05  # share of a band's pixels at the ends of its range above which it is said
-SHIFTED = 0.5  # difference of a band's train and test means, in train stds, above which it is said
 CONFLICT = 0.01  # share of pixels in which the class counts of two copies differ, above which it is said
 
 
@@ -172,13 +172,9 @@ def carried_findings(tile_names: np.ndarray, beside: Beside) -> list[Finding]:
 
 def _shifts(bands: pd.DataFrame) -> list[Finding]:
     """Bands whose mean in the test tiles is far from that in the train tiles."""
-    train, test = (bands[bands.split == split].set_index("band") for split in ("train", "test"))
-    varied = train[train["std"] > 0]  # of a dead band there is another finding
-    shift = ((test["mean"] - varied["mean"]) / varied["std"]).dropna()
-    far = shift[shift.abs() > SHIFTED]
-    if far.empty:
+    said = say_shifted(band_shift(bands))
+    if not said:
         return []
-    said = ", ".join(f"{band} by {value:+.2f}" for band, value in far.items())
     what = f"test means differ from train means, in train stds: {said}; OOF scores may be too high for this test set"
     return [Finding("shifted_test", "warning", what)]
 

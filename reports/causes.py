@@ -16,7 +16,7 @@ from sklearn.preprocessing import StandardScaler
 
 from base.errors import listed
 from folds.links import Links
-from reports.shift import say_shifted
+from folds.shift import say_shifted
 from submissions.problems import ERROR, Problem
 
 # In the order of the verdict: facts about files before statistics about data.
@@ -162,7 +162,7 @@ def shift(
     Args:
         feature_NF: statistics of each tile.
         group_N: scenes, of train and test tiles alike.
-        moved_by_band: `reports.shift.band_shift`, to say which band differs.
+        moved_by_band: `folds.shift.band_shift`, to say which band differs.
     """
     auc = domain_auc(feature_NF, is_test_N, group_N)
     if np.isnan(auc) or auc < CLEAR_AUC:

@@ -23,10 +23,10 @@ from folds.links import Links, open_links
 from folds.metrics import confusion, mean_iou
 from folds.reader import TileReader
 from folds.scan import Scan, open_scan
+from folds.shift import band_shift
 from folds.tiles import sources_hash, tiles_of
 from reports import causes
 from reports.causes import Finding
-from reports.shift import band_shift
 from submissions.formats import read_submission
 from submissions.layout import Layout
 from submissions.receipt import read_receipt

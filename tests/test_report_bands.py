@@ -9,12 +9,12 @@ import pytest
 from config import Run, load_experiment, open_run
 from folds.check import main as check
 from folds.images import read_pixels
+from folds.shift import band_shift
 from folds.tiles import make_tiles
 from reports import data
 from reports.bands import SampledPixels
 from reports.material import Material
 from reports.page import Figure, Note, TableView
-from reports.shift import band_shift
 from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_mask, write_tif
 
 PX, TRAIN, TEST = 32, 9, 4
@@ -81,7 +81,7 @@ def test_the_report_and_the_audit_call_the_same_bands_shifted(run, capsys):
     (warning,) = [part.text for part in parts if isinstance(part, Note) and part.kind == "warning"]
     shift = band_shift(Material(run).bands)
     for band, value in shift.items():
-        assert (f"{band} by {value:+.2f}" in said) == (f"{band} {value:+.2f}" in warning) == (abs(value) > 0.5)
+        assert (f"{band} {value:+.2f}" in said) == (f"{band} {value:+.2f}" in warning) == (abs(value) > 0.5)
 
 
 def test_a_histogram_weighs_tiles_by_their_pixels_with_data(run):
