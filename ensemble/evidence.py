@@ -3,8 +3,8 @@
 Groups, not pixels or tiles, are what a data set has many independent ones of: pixels of one scene err together.
 
 Intervals are the jackknife's: the standard error that the figures without each group tell, times Student's t of G - 1
-degrees of freedom. Of 3 to 13 groups such an interval of a mIoU holds the truth in 92 to 94 of 100 trials; percentiles
-of resampled groups, which stood here before, in 69 to 91, and they chose steps that gained by chance (docs/results.md).
+degrees of freedom. Of 3 to 13 groups such an interval of a mIoU holds the truth in 91 to 94 of 100 trials; percentiles
+of resampled groups, which stood here before, in 77 to 92, and they chose steps that gained by chance (docs/results.md).
 """
 
 from collections.abc import Iterable

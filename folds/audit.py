@@ -227,7 +227,7 @@ def fold_findings(
     """
     whole_N = train.group.to_numpy() if whole_N is None else whole_N
     beside = Beside.nothing_known(len(train)) if beside is None else beside
-    found = _leaks(train, fold_N, links, beside, whole_N, _left(hist_NC, names, asked), asked)
+    found = _leaks(train, fold_N, links, beside, whole_N, _that_left(hist_NC, names, asked), asked)
     few = few_groups(hist_NC, train.group.to_numpy(), asked.k, names)
     if few:
         found.append(error("class_in_few_groups", f"not every fold can hold every class: {listed(explain_few(few))}"))
@@ -260,7 +260,7 @@ def _absent_classes(
     return [error("class_absent_in_fold", what)]
 
 
-def _left(hist_NC: np.ndarray, names: tuple[str, ...], asked: Folds) -> np.ndarray:
+def _that_left(hist_NC: np.ndarray, names: tuple[str, ...], asked: Folds) -> np.ndarray:
     """(N,) bool: the tiles that left their groups for a class that they hold."""
     return (hist_NC[:, [names.index(name) for name in asked.split_groups_of]] > 0).any(1)
 

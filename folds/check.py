@@ -30,7 +30,7 @@ from folds.audit import (
 )
 from folds.classes import ClassTable
 from folds.files import find_test_masks
-from folds.folds_csv import fold_violations, read_folds, refuse_bad_folds
+from folds.folds_csv import fold_violations, read_folds
 from folds.georeference import Beside
 from folds.groups import audited_places, whole_groups
 from folds.images import nodata_tag
@@ -38,8 +38,6 @@ from folds.links import Links, open_links
 from folds.pictures import write_mosaics
 from folds.scan import Scan, open_scan
 from folds.tiles import hist_of, make_tiles, sources_hash
-
-__all__ = ["refuse_bad_folds"]
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from config import Member, Run
-from folds.check import refuse_bad_folds
 from folds.classes import ClassTable
-from folds.folds_csv import folds_of
+from folds.folds_csv import folds_of, refuse_bad_folds
 from folds.tiles import hist_of, tiles_of
 from models.averaging import Averages
 from models.class_weights import training_weights

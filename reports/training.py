@@ -74,7 +74,7 @@ def member_table(run: Run, logs: dict[Member, pd.DataFrame]) -> pd.DataFrame:
         rows.append(
             {
                 "model": member.model.name,
-                "fold": "all" if member.fold is None else str(member.fold),
+                "fold": member.fold_name,
                 "seed": member.seed,
                 "epochs": int(log.epoch.max()),
                 "loss": log.loss.iloc[-1],
