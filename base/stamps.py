@@ -36,12 +36,65 @@ class Stamp:
         return changed + gone + other
 
 
-def stamp_path(artifact: Path, is_folder: bool) -> Path:
-    return artifact / "stamp.json" if is_folder else artifact.with_name(artifact.name + ".stamp.json")
+@dataclass(frozen=True)
+class Result:
+    """What a stage makes: where it lies, and from what it would be made now. A `FileResult` or a `FolderResult`."""
+
+    path: Path
+    keys: dict[str, Any]
+    inputs: dict[str, str]
+
+    @property
+    def stamp_path(self) -> Path:
+        raise NotImplementedError
+
+    def is_fresh(self) -> bool:
+        """Whether it is whole and would come out the same now."""
+        stamp = read_stamp(self.stamp_path)
+        whole = stamp is not None and stamp.finished and self.path.exists()
+        return whole and not stamp.differences(self.keys, self.inputs)
+
+    def begin(self) -> None:
+        """Say from what it is about to be made, so that a half-made one is never taken for another."""
+        self._write_stamp({})
+
+    def _write_stamp(self, outputs: dict[str, str]) -> None:
+        write_json(self.stamp_path, asdict(Stamp(self.keys, self.inputs, outputs)))
 
 
-def write_stamp(path: Path, stamp: Stamp) -> None:
-    write_json(path, asdict(stamp))
+class FileResult(Result):
+    """One file; an edited one is not fresh."""
+
+    @property
+    def stamp_path(self) -> Path:
+        return file_stamp(self.path)
+
+    def is_fresh(self) -> bool:
+        return super().is_fresh() and read_stamp(self.stamp_path).outputs.get(self.path.name) == hash_file(self.path)
+
+    def finish(self) -> None:
+        """Say that it is whole."""
+        self._write_stamp(hash_files([self.path]))
+
+
+class FolderResult(Result):
+    """A folder; whether its files are as they were written is asked by who reads them."""
+
+    @property
+    def stamp_path(self) -> Path:
+        return folder_stamp(self.path)
+
+    def finish(self, outputs: list[Path]) -> None:
+        """Say that it is whole, and which of its files it is made of."""
+        self._write_stamp(hash_files(outputs))
+
+
+def file_stamp(path: Path) -> Path:
+    return path.with_name(path.name + ".stamp.json")
+
+
+def folder_stamp(path: Path) -> Path:
+    return path / "stamp.json"
 
 
 def read_stamp(path: Path) -> Stamp | None:

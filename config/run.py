@@ -1,25 +1,14 @@
-"""The folder of one experiment: where each result lies, on which keys it depends, and whether it still holds.
+"""The folder of one experiment: where each result lies, and on which keys and files it depends."""
 
-`open_run` is the first line of every stage. It compares what exists with what the experiment would make now:
-members that would come out different stop the run, and nothing is ever mixed silently.
-"""
-
-import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
-import yaml
-
-from base.errors import UserError, listed, refuse_all
-from base.files import hash_file, hash_rows, write_text
-from base.locks import held
-from base.stamps import Stamp, hash_files, read_stamp, stamp_path, write_stamp
+from base.files import hash_rows
+from base.stamps import FolderResult, hash_files
 from config.experiment import PACKS, SCANS, Experiment, flat
 from config.training import Model, Train
 
@@ -196,92 +185,5 @@ class Run:
             return {}
         return {f"{path.name}: {split}": hash_rows(path, "split", split, without=("image", "mask"))}
 
-    def begin(self, artifact: Path, keys: dict[str, Any], inputs: dict[str, str], is_folder: bool = True) -> None:
-        """Say from what an artifact is about to be made, so that a half-made one is never taken for another."""
-        write_stamp(stamp_path(artifact, is_folder), Stamp(keys, inputs))
-
-    def finish(
-        self, artifact: Path, keys: dict[str, Any], inputs: dict[str, str], outputs: list[Path], is_folder: bool = True
-    ) -> None:
-        """Say that an artifact is whole."""
-        write_stamp(stamp_path(artifact, is_folder), Stamp(keys, inputs, hash_files(outputs)))
-
-    def is_fresh(self, artifact: Path, keys: dict[str, Any], inputs: dict[str, str], is_folder: bool = True) -> bool:
-        """Whether the artifact is whole, a file as it was written, and would come out the same now."""
-        stamp = read_stamp(stamp_path(artifact, is_folder))
-        whole = stamp is not None and stamp.finished and artifact.exists()
-        if not whole or stamp.differences(keys, inputs):
-            return False
-        return is_folder or stamp.outputs.get(artifact.name) == hash_file(artifact)
-
-    def stale_members(self) -> dict[Member, list[str]]:
-        """Members, finished or begun, that would come out different now, each with what differs."""
-        inputs = self.member_inputs()
-        stale = {}
-        for member in self.members():
-            stamp = read_stamp(stamp_path(self.member_dir(member), is_folder=True))
-            # A table that is not there is made again before it is compared.
-            changed = stamp.differences(self.member_keys(member.model), stamp.inputs | inputs) if stamp else []
-            if changed:
-                stale[member] = changed
-        return stale
-
-
-def refuse_unwritable(experiment: Experiment) -> None:
-    """Where results and zips go can be made and written: asked where the main job begins, before time is spent.
-
-    Raises:
-        UserError: lists those that cannot.
-    """
-    problems = []
-    for key in ("runs_dir", "zips_dir"):
-        path = Path(getattr(experiment, key))
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            problems.append(f"{key} {path} ({error.strerror})")
-    refuse_all("folders that cannot be made or written", problems)
-
-
-def _refuse_damaged(tiles_csv: Path) -> None:
-    """Before members are compared with it: a table that was cut short would make all of them look stale.
-
-    Raises:
-        UserError: the table is not what was written.
-    """
-    stamp = read_stamp(stamp_path(tiles_csv, is_folder=False))
-    if stamp and tiles_csv.exists() and stamp.outputs.get(tiles_csv.name) != hash_file(tiles_csv):
-        raise UserError(
-            f"{tiles_csv} was changed after it was made. Run: python -m folds.tiles --config FILE, which makes it again"
-        )
-
-
-def open_run(experiment: Experiment) -> Run:
-    """The run of an experiment, its `experiment.yaml` written.
-
-    Raises:
-        UserError: `tiles.csv` was changed after it was made; or members exist that were made with other keys or files,
-            and `redo=stale` was not said; or it was, and one of them is just being trained.
-    """
-    run = Run(experiment)
-    _refuse_damaged(run.tiles_csv)
-    stale = run.stale_members()
-    if stale and experiment.redo != "stale":
-        changes = sorted({change for changed in stale.values() for change in changed})
-        raise UserError(
-            f"run {experiment.name!r}: {len(stale)} members were made from something else ({listed(stale)}); "
-            f"what differs: {listed(changes)}. Say redo=stale to throw them away and train again, "
-            f"or give this run another name (name=...)"
-        )
-    with ExitStack() as locks:
-        for member in stale:
-            locks.enter_context(held(run.member_lock(member), f"member {member}, which redo=stale would throw away,"))
-        for member in stale:
-            shutil.rmtree(run.member_dir(member))
-    text = yaml.safe_dump(experiment.dump(), sort_keys=False, allow_unicode=True)
-    path = run.dir / "experiment.yaml"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
-    return run
+    def member_result(self, member: Member) -> FolderResult:
+        return FolderResult(self.member_dir(member), self.member_keys(member.model), self.member_inputs())

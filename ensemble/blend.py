@@ -14,6 +14,7 @@ from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, hash_value, whole_file
 from base.memory import keep_freed_memory
 from base.progress import track
+from base.stamps import FileResult
 from base.threads import in_threads
 from config import Experiment, Run, open_run
 from config.ensemble import Blend
@@ -55,13 +56,13 @@ def make_submission(run: Run, built: RunBlend) -> Path | None:
         return None
     source = test_stores(run)
     inputs = _store_hashes(run, source) | {"blend": hash_value(built.blend.to_json())}
-    there = receipt_path(run.zip_path).exists()
-    if there and run.is_fresh(run.zip_path, run.blend_keys, inputs, is_folder=False):
+    result = FileResult(run.zip_path, run.blend_keys, inputs)
+    if receipt_path(run.zip_path).exists() and result.is_fresh():
         return run.zip_path
     receipt = made_from(run, built.blend, source) | scores_of(built, ClassTable.of(run.experiment.data))
     receipt["fold_mean_gain"] = gain_of_fold_means(run, built, source)
     path = write_submission(run, tiles, labels_of(built.blend, source), receipt)
-    run.finish(path, run.blend_keys, inputs, [path], is_folder=False)
+    result.finish()
     return path
 
 

@@ -19,7 +19,7 @@ import pandas as pd
 
 from base.errors import UserError, refuse_all
 from base.files import hash_file, read_json, whole_folder, write_json
-from base.stamps import read_stamp, stamp_path
+from base.stamps import FolderResult, folder_stamp, read_stamp
 from base.tables import read_csv
 from config import Experiment, Run, load_experiment
 from config.data import STEP_COLUMNS
@@ -94,8 +94,8 @@ def named_experiment(args: argparse.Namespace) -> Experiment:
 
 def build_blend(run: Run) -> RunBlend:
     """The run's blend: read, or fitted now if it is not there or would come out different."""
-    keys, inputs = _made_from(run)
-    if run.is_fresh(run.blend_dir, keys, inputs):
+    result = _result(run)
+    if result.is_fresh():
         return read_blend(run)
     settings = run.experiment.blend
     source = oof_stores(run)
@@ -119,7 +119,7 @@ def build_blend(run: Run) -> RunBlend:
         model_worth(run, sample, blend, settings).to_csv(folder / MODELS, index=False)
         error_correlation(sample).to_csv(folder / ERRORS)
         _write_groups(folder / GROUPS, run, source, scored[stage].honest)
-    run.finish(run.blend_dir, keys, inputs, [run.blend_dir / name for name in (BLEND, STEPS, GROUPS)])
+    result.finish([run.blend_dir / name for name in (BLEND, STEPS, GROUPS)])
     return read_blend(run)
 
 
@@ -158,16 +158,18 @@ def refuse_outdated(run: Run) -> None:
     Raises:
         UserError: says which keys differ, and which members were trained, or have predicted, anew.
     """
-    stamp = read_stamp(stamp_path(run.blend_dir, is_folder=True))
-    keys, inputs = _made_from(run)
-    ours = {key: value for key, value in keys.items() if key.startswith("blend.")}
-    changed = stamp.differences(stamp.keys | ours, stamp.inputs | inputs) if stamp else ["its fit was not finished"]
+    result = _result(run)
+    stamp = read_stamp(result.stamp_path)
+    ours = {key: value for key, value in result.keys.items() if key.startswith("blend.")}
+    changed = (
+        stamp.differences(stamp.keys | ours, stamp.inputs | result.inputs) if stamp else ["its fit was not finished"]
+    )
     refuse_all(f"{run.blend_dir}: fit it anew (python -m ensemble.blend --config FILE)", changed)
 
 
 def fitted_variant(run: Run) -> str | None:
     """Weights and views that the run's blend was fitted on; None where that is not known."""
-    stamp = read_stamp(stamp_path(run.blend_dir, is_folder=True))
+    stamp = read_stamp(folder_stamp(run.blend_dir))
     return stamp.keys.get("predict") if stamp else None
 
 
@@ -227,8 +229,8 @@ def _write_groups(path: Path, run: Run, source: OofStores, honest: Tally) -> Non
     np.savez(path, groups=names.astype(str), hit_GC=honest.hit_GC, union_GC=honest.union_GC, truth_GC=honest.truth_GC)
 
 
-def _made_from(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
-    """Keys and inputs on which the fit depends: all but the blend's name and the zip's form."""
+def _result(run: Run) -> FolderResult:
+    """The fit depends on all keys but the blend's name and the zip's form."""
     keys = {key: value for key, value in run.blend_keys.items() if not key.startswith("submission.")}
     del keys["blend.name"]
     keys |= {"format": FORMAT} | flat({"members": member_counts(run)})
@@ -237,7 +239,7 @@ def _made_from(run: Run) -> tuple[dict[str, Any], dict[str, str]]:
     inputs = {name: hash_file(path) for name, path in manifests.items() if path.exists()}
     weights = {f"{member} weights": weights_hash(run, member) for member in members}
     inputs |= {name: found for name, found in weights.items() if found is not None}
-    return keys, inputs | run.member_inputs()
+    return FolderResult(run.blend_dir, keys, inputs | run.member_inputs())
 
 
 def _fit_to_json(fit: Fit) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from base.command import run as run_command
 from base.errors import UserError
 from base.files import hash_file, whole_file
 from base.progress import track
+from base.stamps import FileResult
 from base.tables import read_csv
 from base.threads import in_threads
 from config import Member, Run, load_experiment, open_run
@@ -75,22 +76,23 @@ def make_table(run: Run, built: RunBlend | None = None) -> pd.DataFrame:
         for member in run.oof_members(run.experiment.blended_models)
     }
     inputs[STEPS] = hash_file(run.blend_dir / STEPS)
-    if not run.is_fresh(run.oof_csv, run.blend_keys, inputs, is_folder=False):
-        _write_table(run, built, variants, inputs)
+    result = FileResult(run.oof_csv, run.blend_keys, inputs)
+    if not result.is_fresh():
+        _write_table(run, built, variants)
+        result.finish()
     if not run.last_oof_csv.exists() or run.last_oof_csv.read_bytes() != run.oof_csv.read_bytes():
         with whole_file(run.last_oof_csv) as aside:
             shutil.copyfile(run.oof_csv, aside)
     return oof_table(run.blend_dir)
 
 
-def _write_table(run: Run, built: RunBlend, variants: list[Run], inputs: dict[str, str]) -> None:
+def _write_table(run: Run, built: RunBlend, variants: list[Run]) -> None:
     others = [row | {"kind": "variant"} for each in variants for row in score_members(each)]
     rows = [*score_members(run), *others, *blend_rows(run, built)]
     columns = [*OOF_COLUMNS, *(spec.name for spec in run.experiment.data.classes)]
     table = pd.DataFrame(rows, columns=columns).astype({"fold": "Int64", "seed": "Int64"})
     with whole_file(run.oof_csv) as aside:
         table.to_csv(aside, index=False)
-    run.finish(run.oof_csv, run.blend_keys, inputs, [run.oof_csv], is_folder=False)
 
 
 def other_variants(run: Run) -> list[Run]:

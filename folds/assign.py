@@ -14,7 +14,7 @@ from rich.table import Table
 from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError, listed
 from base.files import hash_file, whole_file
-from base.stamps import hash_files, read_stamp, stamp_path
+from base.stamps import FileResult, file_stamp, hash_files, read_stamp
 from config import Run, load_experiment, open_run
 from config.data import Folds
 from folds.balance import PARTS, cover_classes, greedy_folds, search_folds
@@ -138,8 +138,9 @@ def make_folds(run: Run) -> pd.DataFrame:
     experiment = run.experiment
     tiles = make_tiles(run)
     inputs = hash_files([run.tiles_csv]) | _file_input(experiment.folds.file)
+    result = FileResult(run.folds_csv, run.folds_keys, inputs)
     _refuse_foreign(run)
-    if run.is_fresh(run.folds_csv, run.folds_keys, inputs, is_folder=False):
+    if result.is_fresh():
         return read_folds(run.folds_csv)
     train = tiles[tiles.split == "train"]
     k = experiment.folds.k
@@ -159,10 +160,10 @@ def make_folds(run: Run) -> pd.DataFrame:
         fold_N = assign_folds(hist_NC, group_N, k, experiment.folds.seed)
         folds = train[["name", "group"]].assign(fold=fold_N).reset_index(drop=True)
     # Begun first: a stop between the two must look neither like an edit nor like folds of the old keys.
-    run.begin(run.folds_csv, run.folds_keys, inputs, is_folder=False)
+    result.begin()
     with whole_file(run.folds_csv) as aside:
         folds.to_csv(aside, index=False)
-    run.finish(run.folds_csv, run.folds_keys, inputs, [run.folds_csv], is_folder=False)
+    result.finish()
     return folds
 
 
@@ -178,7 +179,7 @@ def _refuse_foreign(run: Run) -> None:
     """Folds in the run folder that are not as they were made, or were never made here."""
     if not run.folds_csv.exists():
         return
-    stamp = read_stamp(stamp_path(run.folds_csv, is_folder=False))
+    stamp = read_stamp(file_stamp(run.folds_csv))
     if stamp is None:
         what, others = "not made here", "train on its folds"
     elif stamp.finished and stamp.outputs.get(run.folds_csv.name) != hash_file(run.folds_csv):

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from base.files import read_json, whole_folder, write_json
+from base.stamps import FolderResult
 from base.tables import read_csv
 from config import Run
 from folds.duplicates import find_duplicates
@@ -55,7 +56,8 @@ def open_links(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> Links
     reader = TileReader.of(run.experiment.data)
     inputs = {"image and mask files": sources, **reader.folder_input, "format of links": FORMAT}
     tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
-    if run.is_fresh(folder, run.data_keys, inputs):
+    result = FolderResult(folder, run.data_keys, inputs)
+    if result.is_fresh():
         return _read(folder, tile_names)
     links = find_links(scan)
     with whole_folder(folder) as aside:
@@ -65,7 +67,7 @@ def open_links(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> Links
         places.insert(0, "tile", tile_names)
         places.to_csv(aside / FILES[2], index=False)
         write_json(aside / FILES[3], links.evidence)
-    run.finish(folder, run.data_keys, inputs, [folder / file for file in FILES])
+    result.finish([folder / file for file in FILES])
     return links
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from base.files import whole_folder
 from base.progress import track
-from base.stamps import hash_files
+from base.stamps import FolderResult, hash_files
 from base.threads import in_threads
 from config import Run
 from folds.reader import TileReader
@@ -72,8 +72,8 @@ def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Sca
         places: of `folds.links.Links`, a row per row of `tiles`.
     """
     folder, data = run.dir / "mosaic", run.experiment.data
-    inputs = hash_files([run.dir / "links" / "places.csv"])
-    if not run.is_fresh(folder, run.data_keys, inputs):
+    result = FolderResult(folder, run.data_keys, hash_files([run.dir / "links" / "places.csv"]))
+    if not result.is_fresh():
         sizes = places.mosaic.value_counts()
         chosen = sizes[sizes > 1].sort_index(kind="stable").sort_values(ascending=False, kind="stable")[:MOSAICS]
         reader, stretch = TileReader.of(data), Stretch.of(scan, tiles.split.to_numpy(), data.bands)
@@ -93,7 +93,7 @@ def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Sca
                 names.append(name)
             # There even where no mosaic is, so that finding none is a result too, and is not looked for again.
             pd.DataFrame({"picture": names, "tiles": chosen.to_numpy()}).to_csv(aside / INDEX, index=False)
-        run.finish(folder, run.data_keys, inputs, [folder / INDEX, *sorted(folder.glob("*.png"))])
+        result.finish([folder / INDEX, *sorted(folder.glob("*.png"))])
     return sorted(folder.glob("*.png"))
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError, listed
 from base.files import hash_stats, hash_value, whole_file
-from base.stamps import read_stamp, stamp_path
+from base.stamps import FileResult, file_stamp, read_stamp
 from base.tables import read_csv
 from config import Run, load_experiment, open_run, refuse_unwritable
 from config.data import TILE_COLUMNS
@@ -73,7 +73,7 @@ def refuse_other_keys(table: Path, keys: dict[str, Any], module: str) -> None:
     Raises:
         UserError: the table's stamp has other keys, or the stage was stopped before it was whole.
     """
-    stamp = read_stamp(stamp_path(table, is_folder=False))
+    stamp = read_stamp(file_stamp(table))
     if stamp and not stamp.finished:
         raise UserError(f"{table}: its stage was stopped before it ended. Run: python -m {module} --config FILE")
     changed = stamp.differences(keys, stamp.inputs) if stamp else []
@@ -99,8 +99,8 @@ def make_tiles(run: Run) -> pd.DataFrame:
     found = find_tiles(data)
     sources = sources_hash(found, Path(data.root))
     inputs = {SOURCES: sources, **TileReader.of(data).folder_input} | group_inputs(data, folds)
-    keys = _keys(run)
-    if run.is_fresh(run.tiles_csv, keys, inputs, is_folder=False):
+    result = FileResult(run.tiles_csv, _keys(run), inputs)
+    if result.is_fresh():
         return read_tiles(run.tiles_csv)
     # Before the pixels are read: a csv that does not fit, or images without coordinates, are found at once.
     given = given_groups(found[found.split == "train"], data, folds)
@@ -109,7 +109,7 @@ def make_tiles(run: Run) -> pd.DataFrame:
     table.insert(TILE_COLUMNS.index("group"), "group", tile_groups(run, table, scan, sources, folds, given))
     with whole_file(run.tiles_csv) as aside:
         table.to_csv(aside, index=False)
-    run.finish(run.tiles_csv, keys, inputs, [run.tiles_csv], is_folder=False)
+    result.finish()
     return table
 
 
@@ -119,7 +119,7 @@ def sources_of(run: Run, tiles: pd.DataFrame) -> str:
     Raises:
         UserError: images or masks are gone, or may be others than those that the table was made from.
     """
-    stamp = read_stamp(stamp_path(run.tiles_csv, is_folder=False))
+    stamp = read_stamp(file_stamp(run.tiles_csv))
     try:
         sources = sources_hash(tiles, Path(run.experiment.data.root))
     except FileNotFoundError as error:

@@ -58,11 +58,10 @@ def check_models(experiment: Experiment, models: list[Model]) -> dict[str, int]:
 
 def untrained(run: Run) -> list[Model]:
     """The models with a member that is still to be trained."""
-    inputs = run.member_inputs()
     return [
         model
         for model in run.experiment.models
-        if not all(run.is_fresh(run.member_dir(m), run.member_keys(model), inputs) for m in run.members(model))
+        if not all(run.member_result(member).is_fresh() for member in run.members(model))
     ]
 
 

@@ -16,7 +16,7 @@ from base.command import stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, hash_value, read_json
 from base.progress import track
-from base.stamps import read_stamp, stamp_path
+from base.stamps import read_stamp
 from base.threads import in_threads
 from config import Member, Run, load_experiment
 from config.training import Model
@@ -145,12 +145,11 @@ def _record_problems(path: Path, facts: dict[str, Any]) -> tuple[list[str], dict
 
 def _member_problems(run: Run, member: Member) -> list[str]:
     """Whether the member is finished, was made from what there is now, and has the weights that were written then."""
-    folder = run.member_dir(member)
-    stamp = read_stamp(stamp_path(folder, is_folder=True))
+    result = run.member_result(member)
+    folder, stamp = result.path, read_stamp(result.stamp_path)
     if stamp is None or not stamp.finished:
         return ["its member is not trained to its end"]
-    problems = [f"its member differs: {change}" for change in stamp.differences(
-        run.member_keys(member.model), run.member_inputs())]  # fmt: skip
+    problems = [f"its member differs: {change}" for change in stamp.differences(result.keys, result.inputs)]
     for kind in run.experiment.predict.weight_kinds:
         weights = folder / "weights" / f"{kind}.safetensors"
         if not weights.exists():

@@ -9,7 +9,7 @@ from rich.console import Console
 from base.command import run as run_command
 from base.command import stage_parser
 from base.locks import held
-from config import Experiment, Member, Run, load_experiment, open_run
+from config import Experiment, Member, Run, load_experiment, open_run, stale_members
 from folds.folds_csv import folds_of
 from folds.tiles import tiles_of
 from pipeline.costs import TileCounts, measure_costs, read_costs
@@ -73,7 +73,7 @@ def print_grid(run: Run, only: str | None, arguments: Sequence[str]) -> None:
     if grid.tasks:
         Console().print(grid_table(grid))
     print(grid_summary(grid, run, slots))
-    if stale := run.stale_members():
+    if stale := stale_members(run):
         print(f"{len(stale)} members were made from something else: without redo=stale they stop the run")
     if grid.tasks:
         print(f"a job: {shlex.join(grid.jobs[0].command)}")

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from base.errors import UserError
-from base.stamps import read_stamp, stamp_path
+from base.stamps import folder_stamp, read_stamp
 from config import Member, Run
 from config.training import Model
 from pipeline.store import open_store
@@ -15,7 +15,7 @@ SECONDS = "seconds.json"  # beside a store's own files and part of no hash: tile
 
 def member_is_finished(run: Run, member: Member) -> bool:
     """Whether the member's training has ended, and would come out the same now."""
-    return run.is_fresh(run.member_dir(member), run.member_keys(member.model), run.member_inputs())
+    return run.member_result(member).is_fresh()
 
 
 def weights_hash(run: Run, member: Member) -> str | None:
@@ -23,7 +23,7 @@ def weights_hash(run: Run, member: Member) -> str | None:
 
     None: not all of them are there.
     """
-    stamp = read_stamp(stamp_path(run.member_dir(member), is_folder=True))
+    stamp = read_stamp(folder_stamp(run.member_dir(member)))
     hashes = [stamp.outputs.get(f"{kind}.safetensors") for kind in run.experiment.predict.weight_kinds] if stamp else []
     return "+".join(hashes) if hashes and all(hashes) else None
 

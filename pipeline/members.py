@@ -13,7 +13,7 @@ from torch import nn
 
 from base.errors import UserError
 from base.files import clear_aside, hash_file, read_json, whole_file, write_json, write_text
-from base.stamps import read_stamp, stamp_path
+from base.stamps import folder_stamp, read_stamp
 from config import Member, Run
 from config.ensemble import Predict, WeightsKind
 from models.folding import fold_batch_norms
@@ -121,7 +121,7 @@ def load_network(run: Run, member: Member, kind: str) -> nn.Module:
         UserError: no weights of that kind, or weights edited since they were written.
     """
     folder = run.member_dir(member)
-    recorded = read_stamp(stamp_path(folder, is_folder=True)).outputs
+    recorded = read_stamp(folder_stamp(folder)).outputs
     record = MemberRecord.read(folder)
     path = weights_path(folder, kind)
     if path.name not in recorded:

@@ -40,7 +40,8 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
         UserError: folds that fail their audit, a network that cannot be built or compiled, a loss that is not finite.
         Stopped: `stop` was asked for; `last.pt` holds everything that is done.
     """
-    folder = run.member_dir(member)
+    result = run.member_result(member)
+    folder = result.path
     clear_killed(folder)
     if member_is_finished(run, member):
         (folder / "last.pt").unlink(missing_ok=True)  # killed between its last two lines
@@ -49,10 +50,10 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     setup = set_up(run, member, device)
     plan, state, pack = setup.plan, setup.state, setup.pack
     train, objective = plan.train, setup.objective
-    identity = run.member_keys(member.model) | run.member_inputs() | {"member": str(member)}
+    identity = result.keys | result.inputs | {"member": str(member)}
     if (folder / "last.pt").exists():
         state.load(folder / "last.pt", identity, device)
-    run.begin(folder, run.member_keys(member.model), run.member_inputs())
+    result.begin()
     setup.record.write(folder)
 
     def validate(evaluated: nn.Module) -> float:
@@ -81,8 +82,7 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
             plain = plain_batches(pack, setup.train_N, fits, objective)
             update_batch_statistics(averaged, plain)
         write_weights(folder, kind, averaged)
-    outputs = sorted((folder / "weights").glob("*.safetensors"))
-    run.finish(folder, run.member_keys(member.model), run.member_inputs(), outputs)
+    result.finish(sorted((folder / "weights").glob("*.safetensors")))
     (folder / "last.pt").unlink()  # three times the weights' size, and nothing will go on from it
     return folder
 

@@ -3,15 +3,14 @@
 from datetime import UTC, datetime
 from glob import glob
 from pathlib import Path
-from typing import Any
 
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError
 from base.files import hash_stats
-from base.stamps import hash_files
+from base.stamps import FileResult, hash_files
 from base.version import code_version
-from config import Run
+from config import Run, stale_members
 from ensemble.oof import oof_table
 from folds.files import as_glob
 from reports import data, folds, oof, submission, tiles, training
@@ -22,6 +21,7 @@ from reports.suspects import SUSPECTS
 from submissions.ledger import ledger_path
 from submissions.receipt import receipt_path
 
+REPORT = "report.html"
 SECTIONS = {
     "data": ("Data", data.section),
     "folds": ("Folds", folds.section),
@@ -58,30 +58,26 @@ def summary(material: Material) -> Facts:
 
 def make_report(run: Run) -> bool:
     """Write the report unless it holds already; whether it was written."""
-    if holds(run):
+    inputs = report_inputs(run)
+    if _result(run, inputs).is_fresh():
         return False
-    path, inputs = run.dir / "report.html", report_inputs(run)
     material = Material(run)
     sections = build_sections(material)
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
-    stale = run.stale_members()
+    stale = stale_members(run)
     footer = f"Foldscape {code_version()} · {now}"
     if stale:
         footer += f" · {len(stale)} members were trained on other keys or files than those of now"
     write_pngs(run.dir / "report", sections)
-    write_page(path, render(sections, run.experiment.name, summary(material), footer))
-    run.finish(path, report_keys(run), inputs | hash_files([run.dir / SUSPECTS]), [path], is_folder=False)
+    write_page(run.dir / REPORT, render(sections, run.experiment.name, summary(material), footer))
+    _result(run, inputs).finish()
     return True
 
 
-def holds(run: Run) -> bool:
-    """Whether the report is there and would come out the same now."""
-    inputs = report_inputs(run) | hash_files([run.dir / SUSPECTS])  # the report writes it, or shows a wider search's
-    return run.is_fresh(run.dir / "report.html", report_keys(run), inputs, is_folder=False)
-
-
-def report_keys(run: Run) -> dict[str, Any]:
-    return run.folds_keys | run.blend_keys | {"data.test_masks": run.experiment.data.test_masks}
+def _result(run: Run, inputs: dict[str, str]) -> FileResult:
+    keys = run.folds_keys | run.blend_keys | {"data.test_masks": run.experiment.data.test_masks}
+    # As it is by now: the report writes the suspects, or shows those of a wider search.
+    return FileResult(run.dir / REPORT, keys, inputs | hash_files([run.dir / SUSPECTS]))
 
 
 def report_inputs(run: Run) -> dict[str, str]:
@@ -108,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     args = stage_parser("reports.build", __doc__).parse_intermixed_args(argv)
     run = run_to_look_at(args.config, args.overrides)
     written = make_report(run)
-    path = run.dir / "report.html"
+    path = run.dir / REPORT
     print(f"report: {path} ({path.stat().st_size / 2**20:.1f} MiB{'' if written else ', as it was'})")
 
 

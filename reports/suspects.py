@@ -16,6 +16,7 @@ import pandas as pd
 from base.command import run as run_command
 from base.command import stage_parser
 from base.files import whole_file
+from base.stamps import FileResult
 from base.tables import read_csv
 from reports.look import OofLook, look_at_oof
 from reports.material import Material, run_to_look_at
@@ -84,15 +85,19 @@ def make_suspects(material: Material, everything: bool = False) -> tuple[pd.Data
     """
     run, source = material.run, material.oof
     path = run.dir / SUSPECTS
+
     inputs = material.oof_inputs()
-    all_keys = run.blend_keys | {"suspects.tiles": len(source.names)}
-    if run.is_fresh(path, all_keys, inputs, is_folder=False):
+
+    def of_search(tiles: int) -> FileResult:
+        return FileResult(path, run.blend_keys | {"suspects.tiles": tiles}, inputs)
+
+    if of_search(len(source.names)).is_fresh():
         return read_csv(path, dtype={"name": str}), len(source.names)
     seen = look_at_oof(source, material.blend_of, len(source.names)) if everything else material.look
     table = suspects_of(seen, material)
     with whole_file(path) as aside:
         table.to_csv(aside, index=False, float_format="%.4f")
-    run.finish(path, all_keys | {"suspects.tiles": len(seen.tiles)}, inputs, [path], is_folder=False)
+    of_search(len(seen.tiles)).finish()
     return table, len(seen.tiles)
 
 

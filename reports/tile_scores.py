@@ -5,6 +5,7 @@ import pandas as pd
 
 from base.files import whole_file
 from base.progress import track
+from base.stamps import FileResult
 from base.tables import read_csv
 from base.threads import in_threads
 from folds.metrics import confusion, iou_per_class, mean_over_classes
@@ -24,12 +25,12 @@ def make_tile_scores(material: Material) -> pd.DataFrame:
     """
     run = material.run
     path = run.dir / "tile_scores.csv"
-    keys, inputs = run.blend_keys, material.oof_inputs()
-    if not run.is_fresh(path, keys, inputs, is_folder=False):
+    result = FileResult(path, run.blend_keys, material.oof_inputs())
+    if not result.is_fresh():
         table = tile_scores(material)
         with whole_file(path) as aside:
             table.to_csv(aside, index=False, float_format="%.4f")
-        run.finish(path, keys, inputs, [path], is_folder=False)
+        result.finish()
     texts = {"name": str, "group": str}
     return read_csv(path, dtype=texts)
 

@@ -139,7 +139,7 @@ def _leave_member(run: Run, member: Member, folds: pd.DataFrame, weight_bytes: i
     epochs = np.arange(1, 7)
     log = {"epoch": epochs, "lr": 1e-3 / epochs, "loss": 2 / epochs + rng.random(6) / 9, "val_miou": 0.5 - 0.4 / epochs}
     pd.DataFrame(log).to_csv(folder / "log.csv", index=False)
-    run.finish(folder, run.member_keys(member.model), run.member_inputs(), [weights])
+    run.member_result(member).finish([weights])
 
 
 def _manifest(run: Run, member: Member) -> dict:

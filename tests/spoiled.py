@@ -33,7 +33,7 @@ def write_member(run: Run, member: Member, train_tiles: list[str], held_out: lis
     facts = {"model": member.model.name, "fold": member.fold, "seed": member.seed, "target": member.model.target}
     write_json(folder / "member.json", facts | {"train_tiles": train_tiles, "held_out": held_out})
     outputs = sorted((folder / "weights").iterdir())
-    run.finish(folder, run.member_keys(member.model), run.member_inputs(), outputs)
+    run.member_result(member).finish(outputs)
 
 
 def channels(member: Member) -> list[str]:
@@ -134,11 +134,11 @@ def missing_checkpoint(run: Run) -> None:
 def trained_anew(run: Run) -> None:
     weights = run.member_dir(member(run)) / "weights"
     (weights / "last.safetensors").write_bytes(b"other weights")
-    run.finish(weights.parent, run.member_keys(member(run).model), run.member_inputs(), sorted(weights.iterdir()))
+    run.member_result(member(run)).finish(sorted(weights.iterdir()))
 
 
 def half_trained(run: Run) -> None:
-    run.begin(run.member_dir(member(run)), run.member_keys(member(run).model), run.member_inputs())
+    run.member_result(member(run)).begin()
 
 
 def rewritten(run: Run, change_names: Callable[[list[str]], list[str]], classes: list[str] | None = None) -> None:

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from base.errors import UserError
+from base.stamps import FileResult
 from config import Run, load_experiment, open_run
 from config.data import Folds
 from folds.assign import assign_folds, few_groups, least_deviation, make_folds, relative_deviation
@@ -365,7 +366,7 @@ def test_folds_that_were_stopped_before_their_stamp_are_made_again(config, monke
     make_tiles(run_of(config))
     for overrides in ([], ["folds.k=2"]):
         with monkeypatch.context() as patch:
-            patch.setattr(Run, "finish", stop)
+            patch.setattr(FileResult, "finish", stop)
             with pytest.raises(KeyboardInterrupt):
                 make_folds(run_of(config, *overrides))
         with pytest.raises(UserError, match=r"folds.csv: .* was stopped.* python -m folds.assign"):

@@ -11,7 +11,7 @@ import pytest
 from base.command import run, stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, hash_value, read_json, whole_file, whole_folder, write_json, write_text
-from base.stamps import Stamp, read_stamp, stamp_path, write_stamp
+from base.stamps import FileResult, FolderResult, Stamp, read_stamp
 
 
 def test_listed_counts_what_it_leaves_out():
@@ -122,9 +122,11 @@ def test_hashes_know_content_and_not_the_order_of_keys(tmp_path):
 
 
 def test_stamp_round_trip_and_differences(tmp_path):
-    stamp = Stamp({"train.lr": 0.1, "train.old": 1}, {"folds.csv": "aa"}, {"last.safetensors": "bb"})
-    write_stamp(stamp_path(tmp_path, is_folder=True), stamp)
-    assert read_stamp(stamp_path(tmp_path, is_folder=True)) == stamp
+    (tmp_path / "last.safetensors").write_text("weights")
+    result = FolderResult(tmp_path, {"train.lr": 0.1, "train.old": 1}, {"folds.csv": "aa"})
+    result.finish([tmp_path / "last.safetensors"])
+    stamp = read_stamp(result.stamp_path)
+    assert stamp == Stamp(result.keys, result.inputs, {"last.safetensors": hash_file(tmp_path / "last.safetensors")})
     assert stamp.finished
     assert not Stamp({}, {}).finished
     assert stamp.differences({"train.lr": 0.1, "train.old": 1}, {"folds.csv": "aa"}) == []
@@ -136,6 +138,27 @@ def test_stamp_round_trip_and_differences(tmp_path):
     ]
     assert stamp.differences({"train.lr": 0.1, "train.old": 1}, {}) == ["folds.csv is no part of it any more"]
     assert read_stamp(tmp_path / "nothing.json") is None
+
+
+@pytest.mark.parametrize("kind", [FileResult, FolderResult])
+def test_a_result_is_fresh_from_its_end_on_and_while_nothing_differs(tmp_path, kind):
+    path = tmp_path / "made"
+    path.mkdir() if kind is FolderResult else None
+    file = path / "a.csv" if kind is FolderResult else path
+    result = kind(path, {"k": 3}, {"tiles.csv": "aa"})
+    assert not result.is_fresh()
+    result.begin()
+    file.write_text("1,2")
+    assert not result.is_fresh()
+    result.finish(*([[file]] if kind is FolderResult else []))
+    assert result.is_fresh()
+    assert not kind(path, {"k": 5}, result.inputs).is_fresh()
+    assert not kind(path, result.keys, {"tiles.csv": "ab"}).is_fresh()
+    file.write_text("1,3")
+    # A folder's files are large, and who reads them compares them; a file is compared here.
+    assert result.is_fresh() is (kind is FolderResult)
+    result.begin()
+    assert not result.is_fresh()
 
 
 @pytest.mark.parametrize(

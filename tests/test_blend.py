@@ -14,7 +14,7 @@ from rich.console import Console
 
 from base.errors import UserError
 from base.files import hash_file, read_json, write_json
-from base.stamps import stamp_path
+from base.stamps import folder_stamp
 from config import Run, load_experiment
 from config.data import OOF_COLUMNS
 from config.ensemble import PLAIN_MEAN
@@ -280,7 +280,7 @@ def test_a_blend_labels_nothing_once_its_members_have_other_weights(played, tmp_
     first = next(run.members())
     shutil.rmtree(run.oof_store(first))  # labels need it no more
     refuse_outdated(run)
-    stamp = stamp_path(run.member_dir(first), is_folder=True)
+    stamp = folder_stamp(run.member_dir(first))
     values = read_json(stamp)
     write_json(stamp, values | {"outputs": values["outputs"] | {"last.safetensors": "0" * 64}})
     with pytest.raises(UserError, match=r"fit it anew \(python -m ensemble.blend.*one/fold0-seed0 weights has other"):

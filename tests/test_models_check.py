@@ -75,7 +75,7 @@ def test_finished_models_are_not_asked_again(tmp_path, capsys):
         folder = run.member_dir(member)
         folder.mkdir(parents=True)
         (folder / "weights").write_text("weights")
-        run.finish(folder, run.member_keys(member.model), run.member_inputs(), [folder / "weights"])
+        run.member_result(member).finish([folder / "weights"])
     assert [model.name for model in untrained(run)] == ["half"]
     main(["--config", str(tmp_path / "tiny.yaml")])
     assert capsys.readouterr().out.startswith("networks: half ")

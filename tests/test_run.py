@@ -21,10 +21,9 @@ def finished(tmp_path) -> Run:
     write_text(run.tiles_csv, "tiles")
     write_text(run.folds_csv, "folds")
     done, begun = list(run.members())[:2]
-    keys, inputs = run.member_keys(done.model), run.member_inputs()
     write_text(run.member_dir(done) / "weights" / "last.safetensors", "weights")
-    run.finish(run.member_dir(done), keys, inputs, [run.member_dir(done) / "weights" / "last.safetensors"])
-    run.begin(run.member_dir(begun), keys, inputs)
+    run.member_result(done).finish([run.member_dir(done) / "weights" / "last.safetensors"])
+    run.member_result(begun).begin()
     return run
 
 
@@ -46,7 +45,7 @@ def test_the_same_experiment_goes_on(finished, tmp_path):
     run = open_run(experiment_of(tmp_path))
     done, begun, missing = run.members()
     for member, fresh in ((done, True), (begun, False), (missing, False)):
-        assert run.is_fresh(run.member_dir(member), run.member_keys(member.model), run.member_inputs()) is fresh
+        assert run.member_result(member).is_fresh() is fresh
 
 
 @pytest.mark.parametrize(
@@ -121,9 +120,7 @@ def test_a_finished_member_whose_folder_is_gone_is_not_fresh(finished):
     member = next(iter(finished.members()))
     assert isinstance(member, Member)
     (finished.member_dir(member) / "stamp.json").unlink()
-    assert not finished.is_fresh(
-        finished.member_dir(member), finished.member_keys(member.model), finished.member_inputs()
-    )
+    assert not finished.member_result(member).is_fresh()
 
 
 def test_stores_of_other_views_stand_side_by_side(tmp_path):
