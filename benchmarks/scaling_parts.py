@@ -24,10 +24,12 @@ from ensemble.fit import fit_blend
 from ensemble.fitted import uniform_blend
 from ensemble.sample import draw_sample
 from folds.assign import assign_folds, least_deviation, relative_deviation
-from folds.audit import band_table, class_table, data_findings, fold_findings
+from folds.audit import band_table, class_table, data_findings
 from folds.classes import ClassTable
 from folds.duplicates import find_duplicates
+from folds.fold_audit import AuditedFolds, fold_findings
 from folds.folds_csv import fold_violations
+from folds.georeference import Beside
 from folds.images import write_image
 from folds.links import Links
 from folds.mosaic import recover_mosaics
@@ -109,7 +111,8 @@ def audit(tiles: int, folder: Path) -> Work:
         class_table(table, hist_NC, classes.names)
         data_findings(table, scan, links, hist_NC, bands)
         fold_violations(table, pd.DataFrame({"name": names, "fold": fold_N}), K)
-        fold_findings(table, fold_N, links, hist_NC, classes.names, asked)
+        folds = AuditedFolds(table, fold_N, hist_NC, classes.names, asked, table.group.to_numpy(), ours=True)
+        fold_findings(folds, links, Beside.nothing_known(len(table)))
         relative_deviation(hist_NC, fold_N, K)
         least_deviation(hist_NC, group_N, K)
 

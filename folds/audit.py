@@ -1,15 +1,11 @@
-"""What is wrong, or worth knowing, about data and folds: tables and findings. Reads no pixel; see `folds.scan`."""
-
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Literal
+"""What is wrong, or worth knowing, about images and masks: tables and findings. Reads no pixel; see `folds.scan`."""
 
 import numpy as np
 import pandas as pd
 
 from base.errors import listed
-from config.data import AuditError, Folds, Nodata
-from folds.assign import explain_few, few_groups
+from config.data import Nodata
+from folds.findings import Finding, error, tiles_of_pairs
 from folds.georeference import Beside
 from folds.images import without_data
 from folds.links import Links
@@ -18,20 +14,6 @@ from folds.shift import band_shift, say_shifted
 
 SATURATED = 0.05  # share of a band's pixels at the ends of its range above which it is said
 CONFLICT = 0.01  # share of pixels in which the class counts of two copies differ, above which it is said
-
-
-@dataclass(frozen=True)
-class Finding:
-    kind: str
-    severity: Literal["error", "warning"]
-    """An error stops the run unless `folds.allow` names its kind."""
-    what: str
-    tiles: list[str] = field(default_factory=list)
-    """All tiles concerned, as split/name."""
-
-
-def error(kind: AuditError, what: str, tiles: Sequence[str] = ()) -> Finding:
-    return Finding(kind, "error", what, list(tiles))
 
 
 def band_table(scan: Scan, split_N: np.ndarray, bands: list[str]) -> pd.DataFrame:
@@ -188,145 +170,21 @@ def _copies(links: Links, tile_names: np.ndarray, train_N: np.ndarray, hist_NC: 
     both_P = train_N[a_P] & train_N[b_P]
     if both_P.any():
         what = f"{both_P.sum()} pairs of copies among the train tiles: {listed(said[both_P], 5)}"
-        found.append(Finding("train_copies", "warning", what, _concerned(tile_names, a_P[both_P], b_P[both_P])))
+        found.append(Finding("train_copies", "warning", what, tiles_of_pairs(tile_names, a_P[both_P], b_P[both_P])))
     across_P = train_N[a_P] != train_N[b_P]
     if across_P.any():
         what = f"{across_P.sum()} test tiles are copies of train tiles: {listed(said[across_P], 5)}"
-        found.append(Finding("test_copies", "warning", what, _concerned(tile_names, a_P[across_P], b_P[across_P])))
+        found.append(Finding("test_copies", "warning", what, tiles_of_pairs(tile_names, a_P[across_P], b_P[across_P])))
     pairs = np.flatnonzero(both_P)
     # Class counts do not change when a tile is turned, so turned copies can be compared by them.
     apart = np.abs(hist_NC[a_P[pairs]] - hist_NC[b_P[pairs]]).sum(1) / 2
     other = pairs[apart > CONFLICT * np.maximum(hist_NC[a_P[pairs]].sum(1), 1)]
     if len(other):
         what = f"{len(other)} pairs of copies have other labels: {listed(said[other], 5)}"
-        concerned = _concerned(tile_names, a_P[other], b_P[other])
+        concerned = tiles_of_pairs(tile_names, a_P[other], b_P[other])
         found.append(Finding("copies_with_other_labels", "warning", what, concerned))
     return found
 
 
-def fold_findings(
-    train: pd.DataFrame,
-    fold_N: np.ndarray,
-    links: Links,
-    hist_NC: np.ndarray,
-    names: tuple[str, ...],
-    asked: Folds,
-    whole_N: np.ndarray | None = None,
-    beside: Beside | None = None,
-    ours: bool = True,
-) -> list[Finding]:
-    """What is wrong with folds that pass `fold_violations`: leaks that the groups do not know of, classes missing.
-
-    Args:
-        train: the train rows of the tile table, which are its first.
-        fold_N: their folds.
-        asked: the keys that made the groups. Leaks that they let happen were chosen, and are only counted.
-        whole_N: `folds.groups.whole_groups`; None: no key cut a group.
-        beside: pairs by coordinates; None: no tile has any.
-        ours: the folds are of our own assignment, which holds as many classes in all folds as it can.
-    """
-    whole_N = train.group.to_numpy() if whole_N is None else whole_N
-    beside = Beside.nothing_known(len(train)) if beside is None else beside
-    found = _leaks(train, fold_N, links, beside, whole_N, _that_left(hist_NC, names, asked), asked)
-    few = few_groups(hist_NC, train.group.to_numpy(), asked.k, names)
-    if few:
-        found.append(error("class_in_few_groups", f"not every fold can hold every class: {listed(explain_few(few))}"))
-    found += _absent_classes(hist_NC, fold_N, set(few), asked.k, names, ours)
-    largest = train.group.value_counts()
-    if largest.iloc[0] > len(train) / asked.k:
-        what = f"group {largest.index[0]} holds {largest.iloc[0]} of {len(train)} tiles, more than a fold's share"
-        what += "; folds.block_tiles cuts large groups" if asked.has_blocks else ""
-        found.append(Finding("large_group", "warning", what))
-    return found
-
-
-def _absent_classes(
-    hist_NC: np.ndarray, fold_N: np.ndarray, few: set[str], k: int, names: tuple[str, ...], ours: bool
-) -> list[Finding]:
-    """Classes that some fold has nothing of, though they live in as many groups as there are folds."""
-    folds_of = {name: np.unique(fold_N[hist_NC[:, c] > 0]).tolist() for c, name in enumerate(names)}
-    absent = [
-        f"fold {fold} has no {name}"
-        for name, folds in folds_of.items()
-        for fold in range(k)
-        if folds and name not in few and fold not in folds
-    ]
-    if not absent:
-        return []
-    if ours:
-        what = f"no folds were found in which every fold holds every class that lives in {k} groups: {listed(absent)}"
-        return [Finding("class_absent_in_fold", "warning", what)]
-    what = f"{listed(absent)}, though these classes live in {k} groups or more; folds.file=null assigns folds anew"
-    return [error("class_absent_in_fold", what)]
-
-
-def _that_left(hist_NC: np.ndarray, names: tuple[str, ...], asked: Folds) -> np.ndarray:
-    """(N,) bool: the tiles that left their groups for a class that they hold."""
-    return (hist_NC[:, [names.index(name) for name in asked.split_groups_of]] > 0).any(1)
-
-
-def _leaks(
-    train: pd.DataFrame,
-    fold_N: np.ndarray,
-    links: Links,
-    beside: Beside,
-    whole_N: np.ndarray,
-    left_N: np.ndarray,
-    asked: Folds,
-) -> list[Finding]:
-    """Pairs that stand in two folds: those that keys let do so, and errors."""
-    tile_names = ("train/" + train.name).to_numpy(str)
-    copies_P2, borders_P2 = (pairs[["a", "b"]].to_numpy(np.int64) for pairs in (links.copies, links.neighbours))
-    neighbours_P2 = np.unique(np.sort(np.concatenate([borders_P2, beside.touching_P2]), axis=1), axis=0)
-    # Groups are made of coordinates only where all train tiles have some.
-    all_placed = beside.known_N[: len(train)].all()
-    placed_P2 = np.concatenate([beside.shared_P2, beside.touching_P2])[: None if all_placed else 0]
-    found = []
-    for kind, pairs_P2, what in (
-        ("overlaps_across_folds", beside.shared_P2, "pairs that share pixels by their coordinates"),
-        ("copies_across_folds", copies_P2, "pairs of copies"),
-        ("neighbours_across_folds", neighbours_P2, "pairs of neighbours"),
-    ):
-        pairs_P2 = pairs_P2[(pairs_P2 < len(train)).all(1)]
-        a_P, b_P = pairs_P2.T
-        apart_P = fold_N[a_P] != fold_N[b_P]
-        # Chosen is what would be one group if no key cut it; blocks cut neighbours only.
-        cut_P = left_N[a_P] | left_N[b_P] | (kind == "neighbours_across_folds")
-        chosen_P = cut_P & (whole_N[a_P] == whole_N[b_P])
-        chosen_P2, split_P2 = pairs_P2[apart_P & chosen_P], pairs_P2[apart_P & ~chosen_P]
-        said = f"of {len(pairs_P2)} {what} stand in two folds"
-        if len(chosen_P2):
-            why = f"{len(chosen_P2)} {said}, as folds.block_tiles or folds.split_groups_of lets them"
-            found.append(Finding("chosen_leaks", "warning", why, _concerned(tile_names, *chosen_P2.T)))
-        if len(split_P2):
-            first = listed([f"{a} - {b}" for a, b in tile_names[split_P2]], 5)
-            mend = _mend(kind, split_P2, borders_P2, placed_P2, asked)
-            why = f"{len(split_P2)} {said}, so OOF scores will be too high: {first}; {mend}"
-            found.append(error(kind, why, _concerned(tile_names, *split_P2.T)))
-    return found
-
-
-def _mend(kind: str, split_P2: np.ndarray, borders_P2: np.ndarray, placed_P2: np.ndarray, asked: Folds) -> str:
-    """What keeps these pairs together: the kind of groups that knows of them all."""
-    if kind == "copies_across_folds":
-        found_by = "georeference" if asked.by_place else "mosaic"
-    elif kind == "neighbours_across_folds" and _within(split_P2, borders_P2):
-        found_by = "mosaic"
-    elif _within(split_P2, placed_P2):
-        found_by = "georeference"
-    else:
-        return "folds.groups=column takes groups of your own, which can keep them together"
-    return f"folds.groups={found_by}+duplicates keeps them together"
-
-
-def _within(some_P2: np.ndarray, all_P2: np.ndarray) -> bool:
-    some, all_pairs = ({tuple(pair) for pair in np.sort(pairs, axis=1).tolist()} for pairs in (some_P2, all_P2))
-    return some <= all_pairs
-
-
 def _how(pair) -> str:
     return "exact" if pair.exact else f"near, {pair.symmetry}"
-
-
-def _concerned(tile_names: np.ndarray, a_P: np.ndarray, b_P: np.ndarray) -> list[str]:
-    return np.unique(tile_names[np.concatenate([a_P, b_P])]).tolist()

@@ -19,17 +19,17 @@ from base.files import whole_file, write_json
 from config import Run, load_experiment, open_run
 from folds.assign import assign_folds, deviation_table, least_deviation, make_folds, relative_deviation
 from folds.audit import (
-    Finding,
     band_table,
     beside_findings,
     carried_findings,
     class_table,
     data_findings,
-    fold_findings,
     nodata_findings,
 )
 from folds.classes import ClassTable
 from folds.files import find_test_masks
+from folds.findings import Finding
+from folds.fold_audit import AuditedFolds, fold_findings
 from folds.folds_csv import fold_violations, read_folds
 from folds.georeference import Beside
 from folds.groups import audited_places, whole_groups
@@ -144,11 +144,11 @@ def audit_folds(run: Run, audited: Audited, folds_file: Path | None) -> FoldAudi
         return FoldAudit([Finding("unfit_folds", "error", violation) for violation in violations])
     fold_of = dict(zip(folds.name, folds.fold, strict=True))
     fold_N = np.array([fold_of[name] for name in train.name])
-    findings = fold_findings(
-        train, fold_N, audited.links, hist_NC, ClassTable.of(run.experiment.data).names, asked,
-        whole_groups(run, audited.tiles, audited.scan, audited.sources), audited.beside,
-        ours=folds_file is None and asked.file is None,
-    )  # fmt: skip
+    whole_N = whole_groups(run, audited.tiles, audited.scan, audited.sources)
+    ours = folds_file is None and asked.file is None
+    names = ClassTable.of(run.experiment.data).names
+    of_folds = AuditedFolds(train, fold_N, hist_NC, names, asked, whole_N, ours)
+    findings = fold_findings(of_folds, audited.links, audited.beside)
     return FoldAudit(findings, fold_N, _fold_figures(hist_NC, fold_N, train.group.to_numpy(), asked.k, asked.seed))
 
 

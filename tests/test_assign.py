@@ -13,9 +13,10 @@ from base.stamps import FileResult
 from config import Run, load_experiment, open_run
 from config.data import Folds
 from folds.assign import assign_folds, few_groups, least_deviation, make_folds, relative_deviation
-from folds.audit import fold_findings
 from folds.balance import PARTS, greedy_folds, search_folds, worst_excess
+from folds.fold_audit import AuditedFolds, fold_findings
 from folds.folds_csv import folds_of, import_folds, read_folds, refuse_bad_folds
+from folds.georeference import Beside
 from folds.images import read_mask
 from folds.links import Links
 from folds.tiles import make_tiles, read_tiles, tiles_of
@@ -124,7 +125,8 @@ def test_no_fold_of_ours_lacks_a_class_that_every_fold_can_have():
         assert len(np.unique(fold_N)) == k
         names = tuple(map(str, range(hist_NC.shape[1])))
         train = pd.DataFrame({"name": map(str, range(len(group_N))), "group": group_N.astype(str)})
-        found = fold_findings(train, fold_N, NO_LINKS, hist_NC, names, Folds(k=k))
+        folds = AuditedFolds(train, fold_N, hist_NC, names, Folds(k=k), train.group.to_numpy(), ours=True)
+        found = fold_findings(folds, NO_LINKS, Beside.nothing_known(len(train)))
         assert {f.severity for f in found if f.kind == "class_absent_in_fold"} == ({"warning"} if ours else set())
         if ours and seed < 40:
             every = (np.array(folds) for folds in product(range(k), repeat=groups))

@@ -9,8 +9,11 @@ from base.errors import UserError
 from base.files import read_json
 from config.data import AuditError, Folds
 from folds import check
-from folds.audit import band_table, class_table, data_findings, fold_findings, nodata_findings
+from folds.audit import band_table, class_table, data_findings, nodata_findings
+from folds.findings import Finding
+from folds.fold_audit import AuditedFolds, fold_findings
 from folds.folds_csv import read_folds
+from folds.georeference import Beside
 from folds.images import read_image, read_mask
 from folds.links import Links, find_links
 from folds.scan import Scan, fields_of, fields_without_mask
@@ -300,13 +303,20 @@ def test_copies_whose_labels_differ_are_found():
     assert findings_of(images, 8, hist_NC)["copies_with_other_labels"] == ["train/2", "train/6"]
 
 
+def in_folds(train, fold_N, links, hist_NC, asked, whole_N=None) -> list[Finding]:
+    """Findings in folds of ours, of tiles without coordinates, whose groups no key cut unless told."""
+    whole_N = train.group.to_numpy() if whole_N is None else whole_N
+    folds = AuditedFolds(train, fold_N, hist_NC, NAMES, asked, whole_N, ours=True)
+    return fold_findings(folds, links, Beside.nothing_known(len(train)))
+
+
 def test_leaks_and_lonely_classes_are_found_in_folds():
     train = table_of(6, 0)
     hist_NC = np.array([[5, 5, 0]] * 4 + [[5, 5, 7]] * 2)
     fold_N = np.array([0, 1, 0, 1, 0, 1])
     pairs = pd.DataFrame({"a": [0, 2, 4, 5], "b": [2, 3, 5, 6], "symmetry": "same", "exact": True})  # 6: a test tile
     links = links_of(neighbours=pairs, copies=pairs[:2])
-    found = {f.kind: f for f in fold_findings(train, fold_N, links, hist_NC, NAMES, Folds(k=3, groups="column"))}
+    found = {f.kind: f for f in in_folds(train, fold_N, links, hist_NC, Folds(k=3, groups="column"))}
     assert set(found) == {
         "neighbours_across_folds", "copies_across_folds", "class_in_few_groups", "class_absent_in_fold"
     }  # fmt: skip
@@ -326,7 +336,7 @@ def test_what_was_cut_is_chosen_and_what_was_never_together_is_not(groups):
 
     def found_by(links: Links, **keys) -> list[tuple[str, list[str]]]:
         asked = Folds.model_validate({"k": 2, "groups": groups} | keys)
-        found = fold_findings(train, fold_N, links, hist_NC, NAMES, asked, whole_N)
+        found = in_folds(train, fold_N, links, hist_NC, asked, whole_N)
         return [(f.kind, f.tiles) for f in found if f.kind != "class_in_few_groups"]
 
     assert found_by(links_of(neighbours=pairs), block_tiles=2) == [
@@ -345,9 +355,9 @@ def test_what_was_cut_is_chosen_and_what_was_never_together_is_not(groups):
 def test_copies_that_coordinates_put_elsewhere_have_their_own_remedy():
     train = table_of(4, 0).assign(group=list("abcd"))
     links = links_of(copies=pd.DataFrame({"a": [0], "b": [1], "symmetry": "same", "exact": True}))
-    args = train, np.array([0, 1, 0, 1]), links, np.ones((4, 3), int), NAMES
+    args = train, np.array([0, 1, 0, 1]), links, np.ones((4, 3), int)
     for groups, remedy in (("georeference", "georeference+duplicates"), ("column", "mosaic+duplicates")):
-        (found,) = fold_findings(*args, Folds(k=2, groups=groups))
+        (found,) = in_folds(*args, Folds(k=2, groups=groups))
         assert f"folds.groups={remedy} keeps them together" in found.what
 
 
@@ -427,11 +437,11 @@ def test_folds_from_elsewhere_that_lack_a_class_stop_the_run_unless_allowed(root
 
 def test_a_group_larger_than_a_fold_is_said():
     train = table_of(6, 0).assign(group=list("aaaabc"))
-    found = fold_findings(train, np.array([0, 0, 0, 0, 1, 2]), links_of(), np.ones((6, 3), int), NAMES, Folds(k=3))
+    found = in_folds(train, np.array([0, 0, 0, 0, 1, 2]), links_of(), np.ones((6, 3), int), Folds(k=3))
     assert [f.kind for f in found] == ["large_group"]
 
 
 def test_every_error_can_be_allowed_by_name():
-    source = (Path(check.__file__).parent / "audit.py").read_text()
+    source = "".join((Path(check.__file__).parent / name).read_text() for name in ("audit.py", "fold_audit.py"))
     raised = {kind for kind in get_args(AuditError) if f'"{kind}"' in source}
     assert raised == set(get_args(AuditError))
