@@ -19,7 +19,7 @@ from base.threads import in_threads
 from config import Experiment, Run, open_run
 from config.ensemble import Blend
 from config.run import PLACE_KEYS
-from ensemble.apply import blend_tile
+from ensemble.apply import apply_tile
 from ensemble.build import RunBlend, add_name_option, build_blend, named_experiment
 from ensemble.fitted import FittedBlend
 from ensemble.fold_means import draw_opinions, fold_mean_gain
@@ -44,7 +44,7 @@ def labels_of(blend: FittedBlend, source: Source) -> Iterator[tuple[str, np.ndar
     """(name, (H, W) uint8 indices) of each tile, in order. A few tiles are in memory at a time."""
 
     def label(i: int) -> tuple[str, np.ndarray]:
-        return source.names[i], blend_tile(blend, source, i)[1]
+        return source.names[i], apply_tile(blend, source, i)[1]
 
     yield from track(in_threads(label, range(len(source.names))), "label tiles", len(source.names))
 

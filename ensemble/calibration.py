@@ -6,7 +6,7 @@ Temperature scaling and vector scaling (Guo et al. 2017), fitted by log loss on 
 import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 
-from ensemble.apply import FLOOR
+from ensemble.formulas import FLOOR
 from ensemble.sample import Sample
 
 FIT_PIXELS = 100_000  # a handful of parameters needs no more

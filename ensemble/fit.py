@@ -13,11 +13,12 @@ from functools import cache, partial
 import numpy as np
 
 from config.ensemble import Blend
-from ensemble.apply import FLOOR, apply_sample, tempered
+from ensemble.apply import apply_sample
 from ensemble.calibration import fit_temperature, fit_vector, fitting_part
 from ensemble.decision import fit_bias_rule, fit_miou_rule
 from ensemble.evidence import SHIPS, Estimate, Measure, Tally, gain, joined, tally
 from ensemble.fitted import FittedBlend, uniform_blend
+from ensemble.formulas import FLOOR, tempered
 from ensemble.labels import class_order
 from ensemble.sample import Sample
 from ensemble.specialists import fit_evidence, fit_override

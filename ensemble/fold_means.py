@@ -23,8 +23,9 @@ from scipy.optimize import brentq
 
 from base.progress import track
 from base.threads import in_threads
-from ensemble.apply import FLOOR, blend_tile
+from ensemble.apply import apply_tile
 from ensemble.fitted import FittedBlend
+from ensemble.formulas import FLOOR
 from ensemble.source import Source
 from folds.metrics import iou_of_counts
 
@@ -104,8 +105,8 @@ def draw_opinions(
     row_of = {name: row for row, name in enumerate(means.names)}
 
     def look(i: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        probs_CHW, mean_HW = blend_tile(blend, means, row_of[names[i]])
-        labels = [mean_HW] + [blend_tile(blend_of[fold], source, i)[1] for fold, source in by_fold.items()]
+        probs_CHW, mean_HW = apply_tile(blend, means, row_of[names[i]])
+        labels = [mean_HW] + [apply_tile(blend_of[fold], source, i)[1] for fold, source in by_fold.items()]
         # An odd stride: columns of a tile, whose sides are even, are then all met.
         stride = max(1, mean_HW.size // PIXELS) | 1
         # Copied: a view would keep the whole tile in memory until all tiles are through.

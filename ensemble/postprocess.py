@@ -13,10 +13,11 @@ from base.progress import track
 from base.threads import in_threads
 from config.data import IGNORE_INDEX
 from config.ensemble import Blend
-from ensemble.apply import apply_blend, scores
+from ensemble.apply import apply_blend
 from ensemble.evidence import SHIPS, Tally, gain, tally_of_counts
 from ensemble.fit import Choice, Fit
 from ensemble.fitted import FittedBlend
+from ensemble.formulas import scores
 from ensemble.honest import HonestFit
 from ensemble.labels import class_order, miou_of_counts
 from ensemble.patches import next_best, patches

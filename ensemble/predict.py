@@ -8,7 +8,7 @@ import torch
 from base.command import run as run_command
 from base.command import stage_parser
 from config import Run, open_run
-from ensemble.apply import blend_pixels, cleaned
+from ensemble.apply import apply_uncleaned, cleaned
 from ensemble.build import add_name_option, fitted_variant, named_experiment, read_blend, refuse_outdated
 from ensemble.fitted import FittedBlend
 from folds.classes import ClassTable
@@ -52,7 +52,7 @@ def decision_of(blend: FittedBlend, keep_probs: bool) -> Decide:
         probs, index = Sheet(height), Sheet(height)
         for predicted in strips:
             probs_MCHW = predicted[: num_models * num_classes].reshape(num_models, num_classes, *predicted.shape[1:])
-            probs_CHW, index_HW = blend_pixels(blend, probs_MCHW, predicted[num_models * num_classes :])
+            probs_CHW, index_HW = apply_uncleaned(blend, probs_MCHW, predicted[num_models * num_classes :])
             if keep_probs or blend.cleans:
                 probs.add(probs_CHW)
             index.add(index_HW)

@@ -9,10 +9,11 @@ from dataclasses import replace
 import numpy as np
 from scipy.optimize import minimize_scalar
 
-from ensemble.apply import add_evidence, apply_sample, calibrated_evidence, floored
+from ensemble.apply import apply_sample
 from ensemble.calibration import fit_platt, fitting_part
 from ensemble.decision import joining_miou
 from ensemble.fitted import FittedBlend, FittedSpecialist
+from ensemble.formulas import add_evidence, calibrated_evidence, floored
 from ensemble.sample import Sample
 
 LEAST_SHARE = 0.02

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ensemble.apply import FLOOR, lifted
 from ensemble.evidence import agreement, tally
 from ensemble.fitted import Combination
+from ensemble.formulas import FLOOR, lifted
 from ensemble.labels import class_order, miou_of_truth, top_class
 from ensemble.sample import Sample
 from folds.metrics import confusion

@@ -12,7 +12,7 @@ from base.errors import UserError
 from base.progress import track
 from base.threads import in_threads
 from config.data import IGNORE_INDEX
-from ensemble.apply import blend_pixels, cleaned
+from ensemble.apply import apply_uncleaned, cleaned
 from ensemble.evidence import Counter, Tally
 from ensemble.fitted import FittedBlend
 from ensemble.labels import class_order, top_class
@@ -115,7 +115,7 @@ def look_at_tile(source: OofSource, i: int, blend: FittedBlend) -> TileLook:
     truth_P = truth_HW.ravel()
     chosen = [models.index(model) for model in blend.models]
     evidence_SHW = source.evidence(i, [specialist.name for specialist in blend.specialists])
-    blended_CHW, decided_HW = blend_pixels(blend, probs_MCHW[chosen], evidence_SHW)
+    blended_CHW, decided_HW = apply_uncleaned(blend, probs_MCHW[chosen], evidence_SHW)
     index_HW = cleaned(blend, blended_CHW, decided_HW)
     # Bytes are summed in 16 bits, which hold 257 models.
     flat_MCP = probs_MCHW.reshape(len(models), num_classes, -1)

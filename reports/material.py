@@ -11,7 +11,7 @@ from base.errors import UserError
 from base.files import hash_file
 from base.stamps import hash_files
 from config import Run, load_experiment
-from ensemble.apply import blend_tile
+from ensemble.apply import apply_tile
 from ensemble.build import BLEND, RunBlend, read_blend
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
@@ -135,11 +135,11 @@ class Material:
     def oof_labels(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """Tile i of `oof`: its blended (C, H, W) probabilities and its (H, W) indices, by the blend that was fitted
         without its fold."""
-        return blend_tile(self.blend_of[int(self.oof.fold_N[i])], self.oof, i)
+        return apply_tile(self.blend_of[int(self.oof.fold_N[i])], self.oof, i)
 
     def test_labels(self, i: int) -> tuple[np.ndarray, np.ndarray]:
         """The same of tile i of `test_probs`, by the blend that labels the test tiles."""
-        return blend_tile(self.blend, self.test_probs, i)
+        return apply_tile(self.blend, self.test_probs, i)
 
     @cached_property
     def look(self) -> OofLook:
