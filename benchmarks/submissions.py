@@ -41,7 +41,7 @@ def small_competition(folder: Path, format: str) -> tuple[Experiment, pd.DataFra
 def judge_all(folder: Path) -> dict[str, int]:
     """Every corruption once, and GOOD_ZIPS good zips of the three formats."""
     caught, false_alarms = 0, 0
-    worlds = {format: small_competition(folder / format, format) for format in ("png", "geotiff", "rle")}
+    worlds = {format: small_competition(folder / format, format) for format in ("png", "color_png", "geotiff", "rle")}
 
     def good(format: str, seed: int) -> Zip:
         layout, rng = Layout.of(*worlds[format]), np.random.default_rng(seed)

@@ -140,9 +140,9 @@ PLAIN_MEAN = {
 
 
 class Submission(Section):
-    format: Literal["png", "geotiff", "rle"] = "png"
-    """A zip of: png, one-channel PNGs; geotiff, GeoTIFFs with the coordinates of the test images; rle, one csv with
-    Kaggle's run-length codes."""
+    format: Literal["png", "color_png", "geotiff", "rle"] = "png"
+    """A zip of: png, one-channel PNGs; color_png, RGB ones of the classes' colours; geotiff, GeoTIFFs with the
+    coordinates of the test images; rle, one csv with Kaggle's run-length codes."""
     folder: str | None = Field("results", pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$")
     """Folder inside the zip; null: the files lie at its top. Not for rle, which is one file at the top."""
     file: str = Field("{name}", pattern=r"^[A-Za-z0-9_.-]*\{name\}[A-Za-z0-9_.-]*$")
@@ -157,4 +157,6 @@ class Submission(Section):
             raise ValueError(f"labels {self.labels}: a value stands for two classes")
         if self.format == "rle" and self.file != "{name}":
             raise ValueError(f"file {self.file}: format rle has no files of tiles, and names tiles by their names")
+        if self.format == "color_png" and self.labels:
+            raise ValueError(f"labels {self.labels}: format color_png holds the classes' colours")
         return self

@@ -54,6 +54,9 @@ class Experiment(Section):
         problems += _unknown(self.folds.split_groups_of, classes, "folds.split_groups_of")
         if self.submission.labels and len(self.submission.labels) != len(classes):
             problems.append(f"submission.labels: {len(self.submission.labels)} values for {len(classes)} classes")
+        colors = [tuple(each.color) for each in self.data.classes]
+        if self.submission.format == "color_png" and (twice := sorted({c for c in colors if colors.count(c) > 1})):
+            problems.append(f"submission.format color_png: two classes have the colour {', '.join(map(str, twice))}")
         for model in self.models:
             if model.target != "all":
                 problems += _unknown([model.target], classes, f"models.{model.name}.target")

@@ -54,7 +54,9 @@ class ClassTable:
         Args:
             labels: what stands in it for each class; None: what stands in the masks.
         """
-        return replace(self, labels=tuple(labels or self.labels), ignore_label=None, every_pixel=True)
+        return replace(
+            self, labels=tuple(labels or self.labels), ignore_label=None, ignore_color=None, every_pixel=True
+        )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -71,7 +73,7 @@ class ClassTable:
     def index_in(self, mask_BHW: np.ndarray, path: Path) -> np.ndarray:
         """The same of (B, H, W) values from that file."""
         if self.in_colors:
-            return self._of_colors(colors_in(mask_BHW, path), str(path))
+            return self.of_colors(colors_in(mask_BHW, path), str(path))
         return self.to_index(labels_in(mask_BHW, path), str(path))
 
     def to_index(self, label_HW: np.ndarray, where: str = "mask") -> np.ndarray:
@@ -94,7 +96,12 @@ class ClassTable:
             raise UserError(f"{where}: holds labels {listed(unknown)}; {expected}")
         return lut[label_HW]
 
-    def _of_colors(self, color_HW3: np.ndarray, where: str) -> np.ndarray:
+    def of_colors(self, color_HW3: np.ndarray, where: str = "") -> np.ndarray:
+        """Colours -> (H, W) uint8 indices; `ignore_color` becomes IGNORE_INDEX.
+
+        Raises:
+            UserError: a colour is that of no class. It names the colours and `where`.
+        """
         number_HW = _number(color_HW3)
         known = {_number(np.array(color, np.uint8)): c for c, color in enumerate(self.colors)}
         if self.ignore_color:
@@ -108,9 +115,11 @@ class ClassTable:
         if unknown:
             ignored = f" and ignore_color {list(self.ignore_color)}" if self.ignore_color else ""
             expected = f"known are {', '.join(str(list(color)) for color in self.colors)}{ignored}"
-            if len(unknown) == 1 and not self.ignore_color:
+            if self.every_pixel:
+                expected += ", and a submission has one of them everywhere"
+            elif len(unknown) == 1 and not self.ignore_color:
                 expected += f"; if it stands for pixels without a class, set data.ignore_color={unknown[0]}"
-            raise UserError(f"{where}: holds colours {listed(unknown)}; {expected}")
+            raise UserError(f"{f'{where}: ' if where else ''}holds colours {listed(unknown)}; {expected}")
         return index_HW
 
     def to_label(self, index_HW: np.ndarray) -> np.ndarray:

@@ -22,6 +22,8 @@ def encode(layout: Layout, tile: Tile, label_HW: np.ndarray) -> bytes:
     """One tile's piece of the submission: a file, or the rows of the csv."""
     if layout.format == "png":
         return png.encode(label_HW)
+    if layout.format == "color_png":
+        return png.encode(layout.classes.to_rgb(layout.classes.to_index(label_HW)))
     if layout.format == "geotiff":
         return geotiff.encode(label_HW, tile.image)
     return rle.encode(label_HW, tile.name, layout.classes.labels)
@@ -85,15 +87,24 @@ def _walk_files(
         tile, info = entry
         try:
             data = read_entry(archive, info, tile.max_bytes)
-            if layout.format == "png":
-                label_HW = png.decode(data, tile.height, tile.width)
-            else:
-                label_HW = geotiff.decode(data, tile.height, tile.width, tile.image)
-            return tile, look(tile, label_HW)
+            return tile, look(tile, _decode(layout, tile, data))
         except FlawError as flaw:
             return flaw.at(info.orig_filename)
 
     yield from in_threads(read, entries, threads)
+
+
+def _decode(layout: Layout, tile: Tile, data: bytes) -> np.ndarray:
+    """(H, W) labels of a tile's file."""
+    if layout.format == "png":
+        return png.decode(data, tile.height, tile.width)
+    if layout.format == "geotiff":
+        return geotiff.decode(data, tile.height, tile.width, tile.image)
+    color_HW3 = png.decode(data, tile.height, tile.width, png.RGB)
+    try:
+        return layout.classes.to_label(layout.classes.of_colors(color_HW3))
+    except UserError as error:
+        raise FlawError("labels", str(error)) from None
 
 
 def _walk_csv(archive: zipfile.ZipFile, layout: Layout, look: Look) -> Iterator[Problem | tuple[Tile, Seen]]:

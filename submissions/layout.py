@@ -10,7 +10,7 @@ from config import Experiment
 from config.data import NAME
 from folds.classes import ClassTable
 
-EXTENSIONS = {"png": ".png", "geotiff": ".tif"}
+EXTENSIONS = {"png": ".png", "color_png": ".png", "geotiff": ".tif"}
 CSV_NAME = "submission.csv"
 
 

@@ -1,4 +1,4 @@
-"""One tile's labels as a one-channel PNG: the same bytes on every machine, and a strict reader."""
+"""One tile's labels, or their colours, as a PNG: the same bytes on every machine, and a strict reader."""
 
 import io
 import struct
@@ -21,12 +21,13 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 LEVEL = 6
 ENCODER = f"zlib {zlib.ZLIB_RUNTIME_VERSION}" if deflate is None else f"libdeflate of deflate {version('deflate')}"
 """Kept in the receipt: only the same encoder makes the same bytes."""
-COLOR_TYPES = {0: "grey", 2: "RGB", 3: "palette", 4: "grey and alpha", 6: "RGBA"}
+GREY, RGB = 0, 2
+COLOR_TYPES = {GREY: "grey", RGB: "RGB", 3: "palette", 4: "grey and alpha", 6: "RGBA"}
 OTHER_FILES = {b"\xff\xd8\xff": "a JPEG", b"II*\0": "a TIFF", b"MM\0*": "a TIFF", b"GIF8": "a GIF", b"BM": "a BMP"}
 
 
-def encode(label_HW: np.ndarray) -> bytes:
-    """A PNG of uint8 labels that depends on the labels alone.
+def encode(pixels: np.ndarray) -> bytes:
+    """A PNG of (H, W) uint8 labels, or of (H, W, 3) uint8 colours, that depends on them alone.
 
     Not Pillow's or zlib's encoder: both hand the pixels to the zlib they were built with, and what zlib-ng (in Pillow's
     wheels) writes differs between x86 and ARM (trifectatechfoundation/zlib-rs#91) and between versions. libdeflate's
@@ -34,29 +35,30 @@ def encode(label_HW: np.ndarray) -> bytes:
     filtered: labels are names, not heights, and differences of neighbours compress worse (measured: by a fifth on
     real masks).
     """
-    height, width = label_HW.shape
-    rows = np.zeros((height, width + 1), np.uint8)  # column 0: filter type 0, "none"
-    rows[:, 1:] = label_HW
-    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    height, width, *colors = pixels.shape
+    rows = pixels.reshape(height, -1)
+    filtered = np.zeros((height, rows.shape[1] + 1), np.uint8)  # column 0: filter type 0, "none"
+    filtered[:, 1:] = rows
+    header = struct.pack(">IIBBBBB", width, height, 8, RGB if colors else GREY, 0, 0, 0)
     compress = zlib.compress if deflate is None else deflate.zlib_compress
-    pixels = compress(rows.tobytes(), LEVEL)
-    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", pixels) + _chunk(b"IEND", b"")
+    packed = compress(filtered.tobytes(), LEVEL)
+    return SIGNATURE + _chunk(b"IHDR", header) + _chunk(b"IDAT", packed) + _chunk(b"IEND", b"")
 
 
-def decode(data: bytes, height: int, width: int) -> np.ndarray:
-    """(H, W) uint8 values of a PNG.
+def decode(data: bytes, height: int, width: int, color_type: int = GREY) -> np.ndarray:
+    """(H, W) uint8 values of a PNG; (H, W, 3) for `color_type` RGB.
 
     Raises:
-        FlawError: no PNG, a checksum or the end is wrong, another size, or not one grey 8-bit channel. All of that is
+        FlawError: no PNG, a checksum or the end is wrong, another size, or not of 8 bits and that type. All of that is
             known from the chunks before a pixel is unpacked, so that a small file cannot claim a large memory.
     """
     chunks = _chunks(data)
     if chunks[0][0] != b"IHDR" or len(chunks[0][1]) != 13:
         raise FlawError("unreadable", "PNG without a header")
     found_width, found_height, depth, color, _, _, _ = struct.unpack(">IIBBBBB", chunks[0][1])
-    if (depth, color) != (8, 0):
+    if (depth, color) != (8, color_type):
         kind = COLOR_TYPES.get(color, f"colour type {color}")
-        raise FlawError("mode", f"{kind}, {depth} bits; expected grey, 8 bits")
+        raise FlawError("mode", f"{kind}, {depth} bits; expected {COLOR_TYPES[color_type]}, 8 bits")
     if any(name == b"acTL" for name, _ in chunks):
         raise FlawError("mode", "animated; expected one picture")
     if (found_height, found_width) != (height, width):

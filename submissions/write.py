@@ -61,7 +61,7 @@ def write_submission(run: Run, tiles: pd.DataFrame, labels: Labels, receipt: dic
         "sha256": hash_file(path),
         "bytes": path.stat().st_size,
         "format": layout.format,
-        "encoder": png.ENCODER if layout.format == "png" else layout.format,
+        "encoder": png.ENCODER if layout.format in ("png", "color_png") else layout.format,
         "tiles": len(layout.tiles),
         "class_shares": verdict.class_shares,
         "warnings": warnings,

@@ -69,6 +69,9 @@ class Zip:
             self.entries = [(CSV_NAME, b"".join([f"{rle.HEADER}\n".encode(), *rows]))]
         elif layout.format == "geotiff":
             self.entries = [(layout.entry(tiles[n]), geotiff.encode(v, tiles[n].image)) for n, v in self.labels.items()]
+        elif layout.format == "color_png":
+            colors = np.array(layout.classes.colors, np.uint8)
+            self.entries = [(layout.entry(tiles[n]), png.encode(colors[v - 1])) for n, v in self.labels.items()]
         else:
             self.entries = [(layout.entry(tiles[n]), png.encode(v)) for n, v in self.labels.items()]
 
@@ -465,6 +468,23 @@ def one_pixel_off(z, path):
 def two_tiles_swapped(z, path):
     (a, first), (b, second) = z.entries[:2]
     z.entries[:2] = [(a, second), (b, first)]
+
+
+@corruption("labels", "color_png")
+def a_color_of_no_class(z, path):
+    color_HW3 = np.tile(np.array(CLASSES[3]["color"], np.uint8), (HEIGHT, WIDTH, 1))
+    color_HW3[7, 9] += 1
+    z.replace(png.encode(color_HW3))
+
+
+@corruption("mode", "color_png")
+def labels_in_the_place_of_colors(z, path):
+    z.replace(png.encode(z.labels["000003"]))
+
+
+@corruption("mode", "color_png")
+def colors_with_alpha(z, path):
+    z.save(mode="RGBA")
 
 
 @corruption("mode", "geotiff")

@@ -37,7 +37,7 @@ def worst(hist_NC, fold_N, k) -> float:
     return float(np.abs(relative_deviation(hist_NC, fold_N, k)).max())
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(st.integers(0, 10**6), st.integers(2, 6), st.integers(0, 40), st.booleans())
 def test_every_tile_gets_a_fold_and_no_group_is_split(seed, k, more_groups, unlabelled):
     rng = np.random.default_rng(seed)
@@ -52,7 +52,7 @@ def test_every_tile_gets_a_fold_and_no_group_is_split(seed, k, more_groups, unla
     assert all(len(set(fold_N[group_N == group])) == 1 for group in range(groups))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(st.integers(0, 10**6), st.integers(2, 5))
 def test_folds_follow_the_tiles_whatever_their_order(seed, k):
     rng = np.random.default_rng(seed)

@@ -20,8 +20,8 @@ from tests.posteriors import random_source, soft
 CLASSES = ("crop", "wood", "sand", "lake")
 seeds = st.integers(0, 2**32 - 1)
 combinations = st.sampled_from(["mean", "gmean"])
-few = settings(max_examples=4, deadline=None)
-many = settings(max_examples=60, deadline=None)
+few = settings(max_examples=4)
+many = settings(max_examples=60)
 
 
 def random_blend(rng: np.random.Generator, combination: str, models: int = 3, specialists: int = 1) -> FittedBlend:

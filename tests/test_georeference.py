@@ -264,7 +264,7 @@ def test_a_turned_image_covers_the_box_around_it(tmp_path):
     np.testing.assert_allclose(ratio_2, 2**0.5)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(2, 40), st.sampled_from([0.0, 0.3, 1.0]), st.integers(0, 2**32 - 1))
 def test_links_are_those_of_all_pairs_compared_in_any_order_and_place(count, gap, seed):
     rng = np.random.default_rng(seed)

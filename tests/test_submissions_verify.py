@@ -22,7 +22,7 @@ from submissions.verify import main, verify_submission
 from tests.corruptions import CORRUPTIONS, Zip, draw_labels, write_competition, write_spoiled
 from tests.tiny import tiny_values, write_config
 
-FORMATS = ["png", "geotiff", "rle"]
+FORMATS = ["png", "color_png", "geotiff", "rle"]
 
 
 @pytest.fixture(scope="session")

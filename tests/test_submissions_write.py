@@ -1,6 +1,7 @@
 """Write: what goes in comes out in every format, and the bytes depend on the labels alone."""
 
 import hashlib
+import io
 import subprocess
 import sys
 import zipfile
@@ -31,7 +32,7 @@ from submissions.write import labels_in, main, write_submission, write_zip
 from tests.corruptions import draw_labels, write_competition
 from tests.tiny import tiny_values, write_config, write_mask
 
-FORMATS = ["png", "geotiff", "rle"]
+FORMATS = ["png", "color_png", "geotiff", "rle"]
 RECEIPT = {"oof_miou": 0.52, "honest_miou": 0.5, "weights": {"unet": 0.6, "fpn": 0.4}}
 
 
@@ -68,7 +69,18 @@ def test_what_goes_in_comes_out(opened, format, folder):
     assert all(np.array_equal(label_HW, labels[tile.name] + 1) for tile, label_HW in read.items())
 
 
-@pytest.mark.parametrize("format", FORMATS)
+def test_colours_are_those_of_the_classes_to_any_reader(opened):
+    run, tiles, labels = opened("color_png")
+    path = write_submission(run, tiles, labels.items(), RECEIPT)
+    colors = np.array([spec.color for spec in run.experiment.data.classes], np.uint8)
+    with zipfile.ZipFile(path) as archive:
+        for name, index_HW in labels.items():
+            picture = Image.open(io.BytesIO(archive.read(f"results/{name}.png")))
+            assert picture.mode == "RGB"
+            assert np.array_equal(np.asarray(picture), colors[index_HW])
+
+
+@pytest.mark.parametrize("format", ["png", "geotiff", "rle"])
 def test_a_board_that_wants_other_names_and_values_gets_them(opened, tmp_path, format):
     """And whatever reads the zip again takes them for the classes that they are."""
     count = len(opened()[0].experiment.data.classes)
@@ -117,6 +129,15 @@ def test_a_file_that_kept_the_tiles_own_name_is_known_for_what_it_is(opened):
         (["submission.file=label"], "submission.file: 'label'"),
         (["submission.file='../{name}'"], "submission.file"),
         (["submission.file='{name}_x'", "submission.format=rle"], "format rle has no files of tiles"),
+        (["submission.labels=[0, 1, 2, 3, 4]", "submission.format=color_png"], "holds the classes' colours"),
+        (
+            [
+                "data.classes.field.color=[1, 2, 3]",
+                "data.classes.forest.color=[1, 2, 3]",
+                "submission.format=color_png",
+            ],
+            r"two classes have the colour \(1, 2, 3\)",
+        ),
     ],
 )
 def test_names_and_values_that_no_zip_can_have(tmp_path, overrides, message):
@@ -159,7 +180,7 @@ def test_the_bytes_are_these_on_every_machine():
     assert hashlib.sha256(rle.encode(label_HW, "a", tuple(range(1, 11)))).hexdigest()[:16] == "21a3d93814e0b439"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(1, 70), st.integers(1, 70), st.integers(1, 255), st.integers(0, 2**32 - 1))
 def test_every_size_and_content_survives(height, width, top, seed):
     rng = np.random.default_rng(seed)
@@ -403,7 +424,7 @@ def test_a_png_cut_anywhere_is_a_flaw_and_no_traceback(cut):
         png.decode(png.encode(draw_labels(np.random.default_rng(0)))[:cut], 40, 56)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, 10**6), st.integers(1, 255))
 def test_a_flipped_byte_anywhere_is_a_flaw(at, change):
     label_HW = draw_labels(np.random.default_rng(0))

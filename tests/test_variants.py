@@ -24,7 +24,7 @@ predicts = st.builds(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(predicts)
 def test_a_variant_is_found_by_its_name(predict):
     found = Predict.of_variant(predict.variant)
