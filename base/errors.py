@@ -30,5 +30,6 @@ def refuse_all(headline: str, problems: Sequence[str]) -> None:
 
 def nearest(name: str, known: Sequence[str]) -> str:
     """ "; did you mean X?" for a name that nearly is one of `known`, else the list of them."""
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    same = [each for each in known if each.lower() == name.lower()]
+    close = same or difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known)}"

@@ -99,7 +99,11 @@ def _refuse_other_encodings(root: Path, paths: list[str]) -> None:
 
 
 def _several(what: str, found: dict[str, list[str]]) -> list[str]:
-    return [f"one name for several {what}: {' and '.join(paths)}" for paths in found.values() if len(paths) > 1]
+    twice = [f"{name} ({' and '.join(paths)})" for name, paths in found.items() if len(paths) > 1]
+    if not twice:
+        return []
+    remedy = "a name must be unique over all folders: rename the files, or link them into one folder"
+    return [f"{len(twice)} names stand for several {what}: {listed(twice, 3)}; {remedy}"]
 
 
 def _name(pattern: str, path: str) -> str:

@@ -12,8 +12,7 @@ from safetensors.torch import load_file
 from timm.models import adapt_input_conv
 from torch import nn
 
-from base.errors import UserError, listed
-from config.experiment import nearest
+from base.errors import UserError, listed, nearest, refuse_all
 from config.training import Model
 
 ARCHITECTURES = {arch.lower(): arch for arch in (
@@ -29,11 +28,7 @@ def build_model(model: Model, in_channels: int, num_classes: int) -> nn.Module:
     Raises:
         UserError: unknown architecture, encoder or argument, or encoder weights that do not fit; names what is known.
     """
-    if model.arch.lower() not in ARCHITECTURES:
-        raise UserError(
-            f"model {model.name}: unknown arch {model.arch!r}{nearest(model.arch, [*ARCHITECTURES.values()])}"
-        )
-    _check_encoder(model)
+    refuse_all(f"model {model.name}", [*_misfits_of_arch(model), *_misfits_of_encoder(model)])
     _check_params(model)
     download = model.encoder_weights == "imagenet"
     # timm's encoders take a flag (the weights' name is part of the encoder's), smp's take the weights' name.
@@ -114,22 +109,28 @@ def padded_logits(network: nn.Module, image_NCHW: torch.Tensor) -> torch.Tensor:
     return logits_NCHW[..., :height, :width]
 
 
-def _check_encoder(model: Model) -> None:
+def _misfits_of_arch(model: Model) -> list[str]:
+    known = [*ARCHITECTURES.values()]
+    return [] if model.arch.lower() in ARCHITECTURES else [f"unknown arch {model.arch!r}{nearest(model.arch, known)}"]
+
+
+def _misfits_of_encoder(model: Model) -> list[str]:
     name = model.encoder
     if name.startswith("timm-"):
         timms = [f"tu-{each}" for each in timm.list_models()]
         new = name.replace("timm-", "tu-")
         new = new if new in timms else difflib.get_close_matches(new, timms, n=1, cutoff=0.0)[0]
-        raise UserError(f"model {model.name}: encoder {name!r} is an old name of smp; write {new!r}")
+        return [f"encoder {name!r} is an old name of smp; write {new!r}"]
     if name.startswith("tu-"):
         known = [f"tu-{each}" for each in timm.list_models()]
         plain = name.split(".")[0]  # tu-resnet18.a1_in1k names a set of weights too
     else:
         known, plain = smp.encoders.get_encoder_names(), name
         known = [each for each in known if not each.startswith("timm-")]
-    if plain not in known:
-        close = nearest(plain, known) if len(known) < 100 else nearest(plain, known).split("known:")[0]
-        raise UserError(f"model {model.name}: unknown encoder {name!r}{close.rstrip('; ')}")
+    if plain in known:
+        return []
+    close = nearest(plain, known) if len(known) < 100 else nearest(plain, known).split("known:")[0]
+    return [f"unknown encoder {name!r}{close.rstrip('; ')}"]
 
 
 def _check_params(model: Model) -> None:

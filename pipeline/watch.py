@@ -123,7 +123,9 @@ def clock(seconds: float) -> str:
 def report(outcome: Outcome, folder: Path) -> int:
     """Say how it ended; the exit code."""
     states = outcome.states.values()
-    failed = [state for state in states if state.status in ("failed", "skipped")]
+    # What was stopped by hand keeps others from running, too; that is no news.
+    told = ("failed", "skipped") if outcome.signal is None else ("failed",)
+    failed = [state for state in states if state.status in told]
     for state in failed:
         if state.status == "skipped":
             print(f"\n{state.job} did not run: it {state.message}", file=sys.stderr)

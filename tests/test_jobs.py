@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,13 @@ def test_one_failing_job_stops_no_other_and_everything_is_written_down(tmp_path,
     assert "this folder is not a data set" in told
     assert "needs broken" in told
     assert "3 of 8 jobs failed" in told
+
+    stopped = replace(outcome, signal=signal.SIGINT)  # as if somebody had pressed Ctrl-C meanwhile
+    assert report(stopped, tmp_path) == 128 + signal.SIGINT
+    told = capsys.readouterr().err
+    assert "this folder is not a data set" in told
+    assert "did not run" not in told
+    assert "stopped with 5 of 8 jobs done; run the same command again" in told
 
 
 def test_the_longest_job_goes_first(tmp_path):

@@ -39,6 +39,7 @@ def test_all_that_cannot_be_built_are_named_at_once(tmp_path):
         {"name": "good", "encoder": "resnet18"},
         {"name": "arch", "arch": "Unett"},
         {"name": "encoder", "encoder": "resnet81"},
+        {"name": "both", "arch": "unett", "encoder": "RESNET34"},
         {"name": "params", "params": {"decoder_chanels": [1]}},
         {"name": "depth", "params": {"encoder_depth": 9}},
         {"name": "half", "encoder_weights": str(tmp_path / "half.safetensors")},
@@ -50,6 +51,7 @@ def test_all_that_cannot_be_built_are_named_at_once(tmp_path):
     for said in (
         "model arch: unknown arch 'Unett'; did you mean Unet?",
         "model encoder: unknown encoder 'resnet81'; did you mean resnet18?",
+        "model both: unknown arch 'unett'; did you mean Unet?; unknown encoder 'RESNET34'; did you mean resnet34?",
         "model params: Unet takes no params 'decoder_chanels'; did you mean decoder_channels?",
         "model depth: Unet with resnet18",
         "half.safetensors: ",
