@@ -92,7 +92,7 @@ def make_suspects(material: Material, everything: bool = False) -> tuple[pd.Data
         return FileResult(path, run.blend_keys | {"suspects.tiles": tiles}, inputs)
 
     if of_search(len(source.names)).is_fresh():
-        return read_csv(path, dtype={"name": str}), len(source.names)
+        return read_csv(path, dtype=dict.fromkeys(("name", "label", "suggested"), str)), len(source.names)
     seen = look_at_oof(source, material.blend_of, len(source.names)) if everything else material.look
     table = suspects_of(seen, material)
     with whole_file(path) as aside:

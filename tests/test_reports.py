@@ -7,6 +7,7 @@ import shutil
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 from xml.etree import ElementTree
 
 import cv2
@@ -25,7 +26,7 @@ from ensemble.calibration import calibration_error
 from ensemble.evidence import class_intervals, tally_of_counts
 from ensemble.oof import make_table, oof_table
 from folds.landscape import make_landscape
-from reports import build, oof
+from reports import build, oof, suspects
 from reports.bands import bin_edges
 from reports.build import summary
 from reports.data import class_shares
@@ -45,6 +46,8 @@ from submissions.plot import draw_scores
 from tests.chromium import contrast, open_browser, open_tab, text_colors
 from tests.planted import plant_flips, planted_share
 from tests.played_run import play, played_config
+
+NUMBERS = ["01", "02", "03"]  # of classes
 
 
 @pytest.fixture(scope="module")
@@ -508,6 +511,23 @@ def test_suspects_are_written_and_a_wider_search_is_kept(played, page):
     again, _ = make_suspects(Material(played))
     assert path.stat().st_mtime_ns == before
     pd.testing.assert_frame_equal(again, pd.read_csv(path, dtype={"name": str}))
+
+
+def test_names_of_tiles_and_classes_that_are_numbers_stay_texts(tmp_path, monkeypatch):
+    """What was searched for before is read back as it was found: "02" is no 2."""
+    habits = Habits(np.full((3, 3, 8), 1000), np.full((3, 3, 8), 10))
+    patch = Patch(2, 1, (0, 3, 9, 8), 72, 8.0, 0.11, 0.8)
+    monkeypatch.setattr(suspects, "suspects_of", lambda *_: suspects_table([("007", 1, patch, True)], habits, NUMBERS))
+    material = SimpleNamespace(
+        run=SimpleNamespace(dir=tmp_path, blend_keys={}),
+        oof=SimpleNamespace(names=["007"]),
+        look=SimpleNamespace(tiles=[None]),
+        oof_inputs=dict,
+    )
+    found, _ = make_suspects(material)
+    again, _ = make_suspects(material)
+    named = ["name", "label", "suggested"]
+    assert found[named].values.tolist() == again[named].values.tolist() == [["007", "03", "02"]]
 
 
 # In a browser
