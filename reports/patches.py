@@ -100,4 +100,6 @@ def habits_of(probs_CHW: np.ndarray, pred_HW: np.ndarray, truth_HW: np.ndarray) 
 
 
 def summed(habits: Sequence[Habits]) -> Habits:
-    return Habits(sum(each.agree_CCB for each in habits), sum(each.differ_CCB for each in habits))
+    # One tile's counts fit in 32 bits; those of thousands of large ones do not.
+    zero = np.int64(0)
+    return Habits(sum((each.agree_CCB for each in habits), zero), sum((each.differ_CCB for each in habits), zero))

@@ -458,6 +458,14 @@ def test_habits_count_the_pixels_of_every_pair():
             np.testing.assert_array_equal(habits.differ_CCB[j, i], bins)
 
 
+def test_the_habits_of_many_large_tiles_are_counted_whole():
+    """Each tile's counts fit in 32 bits; those of all do not."""
+    one = Habits(np.full((1, 1, 8), 2**30, np.int32), np.full((1, 1, 8), 2**29 + 1, np.int32))
+    many = summed([one] * 5)
+    assert many.agree_CCB.tolist() == [[[5 * 2**30] * 8]]
+    assert many.differ_CCB.tolist() == [[[5 * (2**29 + 1)] * 8]]
+
+
 def test_suspicion_grows_with_the_margin_and_shrinks_with_habit():
     agree_CCB, differ_CCB = np.full((2, 2, 8), 1000), np.full((2, 2, 8), 100)
     differ_CCB[0, 1] = 10  # 1 is rarely called 0
