@@ -15,6 +15,7 @@ from PIL import Image
 from rasterio import Affine
 from rasterio.control import GroundControlPoint
 from rasterio.errors import NotGeoreferencedWarning, RasterioError
+from rasterio.io import DatasetReader
 from rasterio.windows import Window
 
 from base.errors import UserError, listed
@@ -105,13 +106,18 @@ def read_strips(path: Path, tops: Sequence[int], height: int) -> Iterator[np.nda
 def place_of(path: Path, top: int = 0, left: int = 0) -> dict[str, Any]:
     """Where the part of an image from row `top` and column `left` on lies, as rasterio takes it for a new file."""
     with rasterio.open(path) as file:
-        points, points_crs = file.gcps
-        if points:
-            moved = [GroundControlPoint(p.row - top, p.col - left, p.x, p.y, p.z, p.id, p.info) for p in points]
-            return {"gcps": moved, "crs": points_crs}
-        if file.crs is None and file.transform.is_identity:
-            return {}
-        return {"crs": file.crs, "transform": file.transform @ Affine.translation(left, top)}
+        return place_in(file, top, left)
+
+
+def place_in(file: DatasetReader, top: int = 0, left: int = 0) -> dict[str, Any]:
+    """`place_of` an image that is open. Ground control points that it has say where it lies, and no transform does."""
+    points, points_crs = file.gcps
+    if points:
+        moved = [GroundControlPoint(p.row - top, p.col - left, p.x, p.y, p.z, p.id, p.info) for p in points]
+        return {"gcps": moved, "crs": points_crs}
+    if file.crs is None and file.transform.is_identity:
+        return {}
+    return {"crs": file.crs, "transform": file.transform @ Affine.translation(left, top)}
 
 
 def read_mask(path: Path) -> np.ndarray:

@@ -13,12 +13,13 @@ import rasterio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from rasterio.control import GroundControlPoint
 
 from base.errors import UserError
 from base.files import hash_file
 from config import load_experiment, open_run
 from folds.classes import ClassTable
-from folds.images import read_mask
+from folds.images import read_mask, write_image
 from folds.tiles import make_tiles
 from submissions import geotiff, png, rle
 from submissions.formats import read_submission, walk
@@ -33,6 +34,7 @@ from tests.corruptions import draw_labels, write_competition
 from tests.tiny import tiny_values, write_config, write_mask
 
 FORMATS = ["png", "color_png", "geotiff", "rle"]
+TAG_OF_SCALE, TAG_OF_MATRIX = 33550, 34264  # by which a GeoTIFF says where it lies
 RECEIPT = {"oof_miou": 0.52, "honest_miou": 0.5, "weights": {"unet": 0.6, "fpn": 0.4}}
 
 
@@ -238,7 +240,37 @@ def test_tiles_without_coordinates_make_tiffs_without(tmp_path):
     label_HW = draw_labels(np.random.default_rng(0))
     write_mask(tmp_path / "image.png", label_HW)
     data = geotiff.encode(label_HW, tmp_path / "image.png")
+    with Image.open(io.BytesIO(data)) as file:
+        assert not {TAG_OF_SCALE, TAG_OF_MATRIX} & set(file.tag_v2)  # an identity would be a place too
     assert np.array_equal(geotiff.decode(data, *label_HW.shape, tmp_path / "image.png"), label_HW)
+
+
+def write_pointed(path, points, crs="EPSG:4326"):
+    """An image that ground control points (row, col, x, y) place."""
+    write_image(path, np.full((40, 56, 4), 7, np.uint8), gcps=[GroundControlPoint(*point) for point in points], crs=crs)
+
+
+def test_ground_control_points_come_with_the_labels_and_are_asked_of_them(tmp_path):
+    label_HW = draw_labels(np.random.default_rng(0))
+    corners = [(0, 0, 10.5, 50.25), (0, 56, 11.75, 50.0), (40, 0, 10.25, 49.5), (40, 56, 11.5, 49.125)]
+    image, other = tmp_path / "image.tif", tmp_path / "other.tif"
+    write_pointed(image, corners)
+    data = geotiff.encode(label_HW, image)
+    assert np.array_equal(geotiff.decode(data, *label_HW.shape, image), label_HW)
+    (tmp_path / "x.tif").write_bytes(data)
+    with rasterio.open(tmp_path / "x.tif") as file:
+        points, crs = file.gcps
+    assert crs == "EPSG:4326"
+    assert [(p.row, p.col, p.x, p.y) for p in points] == corners
+    moved = [(*corners[0][:2], 10.5, 50.5), *corners[1:]]
+    for elsewhere in ({"points": moved}, {"points": corners[:3]}, {"points": corners, "crs": "EPSG:4258"}):
+        write_pointed(other, **elsewhere)
+        with pytest.raises(FlawError, match="lies elsewhere"):
+            geotiff.decode(data, *label_HW.shape, other)
+    write_image(other, np.full((40, 56, 4), 7, np.uint8))
+    for placed, asked in ((data, other), (geotiff.encode(label_HW, other), image)):
+        with pytest.raises(FlawError, match="lies elsewhere"):
+            geotiff.decode(placed, *label_HW.shape, asked)
 
 
 def test_the_receipt_tells_the_zip_and_what_changed(opened):
