@@ -27,9 +27,9 @@ from folds.shift import band_shift
 from folds.tiles import sources_hash, tiles_of
 from reports import causes
 from reports.causes import Finding
-from submissions.formats import read_submission
 from submissions.layout import Layout
 from submissions.receipt import read_receipt
+from submissions.score import confusion_of_zip
 from submissions.verify import verify_submission
 from submissions.write import Labels, write_zip
 
@@ -84,14 +84,10 @@ def score_from_zip(run: Run, tiles: pd.DataFrame, labels: Labels) -> float:
     layout = Layout.of(run.experiment, tiles, split="train")
     train = tiles[tiles.split == "train"].set_index("name")
     reader = TileReader.of(run.experiment.data)  # the labels of the zip may be others than the masks'
-    num_classes = len(layout.classes)
-    conf_CC = np.zeros((num_classes, num_classes), np.int64)
     with tempfile.TemporaryDirectory(dir=run.dir) as folder:
         path = Path(folder) / "oof.zip"
         write_zip(layout, labels, path)
-        for name, index_HW in read_submission(path, layout):
-            truth_HW = reader.truth(train.image[name], train["mask"][name])
-            conf_CC += confusion(index_HW, truth_HW, num_classes)
+        conf_CC = confusion_of_zip(path, layout, lambda name: reader.truth(train.image[name], train["mask"][name]))
     return mean_iou(conf_CC)
 
 

@@ -1,7 +1,7 @@
 """Score a zip against test labels, where they are known: the demo's, or of tiles of your own that nobody trains on."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -30,13 +30,20 @@ def score_submission(path: Path, experiment: Experiment, tiles: pd.DataFrame) ->
     reader, layout = TileReader.of(data), Layout.of(experiment, tiles)
     image_of = tiles[tiles.split == "test"].set_index("name").image
     mask_of = find_test_masks(data, image_of.index.tolist())
+    return confusion_of_zip(path, layout, lambda name: reader.truth(image_of[name], mask_of[name]))
 
-    def counted() -> Iterator[np.ndarray]:
-        for name, index_HW in read_submission(path, layout):
-            truth_HW = reader.truth(image_of[name], mask_of[name])
-            yield confusion(index_HW, truth_HW, len(layout.classes))
 
-    return sum(counted())
+def confusion_of_zip(path: Path, layout: Layout, truth_of: Callable[[str], np.ndarray]) -> np.ndarray:
+    """(C, C) confusion of a zip's labels against the truth: the (H, W) indices of each tile, by its name.
+
+    Raises:
+        UserError: the zip does not verify, or what `truth_of` raises.
+    """
+    num_classes = len(layout.classes)
+    conf_CC = np.zeros((num_classes, num_classes), np.int64)
+    for name, index_HW in read_submission(path, layout):
+        conf_CC += confusion(index_HW, truth_of(name), num_classes)
+    return conf_CC
 
 
 def main(argv: list[str] | None = None) -> None:
