@@ -5,6 +5,7 @@ import pandas as pd
 
 from base.command import run as run_command
 from base.tables import read_csv
+from folds.audit import class_table
 from reports.alone import section_command
 from reports.bands import bands_parts
 from reports.figures import GRID, INK, MUTED, WIDTH, canvas, finish, look, name_axis, unit
@@ -41,21 +42,11 @@ def section(material: Material) -> Section:
 
 
 def class_shares(material: Material) -> pd.DataFrame:
-    """A row per class: pixels, their share, tiles that hold it, their share, groups that hold it."""
-    hist_NC, names = material.hist_NC, material.classes.names
-    has_NC = hist_NC > 0
-    groups = material.train.group.to_numpy()
-    return pd.DataFrame(
-        {
-            "class": names,
-            "label": material.classes.labels,
-            "pixels": hist_NC.sum(0),
-            "pixel share": hist_NC.sum(0) / hist_NC.sum(),
-            "tiles": has_NC.sum(0),
-            "tile share": has_NC.mean(0),
-            "groups": [len(np.unique(groups[has_NC[:, c]])) for c in range(len(names))],
-        }
-    )
+    """The audit's row per class, with its label and the share of the tiles that hold it."""
+    counts = class_table(material.train, material.hist_NC, material.classes.names)
+    tile_share = counts.tiles / len(material.train)
+    table = counts.assign(label=material.classes.labels, **{"pixel share": counts.share, "tile share": tile_share})
+    return table[["class", "label", "pixels", "pixel share", "tiles", "tile share", "groups"]]
 
 
 def draw_shares(shares: pd.DataFrame, material: Material) -> Figure:
