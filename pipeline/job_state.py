@@ -7,6 +7,7 @@ from typing import Literal
 
 from base.files import read_json, write_json
 
+TAIL_BYTES = 8192  # of a log that are looked at
 TAIL_LINES = 12  # of a failed job's log, for the summary
 HEADER = "# attempt "  # begins the part of a log that is of one
 
@@ -90,13 +91,18 @@ def log_path(folder: Path, job: str) -> Path:
     return folder / "logs" / f"{job}.log"
 
 
-def log_tail(folder: Path, job: str, lines: int = TAIL_LINES) -> list[str]:
-    """The last lines of a job's log, of its newest attempt."""
+def log_tail(folder: Path, job: str, lines: int | None = TAIL_LINES) -> list[str]:
+    """The last lines of a job's log, of its newest attempt.
+
+    Args:
+        lines: at most; None: all within TAIL_BYTES.
+    """
     path = log_path(folder, job)
     if not path.exists():  # about to start
         return []
     with open(path, "rb") as file:
-        file.seek(max(0, os.path.getsize(path) - 8192))
+        file.seek(max(0, os.path.getsize(path) - TAIL_BYTES))
         text = file.read().decode("utf-8", errors="replace")
     newest = text.rpartition(HEADER)[2]
-    return [line.rstrip() for line in newest.splitlines() if line.strip()][-lines:]
+    said = [line.rstrip() for line in newest.splitlines() if line.strip()]
+    return said if lines is None else said[-lines:]

@@ -9,13 +9,12 @@ from base.command import run as run_command
 from base.errors import UserError
 from base.tables import read_csv
 from config import Member, Run
+from pipeline.job_state import log_tail
 from pipeline.watch import clock, figures_in
 from reports.alone import section_command
 from reports.figures import SERIES, WIDTH, canvas, finish, look
 from reports.material import Material
 from reports.page import Facts, Figure, Note, Part, Section, TableView
-
-LOG_TAIL = 8192  # bytes of a job's log in which its last speed stands
 
 
 def section(material: Material) -> Section:
@@ -99,13 +98,8 @@ def _jobs(run: Run) -> pd.DataFrame:
 
 
 def _speed(run: Run, member: Member) -> float:
-    """img/s in the job's log, as last said; NaN if nobody said."""
-    path = run.dir / "jobs" / "logs" / f"{member}.log"
-    if not path.exists():
-        return np.nan
-    with open(path, "rb") as file:
-        file.seek(max(path.stat().st_size - LOG_TAIL, 0))
-        lines = file.read().decode(errors="replace").splitlines()
+    """img/s as the job's newest attempt said it last; NaN if it did not."""
+    lines = log_tail(run.dir / "jobs", str(member), lines=None)
     return float(figures_in(lines).get("img/s", "nan"))
 
 

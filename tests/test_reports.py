@@ -26,7 +26,8 @@ from ensemble.calibration import calibration_error
 from ensemble.evidence import class_intervals, tally_of_counts
 from ensemble.oof import make_table, oof_table
 from folds.landscape import make_landscape
-from reports import build, oof, suspects
+from pipeline.job_state import log_path
+from reports import build, oof, suspects, training
 from reports.bands import bin_edges
 from reports.build import summary
 from reports.data import class_shares
@@ -215,6 +216,20 @@ def test_class_shares_add_up(played):
     assert shares["pixel share"].sum() == pytest.approx(1)
     assert shares.pixels.sum() == len(material.train) * 64 * 64
     assert (shares.groups <= shares.tiles).all()
+
+
+def test_the_speed_of_a_member_is_that_of_its_newest_attempt(played, tmp_path):
+    """And stands also where much was said after it."""
+    member = next(iter(played.members()))
+    run = Run(played.experiment.model_copy(update={"runs_dir": str(tmp_path)}))
+    logs = {member: training.read_log(played.member_dir(member))}
+    said = {"first": "# attempt 1: today\nepoch 3/9 77 img/s\n", "second": "# attempt 2: now\nepoch 4/9 9 img/s\n"}
+    log = log_path(run.dir / "jobs", str(member))
+    log.parent.mkdir(parents=True)
+    log.write_text(said["first"] + said["second"] + "a warning\n" * 30)
+    assert training.member_table(run, logs)["img/s"].tolist() == [9]
+    log.write_text(said["first"] + "# attempt 2: now\nnothing of speed\n")
+    assert training.member_table(run, logs)["img/s"].isna().all()
 
 
 @pytest.mark.parametrize("levels", [(3, 180), (0, 255), (40, 60), (100, 40_000)])
