@@ -161,6 +161,11 @@ def colors_in(mask_BHW: np.ndarray, path: Path) -> np.ndarray:
     return np.moveaxis(mask_BHW[:3], 0, -1)
 
 
+def full_scale(dtype: np.dtype) -> float:
+    """The pixel value that becomes 1.0: the largest of an integer dtype; floats stay as they are."""
+    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
+
+
 def without_data(image_HWB: np.ndarray, nodata: Nodata) -> np.ndarray:
     """(H, W) bool: the pixels that have no data. Integers may have the value in a band by chance; floats hardly do.
 

@@ -22,9 +22,10 @@ from base.files import clear_aside, hash_value, read_json, whole_folder, write_j
 from base.progress import track
 from base.threads import in_threads
 from config import Run, load_experiment, open_run
+from folds.images import full_scale
 from folds.reader import TileReader
 from folds.tiles import make_tiles, sources_of
-from pipeline.pixels import fill_value, full_scale, has_spread
+from pipeline.pixels import fill_value, has_spread
 
 FORMAT = 2  # raised when the arrays' meaning changes, so that older packs are not taken for new ones
 

@@ -7,14 +7,11 @@ from typing import Any
 import cv2
 import numpy as np
 
+from folds.images import full_scale
+
 SPREAD = 4.0  # standard deviations around the mean that are the unit range of other dtypes than uint8
 
 STD_FLOOR = 1e-6  # of the mean: a band's spread below that is rounding, of which float32 has 6e-8 a pixel
-
-
-def full_scale(dtype: np.dtype) -> float:
-    """The pixel value that becomes 1.0: the largest of an integer dtype; floats stay as they are."""
-    return float(np.iinfo(dtype).max) if np.issubdtype(dtype, np.integer) else 1.0
 
 
 def fill_value(mean_B: np.ndarray, dtype: np.dtype) -> np.ndarray:

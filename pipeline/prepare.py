@@ -6,7 +6,8 @@ from functools import lru_cache
 import numpy as np
 import torch
 
-from pipeline.pixels import PixelScale, full_scale, has_spread
+from folds.images import full_scale
+from pipeline.pixels import PixelScale, has_spread
 
 NDVI_FLOOR = 1e-6  # where red and nir are both 0 the index is 0, not NaN
 

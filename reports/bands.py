@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from folds.images import full_scale
 from folds.scan import Scan
 from folds.shift import band_shift, say_shifted
-from pipeline.pack import full_scale
 from reports.figures import ACCENT, ACCENT2, WIDTH, canvas, finish, look
 from reports.material import Material
 from reports.page import Figure, Note, Part, TableView

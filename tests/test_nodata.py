@@ -13,7 +13,7 @@ from config import Member, Run, load_experiment, open_run
 from config.data import IGNORE_INDEX
 from folds.assign import make_folds
 from folds.classes import ClassTable
-from folds.images import read_pixels
+from folds.images import full_scale, read_pixels
 from folds.leak import sample_pixels
 from folds.links import find_links
 from folds.metrics import mean_iou
@@ -22,7 +22,6 @@ from folds.scan import open_scan
 from folds.tiles import hist_of, make_tiles, read_tiles, sources_hash
 from pipeline import predict
 from pipeline.pack import open_pack
-from pipeline.pixels import full_scale
 from pipeline.predict import predict_test
 from pipeline.stopping import StopRequest
 from pipeline.store import open_store

@@ -11,10 +11,9 @@ from base.files import read_json, write_json
 from config import load_experiment, open_run
 from config.data import IGNORE_INDEX
 from folds.classes import ClassTable
-from folds.images import read_image, read_mask
+from folds.images import full_scale, read_image, read_mask
 from folds.tiles import make_tiles
 from pipeline.pack import Pack, open_pack, read_rows
-from pipeline.pixels import full_scale
 from tests.scenes import cut, draw_texture
 from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_mask, write_tif, write_tiny
 
