@@ -23,7 +23,7 @@ from pipeline.costs import (
 )
 from pipeline.finished import mean_is_finished, steps_left
 from pipeline.job_state import Job, JobState
-from pipeline.watch import clock
+from pipeline.wording import clock
 
 MEAN_S = 2.0  # of the mean over a model's members; mostly starting
 MOST_ROWS = 40  # of a printed grid

@@ -1,6 +1,5 @@
 """What a person sees of a running grid: a live table on a terminal, a line per event in a log file."""
 
-import re
 import sys
 import time
 from collections import Counter
@@ -14,6 +13,7 @@ from rich.text import Text
 
 from pipeline.job_state import Job, JobState, log_path, log_tail
 from pipeline.jobs import Outcome
+from pipeline.wording import clock, figures_in
 
 FINISHED = ("done", "failed", "stopped", "skipped")
 FAILED = 3  # exit code: some jobs failed
@@ -113,13 +113,6 @@ def seconds_left(jobs: Sequence[Job], states: Mapping[str, JobState]) -> float:
     return max(sum(left) / side_by_side, max(left)) if left else 0.0
 
 
-def clock(seconds: float) -> str:
-    """ "42 s", "12 min", "3.5 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 def report(outcome: Outcome, folder: Path) -> int:
     """Say how it ended; the exit code."""
     states = outcome.states.values()
@@ -147,13 +140,6 @@ def _how(state: JobState) -> str:
         return ""
     last = state.attempts[-1]
     return f" with exit code {last.exit_code} at attempt {last.attempt}, {last.note}, after {clock(last.wall_s)}"
-
-
-def figures_in(lines: Sequence[str]) -> dict[str, str]:
-    """The newest epoch, img/s and mIoU in the lines that `pipeline.progress` leaves in a log."""
-    patterns = {"epoch": r"\bepoch (\d+/\d+)", "img/s": r"\b(\d+) img/s", "mIoU": r"\bmIoU (\d\.\d+)"}
-    found = {name: re.findall(pattern, "\n".join(lines)) for name, pattern in patterns.items()}
-    return {name: values[-1] for name, values in found.items() if values}
 
 
 def _row(state: JobState, folder: Path) -> list[str]:

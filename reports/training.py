@@ -10,7 +10,7 @@ from base.errors import UserError
 from base.tables import read_csv
 from config import Member, Run
 from pipeline.job_state import log_tail
-from pipeline.watch import clock, figures_in
+from pipeline.wording import clock, figures_in
 from reports.alone import section_command
 from reports.figures import SERIES, WIDTH, canvas, finish, look
 from reports.material import Material

@@ -59,5 +59,15 @@ def test_no_import_runs_up(package):
      "ensemble.blend", "pipeline.store", "pipeline.pack", "pipeline.cv", "reports.build"],
 )  # fmt: skip
 def test_starts_without_torch(module):
-    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+    assert not loads(module, "torch")
+
+
+@pytest.mark.parametrize("module", ["pipeline.grid", "reports.training"])
+def test_what_only_tells_of_jobs_starts_without_what_runs_them(module):
+    assert not loads(module, "pipeline.jobs")
+
+
+def loads(module: str, other: str) -> bool:
+    """Whether importing one module loads another."""
+    code = f"import sys, {module}; sys.exit({other!r} in sys.modules)"
+    return subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode != 0

@@ -12,7 +12,8 @@ from base.locks import held
 from pipeline.job_state import Attempt, Job, JobState, log_path
 from pipeline.progress import TrainProgress
 from pipeline.status import show_status
-from pipeline.watch import GridView, clock, figures_in, seconds_left
+from pipeline.watch import GridView, seconds_left
+from pipeline.wording import clock, figures_in
 
 
 def attempt_of(job: str, wall_s: float, exit_code: int = 0, note: str = "") -> Attempt:
