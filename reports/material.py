@@ -18,8 +18,8 @@ from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
 from folds.audit import band_table
 from folds.classes import ClassTable
 from folds.folds_csv import folds_of
-from folds.pictures import Stretch
 from folds.scan import Scan, open_scan
+from folds.stretch import Stretch
 from folds.tiles import hist_of, sources_of, tiles_of
 from pipeline.pack import Pack, open_pack
 from pipeline.store import MANIFEST

@@ -11,7 +11,7 @@ from base.lettering import lettering
 from config.data import Data
 from folds.classes import ClassTable
 from folds.images import read_image
-from folds.pictures import shown_bands
+from folds.stretch import shown_bands
 
 
 @lettering()
