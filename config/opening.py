@@ -17,6 +17,7 @@ from base.locks import held
 from base.stamps import file_stamp, read_stamp
 from config.experiment import Experiment
 from config.run import Member, Run
+from config.training import Model
 
 
 def refuse_unwritable(experiment: Experiment) -> None:
@@ -61,6 +62,15 @@ def stale_members(run: Run) -> dict[Member, list[str]]:
         if changed:
             stale[member] = changed
     return stale
+
+
+def untrained_models(run: Run) -> list[Model]:
+    """The models with a member that is still to be trained."""
+    return [
+        model
+        for model in run.experiment.models
+        if not all(run.member_result(member).is_fresh() for member in run.members(model))
+    ]
 
 
 def open_run(experiment: Experiment) -> Run:

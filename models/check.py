@@ -10,7 +10,7 @@ from torch import nn
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, refuse_all
-from config import Experiment, Run, load_experiment, refuse_unwritable
+from config import Experiment, Run, load_experiment, refuse_unwritable, untrained_models
 from config.training import Model
 from models.zoo import build_model
 
@@ -56,21 +56,12 @@ def check_models(experiment: Experiment, models: list[Model]) -> dict[str, int]:
     return counts
 
 
-def untrained(run: Run) -> list[Model]:
-    """The models with a member that is still to be trained."""
-    return [
-        model
-        for model in run.experiment.models
-        if not all(run.member_result(member).is_fresh() for member in run.members(model))
-    ]
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("models.check", __doc__, "models.upernet_r18.encoder=tu-convnext_tiny")
     args = parser.parse_intermixed_args(argv)
     experiment = load_experiment(args.config, args.overrides)
     refuse_unwritable(experiment)
-    counts = check_models(experiment, untrained(Run(experiment)))
+    counts = check_models(experiment, untrained_models(Run(experiment)))
     if counts:
         print("networks: " + ", ".join(f"{name} {count / 1e6:.1f} M parameters" for name, count in counts.items()))
 

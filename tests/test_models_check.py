@@ -5,8 +5,8 @@ import torch
 from safetensors.torch import save_file
 
 from base.errors import UserError
-from config import Run, load_experiment
-from models.check import check_models, main, untrained
+from config import Run, load_experiment, untrained_models
+from models.check import check_models, main
 from models.zoo import build_model
 from tests.tiny import SMALL_UNET, tiny_values, write_config
 
@@ -78,6 +78,6 @@ def test_finished_models_are_not_asked_again(tmp_path, capsys):
         folder.mkdir(parents=True)
         (folder / "weights").write_text("weights")
         run.member_result(member).finish([folder / "weights"])
-    assert [model.name for model in untrained(run)] == ["half"]
+    assert [model.name for model in untrained_models(run)] == ["half"]
     main(["--config", str(tmp_path / "tiny.yaml")])
     assert capsys.readouterr().out.startswith("networks: half ")
