@@ -26,7 +26,7 @@ from rich.table import Table
 from base.command import add_json, run, write_figures
 from base.errors import UserError, nearest, refuse_all
 from config import Run, load_experiment, open_run
-from ensemble.stores import oof_stores
+from ensemble.stores import ProvenStores
 from folds.assign import make_folds
 from folds.metrics import confusion, iou_per_class, mean_iou
 
@@ -132,7 +132,7 @@ def make(variant: Variant, args: argparse.Namespace) -> None:
 def scores(variant: Variant, args: argparse.Namespace) -> pd.DataFrame:
     """A row per seed: mIoU and IoU per class of all three folds' held-out tiles, from one confusion matrix."""
     experiment_run = run_of(variant, args)[0]
-    source, seeds = oof_stores(experiment_run), experiment_run.experiment.seeds
+    source, seeds = ProvenStores(experiment_run).oof, experiment_run.experiment.seeds
     num_classes = len(source.classes)
     conf = {seed: np.zeros((num_classes, num_classes), np.int64) for seed in seeds}
     for i in range(len(source.names)):

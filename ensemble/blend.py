@@ -26,11 +26,10 @@ from ensemble.fold_means import draw_opinions, fold_mean_gain
 from ensemble.oof import make_table
 from ensemble.show import show_blend, show_models
 from ensemble.source import Source
-from ensemble.stores import TestStores, excerpt_stores, test_stores
+from ensemble.stores import ProvenStores, TestStores, excerpt_stores
 from folds.classes import ClassTable
 from folds.metrics import mean_iou
 from folds.tiles import tiles_of
-from pipeline.check import check_stores
 from pipeline.store import MANIFEST
 from submissions.layout import Layout
 from submissions.receipt import differences, names_of, read_receipt, receipt_path
@@ -49,12 +48,13 @@ def labels_of(blend: FittedBlend, source: Source) -> Iterator[tuple[str, np.ndar
     yield from track(in_threads(label, range(len(source.names))), "label tiles", len(source.names))
 
 
-def make_submission(run: Run, built: RunBlend) -> Path | None:
+def make_submission(stores: ProvenStores, built: RunBlend) -> Path | None:
     """Write the zip, verified, with its receipt, unless it holds already; None when there is no test set."""
+    run = stores.run
     tiles = tiles_of(run)
     if not (tiles.split == "test").any():
         return None
-    source = test_stores(run)
+    source = stores.unseen
     inputs = _store_hashes(run, source) | {"blend": hash_value(built.blend.to_json())}
     result = FileResult(run.zip_path, run.blend_keys, inputs)
     if receipt_path(run.zip_path).exists() and result.is_fresh():
@@ -143,7 +143,7 @@ def make_again(experiment: Experiment, receipt_file: Path) -> Path:
     if "fitted" not in receipt or "experiment" not in receipt:
         raise UserError(f"{receipt_file}: no blend in this receipt; its labels came from elsewhere, or from older code")
     run = run_of_receipt(experiment, receipt)
-    source = test_stores(run)
+    source = ProvenStores(run).unseen
     blend = FittedBlend.of_json(receipt["fitted"])
     now = made_from(run, blend, source)
     code = [change for change in differences(receipt, now) if change.startswith("code_version ")]
@@ -178,13 +178,14 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{make_again(experiment, Path(args.receipt))}: made again, the same bytes")
         return
     run = open_run(experiment)
-    check_stores(run)  # of test tiles too, before time is spent on the fit
-    built = build_blend(run)
-    table = make_table(run, built)
+    stores = ProvenStores(run)
+    stores.prove("oof", "test")  # of test tiles too, before time is spent on the fit
+    built = build_blend(stores)
+    table = make_table(stores, built)
     console = Console(width=100)
     show_models(table, console)
     show_blend(built, console)
-    path = make_submission(run, built)
+    path = make_submission(stores, built)
     receipt = read_receipt(path) if path and receipt_path(path).exists() else {}
     if (gain := receipt.get("fold_mean_gain")) is not None:
         print(f"where test tiles are like train tiles, the mean over folds adds about {gain:+.4f} (docs/ensemble.md)")

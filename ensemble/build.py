@@ -31,7 +31,7 @@ from ensemble.fitted import FittedBlend
 from ensemble.honest import HonestFit, Scored, fit_honestly, score_tiles
 from ensemble.postprocess import fit_postprocess
 from ensemble.sample import draw_sample
-from ensemble.stores import OofStores, oof_stores
+from ensemble.stores import OofStores, ProvenStores
 from ensemble.worth import calibration_errors, error_correlation, member_counts, model_worth
 from folds.tiles import tiles_of
 from pipeline.finished import weights_hash
@@ -92,13 +92,14 @@ def named_experiment(args: argparse.Namespace) -> Experiment:
     return load_experiment(args.config, [*args.overrides, *named])
 
 
-def build_blend(run: Run) -> RunBlend:
+def build_blend(stores: ProvenStores) -> RunBlend:
     """The run's blend: read, or fitted now if it is not there or would come out different."""
+    run = stores.run
     result = _result(run)
     if result.is_fresh():
         return read_blend(run)
     settings = run.experiment.blend
-    source = oof_stores(run)
+    source = stores.oof
     sample = draw_sample(source, settings.sample_pixels)
     fits = fit_postprocess(fit_honestly(sample, settings).of_folds(source.fold_N), source, settings)
     scored = score_tiles(fits, source)

@@ -28,10 +28,9 @@ from ensemble.build import STEPS, RunBlend, build_blend, read_groups
 from ensemble.evidence import Counter, Tally, score
 from ensemble.labels import class_order, top_class
 from ensemble.show import show_blend, show_models
-from ensemble.stores import OofStores, oof_stores
+from ensemble.stores import OofStores, ProvenStores
 from folds.folds_csv import folds_of
 from folds.metrics import confusion
-from pipeline.check import check_stores
 from pipeline.store import MANIFEST
 
 SCORES = OOF_COLUMNS[7:]
@@ -63,22 +62,18 @@ def oof_table(folder: str | Path) -> pd.DataFrame:
     return read_csv(path, dtype={"name": str}).astype({"fold": "Int64", "seed": "Int64"})
 
 
-def make_table(run: Run, built: RunBlend | None = None) -> pd.DataFrame:
-    """Write the blend's `oof.csv` unless it holds already, and the run's copy of it; return the table.
-
-    Fits the blend if that is not done yet.
-    """
-    built = built or build_blend(run)
-    variants = other_variants(run)
+def make_table(stores: ProvenStores, built: RunBlend) -> pd.DataFrame:
+    """Write the blend's `oof.csv` unless it holds already, and the run's copy of it; return the table."""
+    run, variants = stores.run, other_variants(stores.run)
     inputs = {
-        f"{each.variant} {member}": hash_file(each.oof_store(member) / MANIFEST)
-        for each in (run, *variants)
+        f"{each.run.variant} {member}": hash_file(each.run.oof_store(member) / MANIFEST)
+        for each in (stores, *variants)
         for member in run.oof_members(run.experiment.blended_models)
     }
     inputs[STEPS] = hash_file(run.blend_dir / STEPS)
     result = FileResult(run.oof_csv, run.blend_keys, inputs)
     if not result.is_fresh():
-        _write_table(run, built, variants)
+        _write_table(stores, built, variants)
         result.finish()
     if not run.last_oof_csv.exists() or run.last_oof_csv.read_bytes() != run.oof_csv.read_bytes():
         with whole_file(run.last_oof_csv) as aside:
@@ -86,17 +81,18 @@ def make_table(run: Run, built: RunBlend | None = None) -> pd.DataFrame:
     return oof_table(run.blend_dir)
 
 
-def _write_table(run: Run, built: RunBlend, variants: list[Run]) -> None:
+def _write_table(stores: ProvenStores, built: RunBlend, variants: list[ProvenStores]) -> None:
+    run = stores.run
     others = [row | {"kind": "variant"} for each in variants for row in score_members(each)]
-    rows = [*score_members(run), *others, *blend_rows(run, built)]
+    rows = [*score_members(stores), *others, *blend_rows(run, built)]
     columns = [*OOF_COLUMNS, *(spec.name for spec in run.experiment.data.classes)]
     table = pd.DataFrame(rows, columns=columns).astype({"fold": "Int64", "seed": "Int64"})
     with whole_file(run.oof_csv) as aside:
         table.to_csv(aside, index=False)
 
 
-def other_variants(run: Run) -> list[Run]:
-    """The run as it is with other weights or views, for each that all members have predicted with.
+def other_variants(run: Run) -> list[ProvenStores]:
+    """Those of the run as it is with other weights or views, for each that all members have predicted with.
 
     They are for comparison: one whose predictions contradict tiles, folds or members of now is left out, and said.
     """
@@ -105,21 +101,21 @@ def other_variants(run: Run) -> list[Run]:
     settings = [Predict.of_variant(name) for name in sorted(names - {run.variant})]
     runs = [Run(run.experiment.model_copy(update={"predict": predict})) for predict in settings if predict]
     whole = [each for each in runs if all(each.oof_store(member).exists() for member in members)]
-    return [each for each in whole if _is_proven(each)]
+    return [stores for stores in map(ProvenStores, whole) if _is_proven(stores)]
 
 
-def _is_proven(run: Run) -> bool:
+def _is_proven(stores: ProvenStores) -> bool:
     try:
-        check_stores(run, kinds=["oof"])
+        stores.prove("oof")
     except UserError as error:
-        print(f"predictions with {run.variant} are left out of the table: {error}", file=sys.stderr)
+        print(f"predictions with {stores.run.variant} are left out of the table: {error}", file=sys.stderr)
         return False
     return True
 
 
-def score_members(run: Run) -> Iterator[dict[str, Any]]:
+def score_members(stores: ProvenStores) -> Iterator[dict[str, Any]]:
     """A row for every member on its held-out fold, and for every model and specialist on all tiles."""
-    source = oof_stores(run)
+    source = stores.oof
     num_groups, num_classes = int(source.group_N.max()) + 1, len(source.classes)
     order = class_order(source.classes)
     counters: dict[Member | str, Counter] = {}
@@ -144,7 +140,7 @@ def score_members(run: Run) -> Iterator[dict[str, Any]]:
             counters.setdefault(whose, Counter(num_groups, num_classes)).add(source.group_N[i], conf_CC)
             tiles[whose] = tiles.get(whose, 0) + 1
     for whose in sorted(counters, key=lambda whose: (isinstance(whose, str), str(whose))):
-        yield _member_row(run, source, whose, tiles[whose], counters[whose].tally())
+        yield _member_row(stores.run, source, whose, tiles[whose], counters[whose].tally())
 
 
 def blend_rows(run: Run, built: RunBlend) -> Iterator[dict[str, Any]]:
@@ -214,8 +210,9 @@ def main(argv: list[str] | None = None) -> None:
     add_json(parser)
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
-    built = build_blend(run)
-    table = make_table(run, built)
+    stores = ProvenStores(run)
+    built = build_blend(stores)
+    table = make_table(stores, built)
     records = {"rows": table, "steps": built.steps, "candidates": built.candidates, "models": built.models}
     write_figures(args.json, {
         name: frame.astype(object).where(frame.notna(), None).to_dict("records") for name, frame in records.items()

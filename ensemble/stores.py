@@ -1,7 +1,8 @@
-"""The probability stores of a run as what a blend reads: `oof_stores` for train tiles, `test_stores` for test tiles."""
+"""The probability stores of a run as what a blend reads: `ProvenStores.oof` of train tiles, `.unseen` of test tiles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,7 @@ from config.training import Model
 from folds.classes import ClassTable
 from folds.folds_csv import folds_of
 from folds.tiles import hist_of, tiles_of
-from pipeline.check import check_stores
+from pipeline.check import Kind, check_stores
 from pipeline.pack import open_pack
 from pipeline.quantise import dequantise, quantise
 from pipeline.store import Store, open_store, read_each
@@ -111,77 +112,94 @@ def _mean_raw(raw: list[np.ndarray]) -> np.ndarray:
     return quantise(mean_CHW[None], raw[0].dtype.name)[0]
 
 
-def oof_stores(run: Run) -> OofStores:
-    """The OOF predictions of all blended models, proven to be what they say.
+class ProvenStores:
+    """A run's stores, as one command reads them: proven once, and opened when they are first asked for."""
 
-    Raises:
-        UserError: stores that are not there, or contradict tiles, folds or experiment; lists them all.
-    """
-    models = run.experiment.blended_models
-    members = run.oof_members(models)
-    missing = [member for member in members if not run.oof_store(member).exists()]
-    if missing:
-        raise UserError(
-            f"run {run.experiment.name!r}: {len(missing)} of {len(members)} members have no OOF predictions "
-            f"({run.variant}): {listed(missing)}. Run: python -m pipeline.cv --config FILE"
+    def __init__(self, run: Run):
+        self.run = run
+        self._proven: set[Kind] = set()
+
+    def prove(self, *kinds: Kind) -> None:
+        """`check_stores`, of what has not been proven yet. Every member's weights are hashed for it.
+
+        Raises:
+            UserError: stores that contradict tiles, folds or experiment; lists them all.
+        """
+        if new := [kind for kind in kinds if kind not in self._proven]:
+            check_stores(self.run, kinds=new)
+            self._proven.update(new)
+
+    @cached_property
+    def oof(self) -> OofStores:
+        """The OOF predictions of all blended models.
+
+        Raises:
+            UserError: stores that are not there, or contradict tiles, folds or experiment; lists them all.
+        """
+        run = self.run
+        models = run.experiment.blended_models
+        members = run.oof_members(models)
+        missing = [member for member in members if not run.oof_store(member).exists()]
+        if missing:
+            raise UserError(
+                f"run {run.experiment.name!r}: {len(missing)} of {len(members)} members have no OOF predictions "
+                f"({run.variant}): {listed(missing)}. Run: python -m pipeline.cv --config FILE"
+            )
+        self.prove("oof")
+        stores = {member: open_store(run.oof_store(member)) for member in members}
+        classes = ClassTable.of(run.experiment.data)
+        tiles = tiles_of(run)
+        pack = open_pack(run, tiles)
+        train = tiles[tiles.split == "train"].reset_index(drop=True)
+        folds = folds_of(run).set_index("name").fold
+        rows = np.flatnonzero(train.name.isin(folds.index))
+        names = train.name[rows].tolist()
+        return OofStores(
+            classes=classes.names,
+            models=tuple(model.name for model in models if model.target == "all"),
+            specialists=specialist_classes(models, classes),
+            names=names,
+            fold_N=folds[names].to_numpy(np.int64),
+            group_N=pd.factorize(train.group[rows])[0],
+            hist_NC=hist_of(tiles, classes)[rows],
+            mask_NHW=pack.train_mask_NHW,
+            row_N=rows,
+            stores=stores,
+            row_of={member: {name: row for row, name in enumerate(store.names)} for member, store in stores.items()},
         )
-    check_stores(run, kinds=["oof"])
-    stores = {member: open_store(run.oof_store(member)) for member in members}
-    classes = ClassTable.of(run.experiment.data)
-    tiles = tiles_of(run)
-    pack = open_pack(run, tiles)
-    train = tiles[tiles.split == "train"].reset_index(drop=True)
-    folds = folds_of(run).set_index("name").fold
-    rows = np.flatnonzero(train.name.isin(folds.index))
-    names = train.name[rows].tolist()
-    return OofStores(
-        classes=classes.names,
-        models=tuple(model.name for model in models if model.target == "all"),
-        specialists=specialist_classes(models, classes),
-        names=names,
-        fold_N=folds[names].to_numpy(np.int64),
-        group_N=pd.factorize(train.group[rows])[0],
-        hist_NC=hist_of(tiles, classes)[rows],
-        mask_NHW=pack.train_mask_NHW,
-        row_N=rows,
-        stores=stores,
-        row_of={member: {name: row for row, name in enumerate(store.names)} for member, store in stores.items()},
-    )
 
+    @cached_property
+    def unseen(self) -> TestStores:
+        """The test predictions of all blended models.
 
-def test_stores(run: Run) -> TestStores:
-    """The test predictions of all blended models.
-
-    Raises:
-        UserError: stores that are not there, or contradict tiles, folds or experiment; lists them all.
-    """
-    models = run.experiment.blended_models
-    missing = [model.name for model in models if not run.test_store(model).exists()]
-    if missing:
-        raise UserError(
-            f"blend {run.experiment.blend.name!r}: no test predictions ({run.variant}) of {', '.join(missing)}. "
-            f"Run: python -m pipeline.cv --config FILE"
+        Raises:
+            UserError: stores that are not there, or contradict tiles, folds or experiment; lists them all.
+        """
+        run = self.run
+        models = run.experiment.blended_models
+        missing = [model.name for model in models if not run.test_store(model).exists()]
+        if missing:
+            raise UserError(
+                f"blend {run.experiment.blend.name!r}: no test predictions ({run.variant}) of {', '.join(missing)}. "
+                f"Run: python -m pipeline.cv --config FILE"
+            )
+        self.prove("test")
+        stores = {model.name: open_store(run.test_store(model)) for model in models}
+        first = next(iter(stores.values()))
+        in_other_order = [str(run.test_store(model)) for model in models if stores[model.name].names != first.names]
+        if in_other_order:
+            raise UserError(
+                f"test predictions are read side by side, but {listed(in_other_order)} list the tiles in another order "
+                f"than the rest: delete them, and run python -m pipeline.cv --config FILE"
+            )
+        classes = ClassTable.of(run.experiment.data)
+        return TestStores(
+            classes=classes.names,
+            models=tuple(model.name for model in models if model.target == "all"),
+            specialists=specialist_classes(models, classes),
+            names=first.names,
+            stores=stores,
         )
-    check_stores(run, kinds=["test"])
-    stores = {model.name: open_store(run.test_store(model)) for model in models}
-    first = next(iter(stores.values()))
-    in_other_order = [str(run.test_store(model)) for model in models if stores[model.name].names != first.names]
-    if in_other_order:
-        raise UserError(
-            f"test predictions are read side by side, but {listed(in_other_order)} list the tiles in another order "
-            f"than the rest: delete them, and run python -m pipeline.cv --config FILE"
-        )
-    classes = ClassTable.of(run.experiment.data)
-    return TestStores(
-        classes=classes.names,
-        models=tuple(model.name for model in models if model.target == "all"),
-        specialists=specialist_classes(models, classes),
-        names=first.names,
-        stores=stores,
-    )
-
-
-test_stores.__test__ = False
 
 
 def excerpt_stores(run: Run, source: TestStores) -> dict[int, FoldStores] | None:

@@ -16,7 +16,7 @@ from ensemble.blend import changes_since, labels_of, made_from, run_of_receipt
 from ensemble.fitted import FittedBlend
 from ensemble.oof import oof_table
 from ensemble.source import Source
-from ensemble.stores import oof_stores, test_stores
+from ensemble.stores import ProvenStores
 from folds.audit import band_table
 from folds.folds_csv import folds_of
 from folds.links import Links, open_links
@@ -120,7 +120,8 @@ def predictions_of(run: Run, zip_path: Path) -> Predictions:
     receipt = read_receipt(zip_path)
     if "fitted" not in receipt:
         raise UserError(f"{zip_path}: no blend in its receipt, so its labels came from elsewhere; only verify can help")
-    oof, test, blend = oof_stores(run), test_stores(run), FittedBlend.of_json(receipt["fitted"])
+    stores, blend = ProvenStores(run), FittedBlend.of_json(receipt["fitted"])
+    oof, test = stores.oof, stores.unseen
     changed = changes_since(receipt, made_from(run, blend, test))
     labelled = enumerate(labels_of(blend, oof))
     miou = mean_iou(sum(confusion(index_HW, oof.truth(i), len(oof.classes)) for i, (_, index_HW) in labelled))

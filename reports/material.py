@@ -14,7 +14,7 @@ from config import Run, load_experiment
 from ensemble.apply import apply_tile
 from ensemble.build import BLEND, RunBlend, read_blend
 from ensemble.fitted import FittedBlend, uniform_blend
-from ensemble.stores import OofStores, TestStores, oof_stores, test_stores
+from ensemble.stores import OofStores, ProvenStores, TestStores
 from folds.audit import band_table
 from folds.classes import ClassTable
 from folds.folds_csv import folds_of
@@ -100,7 +100,7 @@ class Material:
     @cached_property
     def oof(self) -> OofStores:
         """The OOF predictions of all blended models."""
-        return oof_stores(self.run)
+        return ProvenStores(self.run).oof
 
     def oof_inputs(self) -> dict[str, str]:
         """Hashes of what blended OOF predictions are made from: tiles, folds, stores by their manifests, the blend."""
@@ -110,7 +110,7 @@ class Material:
     @cached_property
     def test_probs(self) -> TestStores:
         """Their test predictions."""
-        return test_stores(self.run)
+        return ProvenStores(self.run).unseen
 
     @cached_property
     def fitted(self) -> RunBlend | None:

@@ -17,9 +17,10 @@ from config import Member, Run, load_experiment
 from config.data import IGNORE_INDEX
 from config.training import Model
 from ensemble.apply import apply_blend
+from ensemble.build import build_blend
 from ensemble.fitted import uniform_blend
 from ensemble.oof import make_table
-from ensemble.stores import test_stores
+from ensemble.stores import ProvenStores
 from folds.assign import make_folds
 from folds.classes import ClassTable
 from folds.images import read_mask
@@ -109,14 +110,15 @@ def play(
     if to_the_end:
         for number, model in enumerate(run.experiment.models):
             _play_test(run, model, tiles, np.random.default_rng([number, 9]), opinion)
-        make_table(run)
-        _hand_in(run, tiles)
+        stores = ProvenStores(run)
+        make_table(stores, build_blend(stores))
+        _hand_in(stores, tiles)
     return run
 
 
-def _hand_in(run: Run, tiles: pd.DataFrame) -> None:
+def _hand_in(stores: ProvenStores, tiles: pd.DataFrame) -> None:
     """The zip of the plain mean, with receipt and ledger."""
-    source = test_stores(run)
+    run, source = stores.run, stores.unseen
     blend = uniform_blend(source.classes, source.models)
     labels = (
         (name, apply_blend(blend, source.probs(i, blend.models), source.evidence(i, []))[1])

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -27,9 +28,9 @@ from ensemble.build import build_blend, candidate_table, read_blend, refuse_outd
 from ensemble.compare import compare
 from ensemble.oof import oof_table
 from ensemble.show import show_blend
-from ensemble.stores import oof_stores, test_stores
+from ensemble.stores import ProvenStores
 from folds.metrics import confusion, iou_per_class, mean_iou
-from pipeline.store import MANIFEST, open_store, write_store
+from pipeline.store import MANIFEST, Store, open_store, write_store
 from tests.played_run import play, played_config
 
 PLAIN = [f"blend.{step}={kind}" for step, kind in PLAIN_MEAN.items()]
@@ -58,7 +59,7 @@ def receipt_of(config: Path, name: str = "played") -> Path:
 
 def test_the_table_has_a_row_per_member_model_and_step(played):
     run = run_of(played)
-    build_blend(run)
+    build_blend(ProvenStores(run))
     oof_command.main(["--config", str(played)])
     table = oof_table(run.dir)
     (special,) = table[table.kind == "specialist"].to_dict("records")
@@ -72,7 +73,7 @@ def test_the_table_has_a_row_per_member_model_and_step(played):
     steps = table[table.kind == "step"].name.tolist()
     assert steps[0] == "blend: uniform"
     assert steps[-1] == "blend: postprocess"
-    assert tuple(table.columns) == (*OOF_COLUMNS, *oof_stores(run).classes)
+    assert tuple(table.columns) == (*OOF_COLUMNS, *ProvenStores(run).oof.classes)
     whole = table.iloc[-1]
     assert whole.kind == "blend"
     assert pd.isna(whole.fold)
@@ -86,7 +87,7 @@ def test_the_blend_is_scored_on_the_tiles_of_each_fold(played):
     """Labelled by the blend that never saw the fold: the tiles of the members of that fold, to the pixel."""
     run = run_of(played)
     oof_command.main(["--config", str(played)])
-    table, built, source = oof_table(run.dir), read_blend(run), oof_stores(run)
+    table, built, source = oof_table(run.dir), read_blend(run), ProvenStores(run).oof
     members = table[(table.kind == "member") & (table.name == "one")].set_index("fold")
     rows = table[(table.kind == "blend") & table.fold.notna()].set_index("fold")
     assert rows.index.tolist() == [0, 1, 2]
@@ -148,7 +149,7 @@ def test_other_weights_and_views_stand_beside(played, capsys):
 
 def test_the_uniform_step_is_the_mean_of_all_probabilities(played):
     run = run_of(played)
-    source = oof_stores(run)
+    source = ProvenStores(run).oof
     conf_CC = np.zeros((10, 10), np.int64)
     for i in range(len(source.names)):
         mean_CHW = source.probs(i, source.models).astype(float).sum(0)
@@ -160,7 +161,7 @@ def test_the_uniform_step_is_the_mean_of_all_probabilities(played):
 
 def test_the_honest_score_can_be_had_from_what_lies_on_disk(played):
     run = run_of(played)
-    built, source = read_blend(run), oof_stores(run)
+    built, source = read_blend(run), ProvenStores(run).oof
     conf_CC = np.zeros((10, 10), np.int64)
     for i in range(len(source.names)):
         fitted = built.blend_of[int(source.fold_N[i])]
@@ -179,6 +180,33 @@ def test_nothing_is_fitted_twice(played, capsys):
     before = {path: path.stat().st_mtime_ns for path in files}
     blend_command.main(["--config", str(played)])
     assert {path: path.stat().st_mtime_ns for path in files} == before
+
+
+def test_one_command_proves_each_member_once(played, tmp_path, monkeypatch):
+    """From the fit to the zip: each member's weights are hashed once, each store is opened to prove it and to read."""
+    run = run_of(played, f"runs_dir={tmp_path}")
+    shutil.copytree(run_of(played).dir, run.dir)
+    hashed, opened = Counter(), Counter()
+
+    def hash_and_count(path: Path) -> str:
+        hashed[path] += path.suffix == ".safetensors"
+        return hash_file(path)
+
+    def open_and_count(path: Path) -> Store:
+        opened[path] += 1
+        return open_store(path)
+
+    monkeypatch.setattr("pipeline.check.hash_file", hash_and_count)
+    for module in ("pipeline.check", "ensemble.stores"):
+        monkeypatch.setattr(f"{module}.open_store", open_and_count)
+    blend_command.main(
+        ["--config", str(played), "--name", "counted", f"runs_dir={tmp_path}", f"zips_dir={tmp_path}", *PLAIN]
+    )
+    weights = [run.member_dir(member) / "weights" / "last.safetensors" for member in run.members()]
+    assert +hashed == Counter(weights)
+    stores = [run.oof_store(member) for member in run.members()]
+    stores += [run.test_store(model) for model in run.experiment.models]
+    assert opened == Counter(stores * 2)
 
 
 @pytest.mark.parametrize("spoil", [lambda data: data[:500], lambda data: b"another zip altogether"])
@@ -209,7 +237,7 @@ def test_what_changes_no_probability_fits_no_blend_anew(played):
 def test_members_without_a_held_out_fold_that_came_later_are_counted(played, tmp_path):
     run = run_of(played, f"runs_dir={tmp_path}", "models.one.folds=each+all")
     shutil.copytree(run_of(played).dir, run.dir)
-    models = build_blend(run).models.set_index("model")
+    models = build_blend(ProvenStores(run)).models.set_index("model")
     assert models.loc["one", ["members", "on_all_tiles"]].tolist() == [4, 1]
     assert models.loc["two", ["members", "on_all_tiles"]].tolist() == [3, 0]
 
@@ -255,7 +283,7 @@ def test_test_stores_that_list_tiles_in_other_orders_are_refused(played, tmp_pat
         for probs in backwards:
             writer.append(probs)
     with pytest.raises(UserError, match=r"two-.* in another order"):
-        test_stores(run)
+        _ = ProvenStores(run).unseen
 
 
 def test_a_model_or_seed_that_was_taken_out_is_in_no_blend(played, tmp_path):
@@ -291,7 +319,7 @@ def test_a_blend_fitted_again_is_the_same_to_the_byte(played):
     run = run_of(played)
     before = hash_file(run.blend_dir / "blend.json")
     shutil.rmtree(run.blend_dir)
-    build_blend(run)
+    build_blend(ProvenStores(run))
     assert hash_file(run.blend_dir / "blend.json") == before
 
 
@@ -304,7 +332,7 @@ def test_a_blend_of_another_version_is_not_read_but_fitted_again(played):
         read_blend(run)
     stamp["keys"]["format"] = 1
     write_json(run.blend_dir / "stamp.json", stamp)
-    assert build_blend(run).blend == read_blend(run).blend
+    assert build_blend(ProvenStores(run)).blend == read_blend(run).blend
     assert read_json(path) == now
 
 
@@ -375,7 +403,7 @@ def test_another_rule_gives_other_bytes_and_they_are_not_kept(played, tmp_path):
 
 def test_test_labels_are_those_of_the_fitted_blend(played):
     run = run_of(played)
-    fitted, source = read_blend(run).blend, test_stores(run)
+    fitted, source = read_blend(run).blend, ProvenStores(run).unseen
     labels = dict(labels_of(fitted, source))
     assert list(labels) == source.names
     i = len(source.names) // 2
@@ -393,7 +421,7 @@ def test_the_mean_over_folds_is_asked_of_what_its_members_left(played):
             about = {"weights_sha256": mean.manifest["members"][str(member)]}
             with write_store(run.test_excerpt(member), mean.names[1:], mean.classes, *mean.size_px, about) as writer:
                 writer.append(mean.read_many(range(1, len(mean))))
-    built, source = read_blend(run), test_stores(run)
+    built, source = read_blend(run), ProvenStores(run).unseen
     assert gain_of_fold_means(plain, read_blend(plain), source) == 0
     assert gain_of_fold_means(run, built, source) == pytest.approx(0, abs=0.05)  # but for rules fitted without a fold
     last = run.test_excerpt(list(run.members())[-1])
@@ -435,7 +463,7 @@ def test_missing_stores_are_listed_with_what_to_run(tmp_path, played):
     for fold in (0, 2):
         shutil.rmtree(next((run.dir / "members" / "one").glob(f"fold{fold}-*/oof-*")))
     with pytest.raises(UserError, match=r"2 of 9 members have no OOF.*fold0.*fold2.*pipeline.cv"):
-        oof_stores(run)
+        _ = ProvenStores(run).oof
 
 
 def test_oof_table_compares_in_three_lines_of_pandas(played):

@@ -14,6 +14,7 @@ from config import Run, load_experiment, open_run
 from config.data import IGNORE_INDEX
 from ensemble.blend import make_submission
 from ensemble.build import build_blend
+from ensemble.stores import ProvenStores
 from folds.assign import make_folds
 from folds.classes import ClassTable
 from folds.images import read_image, read_mask
@@ -192,7 +193,8 @@ def played(tmp_path_factory):
     """A run of real stores, blend and zip, in which the members are played."""
     config = played_config(tmp_path_factory.mktemp("played"))
     run = play(config)
-    make_submission(run, build_blend(run))
+    stores = ProvenStores(run)
+    make_submission(stores, build_blend(stores))
     return config, run
 
 

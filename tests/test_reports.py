@@ -22,9 +22,11 @@ from base import lettering
 from base.errors import UserError
 from config import Run, load_experiment
 from ensemble.apply import apply_blend
+from ensemble.build import build_blend
 from ensemble.calibration import calibration_error
 from ensemble.evidence import class_intervals, tally_of_counts
 from ensemble.oof import make_table, oof_table
+from ensemble.stores import ProvenStores
 from folds.landscape import make_landscape
 from pipeline.job_state import log_path
 from reports import build, oof, suspects, training
@@ -126,7 +128,8 @@ def test_a_report_tells_of_its_own_blend_whatever_was_built_after_it(played, wit
     run = without()
     values = run.experiment.blend.model_copy(update={"name": "alone", "models": ["deeplab_r18"]})
     other = Run(run.experiment.model_copy(update={"blend": values}))
-    make_table(other)
+    stores = ProvenStores(other)
+    make_table(stores, build_blend(stores))
     ours, theirs = (oof_table(each.blend_dir) for each in (run, other))
     assert set(ours[ours.kind == "model"].name) == {"deeplab_r18", "upernet_r18"}
     assert set(theirs[theirs.kind == "model"].name) == {"deeplab_r18"}
