@@ -7,12 +7,11 @@ do; 64 tiles stand for 16,017, so reading comes from the page cache and never wa
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from joblib import Parallel, delayed
@@ -28,7 +27,8 @@ from ensemble.fit import fit_blend
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.honest import fit_honestly
 from ensemble.sample import draw_sample
-from pipeline.store import Store, open_store, read_each, write_store
+from ensemble.stores import Stores
+from pipeline.store import Store, open_store, write_store
 from submissions import png
 from tests.played_run import member_probs
 
@@ -55,49 +55,35 @@ def scale() -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class RepeatedStores:
-    """DISTINCT stored tiles of each model under the names of TILES tiles, as an OOF source."""
+class RepeatedStores(Stores):
+    """DISTINCT stored tiles of each model under the names of many tiles, as an OOF source."""
 
-    paths: tuple[Path, ...]
+    stores: dict[str, Store]
     truth_path: Path
-    count: int = TILES
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(f"class{c}" for c in range(len(SHARES)))
-
-    @property
-    def models(self) -> tuple[str, ...]:
-        return tuple(path.name for path in self.paths)
-
-    specialists: ClassVar[dict[str, int]] = {}
-
-    @cached_property
-    def names(self) -> list[str]:
-        return [f"{i:06d}" for i in range(self.count)]
 
     @property
     def fold_N(self) -> np.ndarray:
-        return np.arange(self.count) % 5
+        return np.arange(len(self.names)) % 5
 
     @property
     def group_N(self) -> np.ndarray:
-        return np.arange(self.count)
+        return np.arange(len(self.names))
 
     @property
     def hist_NC(self) -> np.ndarray:
         truth_NHW = np.load(self.truth_path)
         hist_NC = np.stack([np.bincount(t.ravel(), minlength=len(SHARES)) for t in truth_NHW])
-        return hist_NC[np.arange(self.count) % DISTINCT]
+        return hist_NC[np.arange(len(self.names)) % DISTINCT]
 
     def truth(self, i: int) -> np.ndarray:
         return np.load(self.truth_path, mmap_mode="r")[i % DISTINCT]
 
-    def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
-        return read_each([_store(path) for path in self.paths if path.name in models], i % DISTINCT)
+    def _stored(self, i: int, model: str) -> list[tuple[Store, int]]:
+        return [(self.stores[model], i % DISTINCT)]
 
-    def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
-        return np.zeros((0, PX, PX), np.uint8)
+    def of(self, count: int) -> "RepeatedStores":
+        """So many of its tiles."""
+        return replace(self, names=self.names[:count])
 
 
 def make_stores(folder: Path) -> RepeatedStores:
@@ -110,7 +96,10 @@ def make_stores(folder: Path) -> RepeatedStores:
     raw = MODELS * len(SHARES) * PX * PX
     print(f"stores: {MODELS} models, {DISTINCT} tiles for {TILES}; a tile by all models is {stored / 1024:.0f} KiB "
           f"of {raw / 1024:.0f} KiB raw")  # fmt: skip
-    return RepeatedStores(paths, folder / "truth.npy")
+    stores = {path.name: open_store(path) for path in paths}
+    classes = next(iter(stores.values())).classes
+    names = [f"{i:06d}" for i in range(TILES)]
+    return RepeatedStores(tuple(classes), tuple(stores), {}, names, stores, folder / "truth.npy")
 
 
 def fit_at_scale(source: RepeatedStores) -> tuple[dict[str, float], float, FittedBlend]:
@@ -134,17 +123,17 @@ def fit_at_scale(source: RepeatedStores) -> tuple[dict[str, float], float, Fitte
 def apply_at_scale(folder: Path, source: RepeatedStores, blend: FittedBlend) -> dict[str, Any]:
     """Tiles labelled per second by the fitted blend, what reading alone takes, and nnU-Net on the same tiles."""
     keep_freed_memory()  # as the command does
-    some = RepeatedStores(source.paths, source.truth_path, count=600)
+    some = source.of(600)
     blend = blend if len(blend.models) == MODELS else uniform_blend(source.classes, source.models)
     rates: dict[str, list[float]] = {"fitted": [], "uniform": [], "reading alone": []}
     works: dict[str, Callable[[], Any]] = {
         "fitted": lambda: _drain(labels_of(blend, some)),
         "uniform": lambda: _drain(labels_of(uniform_blend(source.classes, source.models), some)),
-        "reading alone": lambda: _drain(in_threads(lambda i: some.probs(i, some.models).shape, range(some.count))),
+        "reading alone": lambda: _drain(in_threads(lambda i: some.probs(i, some.models).shape, range(len(some.names)))),
     }
     for _ in range(REPEATS):
         for what, work in works.items():
-            rates[what].append(some.count / seconds(work))
+            rates[what].append(len(some.names) / seconds(work))
     print("apply: " + ", ".join(f"{what} {told(r, 0)} tiles/s" for what, r in rates.items())
           + f" ({blend.kinds or 'uniform'})")  # fmt: skip
     return {"apply_tiles_s": statistics.median(rates["fitted"])} | against_nnunet(folder, source)
@@ -155,7 +144,7 @@ def against_nnunet(folder: Path, source: RepeatedStores) -> dict[str, Any]:
     python = make_environment(Path.home() / ".cache" / "foldscape-benchmarks" / "nnunet")
     if python is None:
         return {"vs_nnunet": None}
-    tiles = RepeatedStores(source.paths, source.truth_path, count=PEER_TILES)
+    tiles = source.of(PEER_TILES)
     probs_NMCHW = np.stack([tiles.probs(i, tiles.models) for i in range(PEER_TILES)])
     peer = Peer(python, write_predictions(folder / "nnunet", probs_NMCHW), processes=CORES)
     blend = uniform_blend(tiles.classes, tiles.models)
@@ -190,15 +179,6 @@ def _write_member(path: Path, m: int, truth_NHW: np.ndarray) -> None:
     with write_store(path, names, classes, PX, PX, {"model": path.name}) as writer:
         for truth_HW in truth_NHW:
             writer.append(member_probs(rng, truth_HW, len(SHARES), 8.0 - m / 2)[None])
-
-
-_OPEN: dict[Path, Store] = {}
-
-
-def _store(path: Path) -> Store:
-    if path not in _OPEN:
-        _OPEN[path] = open_store(path)
-    return _OPEN[path]
 
 
 def _write_labels(blend: FittedBlend, source: RepeatedStores, out: Path) -> None:

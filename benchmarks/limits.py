@@ -25,7 +25,7 @@ from benchmarks.measure import ROUNDS, seconds, told
 from benchmarks.store_formats import draw_probs
 from ensemble.apply import apply_blend
 from ensemble.fitted import uniform_blend
-from pipeline.store import PROBS, Store, open_store, read_each, write_store
+from pipeline.store import PROBS, Store, open_store, write_store
 
 MIB = 2**20
 COPIED, ON_DISK, PIECE = 512 * MIB, 1024 * MIB, 8 * MIB
@@ -85,7 +85,7 @@ def blend_all(stores: list[Store]) -> None:
     none_SHW = np.zeros((0, *stores[0].size_px), np.uint8)
 
     def label(tile: int) -> None:
-        apply_blend(blend, read_each(stores, tile), none_SHW)
+        apply_blend(blend, [store.read_raw(tile) for store in stores], none_SHW)
 
     for _ in in_threads(label, range(TILES)):
         pass

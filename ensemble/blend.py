@@ -26,7 +26,7 @@ from ensemble.fold_means import draw_opinions, fold_mean_gain
 from ensemble.oof import make_table
 from ensemble.show import show_blend, show_models
 from ensemble.source import Source
-from ensemble.stores import ProvenStores, TestStores, excerpt_stores
+from ensemble.stores import ProvenStores, UnseenStores, excerpt_stores
 from folds.classes import ClassTable
 from folds.metrics import mean_iou
 from folds.tiles import tiles_of
@@ -66,7 +66,7 @@ def make_submission(stores: ProvenStores, built: RunBlend) -> Path | None:
     return path
 
 
-def made_from(run: Run, blend: FittedBlend, source: TestStores) -> dict[str, Any]:
+def made_from(run: Run, blend: FittedBlend, source: UnseenStores) -> dict[str, Any]:
     """What the labels depend on: with the same, the same bytes come out again."""
     experiment = {key: value for key, value in run.experiment.dump().items() if key not in MACHINE}
     data = {key: value for key, value in experiment["data"].items() if f"data.{key}" not in PLACE_KEYS}
@@ -106,7 +106,7 @@ def scores_of(built: RunBlend, classes: ClassTable) -> dict[str, Any]:
     }
 
 
-def gain_of_fold_means(run: Run, built: RunBlend, source: TestStores) -> float | None:
+def gain_of_fold_means(run: Run, built: RunBlend, source: UnseenStores) -> float | None:
     """mIoU that test tiles gain over the honest score by the mean over folds; None where it cannot be told."""
     excerpts = excerpt_stores(run, source)
     if excerpts is None:
@@ -197,7 +197,7 @@ def main(argv: list[str] | None = None) -> None:
     print(f"zip: {path}" if path else "no zip: the data set has no test tiles (data.test_images)")
 
 
-def _store_hashes(run: Run, source: TestStores) -> dict[str, str]:
+def _store_hashes(run: Run, source: UnseenStores) -> dict[str, str]:
     models = {model.name: model for model in run.experiment.models}
     return {name: hash_file(run.test_store(models[name]) / MANIFEST) for name in source.stores}
 

@@ -3,30 +3,56 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from base.errors import UserError, listed
 from config import Member, Run
-from config.training import Model
 from folds.classes import ClassTable
 from folds.folds_csv import folds_of
 from folds.tiles import hist_of, tiles_of
 from pipeline.check import Kind, check_stores
 from pipeline.pack import open_pack
-from pipeline.quantise import dequantise, quantise
-from pipeline.store import Store, open_store, read_each
+from pipeline.quantise import quantise
+from pipeline.store import Store, open_store
 
 
 @dataclass(frozen=True)
-class OofStores:
-    """An `ensemble.source.OofSource`: a model's probabilities are the mean over its seeds."""
+class Stores:
+    """An `ensemble.source.Source` whose probabilities lie in stores; who derives from it says in which a tile's are."""
 
     classes: tuple[str, ...]
     models: tuple[str, ...]
     specialists: dict[str, int]
     names: list[str]
+
+    def _stored(self, i: int, model: str) -> list[tuple[Store, int]]:
+        """The stores of which a model's probabilities of tile i are the mean, each with the tile's place in it."""
+        raise NotImplementedError
+
+    def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
+        stored = [self._stored(i, model) for model in models]
+        store, _ = stored[0][0]
+        raw_MCHW = np.empty((len(models), *store.tile_shape), store.dtype)
+        for of_model, raw_CHW in zip(stored, raw_MCHW, strict=True):
+            _read_mean(of_model, raw_CHW)
+        return raw_MCHW
+
+    def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
+        height, width = self._stored(i, self.models[0])[0][0].size_px
+        return np.array([self.model_probs(i, name)[0] for name in specialists]).reshape(-1, height, width)
+
+    def model_probs(self, i: int, model: str) -> np.ndarray:
+        """(C, H, W) of tile i by one model or specialist, as stored."""
+        return _read_mean(self._stored(i, model))
+
+
+@dataclass(frozen=True)
+class OofStores(Stores):
+    """An `ensemble.source.OofSource`: a model's probabilities are the mean over its seeds."""
+
     fold_N: np.ndarray
     group_N: np.ndarray
     hist_NC: np.ndarray
@@ -40,76 +66,57 @@ class OofStores:
     def truth(self, i: int) -> np.ndarray:
         return self.mask_NHW[self.row_N[i]]
 
-    def member_probs(self, i: int, member: Member) -> np.ndarray:
-        """(C, H, W) of tile i, of the member's fold, as stored."""
-        return self.stores[member].read_raw(self.row_of[member][self.names[i]])
-
-    def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
-        return np.stack([self.model_probs(i, model) for model in models])
-
-    def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
-        height, width = self.mask_NHW.shape[1:]
-        return np.array([self.model_probs(i, name)[0] for name in specialists]).reshape(-1, height, width)
-
     def members(self, i: int, model: str) -> list[Member]:
         """The model's members that never saw tile i: one per seed."""
         fold = int(self.fold_N[i])
         return [member for member in self.stores if member.model.name == model and member.fold == fold]
 
-    def model_probs(self, i: int, model: str) -> np.ndarray:
-        """(C, H, W) of tile i: the mean over the model's seeds."""
-        return _mean_raw([self.member_probs(i, member) for member in self.members(i, model)])
+    def member_probs(self, i: int, member: Member) -> np.ndarray:
+        """(C, H, W) of tile i, of the member's fold, as stored."""
+        store, row = self._stored_by(i, member)
+        return store.read_raw(row)
+
+    def _stored(self, i: int, model: str) -> list[tuple[Store, int]]:
+        return [self._stored_by(i, member) for member in self.members(i, model)]
+
+    def _stored_by(self, i: int, member: Member) -> tuple[Store, int]:
+        return self.stores[member], self.row_of[member][self.names[i]]
 
 
 @dataclass(frozen=True)
-class TestStores:
-    """An `ensemble.source.Source`: each model's probabilities are the mean over its folds and seeds."""
+class UnseenStores(Stores):
+    """Test tiles: each model's stored probabilities are the mean over its folds and seeds."""
 
-    __test__ = False  # its name begins with what pytest collects
-
-    classes: tuple[str, ...]
-    models: tuple[str, ...]
-    specialists: dict[str, int]
-    names: list[str]
     stores: dict[str, Store]
 
-    def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
-        return read_each([self.stores[model] for model in models], i)
-
-    def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
-        height, width = next(iter(self.stores.values())).size_px
-        return np.array([self.stores[name].read_raw(i)[0] for name in specialists]).reshape(-1, height, width)
+    def _stored(self, i: int, model: str) -> list[tuple[Store, int]]:
+        return [(self.stores[model], i)]
 
 
 @dataclass(frozen=True)
-class FoldStores:
-    """An `ensemble.source.Source` of some test tiles, each model's probabilities by the members of one fold: as OOF
-    tiles are predicted, and as test tiles are not."""
+class FoldStores(Stores):
+    """Some test tiles, each model's probabilities by the members of one fold: as OOF tiles are predicted, and as test
+    tiles are not."""
 
-    classes: tuple[str, ...]
-    models: tuple[str, ...]
-    specialists: dict[str, int]
-    names: list[str]
     stores: dict[str, list[Store]]
     """Of each model's members, one per seed."""
 
-    def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
-        return np.stack([self._model_probs(i, model) for model in models])
-
-    def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
-        height, width = next(iter(self.stores.values()))[0].size_px
-        return np.array([self._model_probs(i, name)[0] for name in specialists]).reshape(-1, height, width)
-
-    def _model_probs(self, i: int, model: str) -> np.ndarray:
-        return _mean_raw([store.read_raw(i) for store in self.stores[model]])
+    def _stored(self, i: int, model: str) -> list[tuple[Store, int]]:
+        return [(store, i) for store in self.stores[model]]
 
 
-def _mean_raw(raw: list[np.ndarray]) -> np.ndarray:
-    """Mean of stored probabilities, rounded like the mean over folds and seeds that is stored for the test tiles."""
-    if len(raw) == 1:
-        return raw[0]
-    mean_CHW = np.mean([dequantise(probs) for probs in raw], axis=0, dtype=np.float32)
-    return quantise(mean_CHW[None], raw[0].dtype.name)[0]
+def _read_mean(stored: list[tuple[Store, int]], out_CHW: np.ndarray | None = None) -> np.ndarray:
+    """(C, H, W) mean of a tile's probabilities by several stores, into an array if one is given; rounded like the mean
+    over folds and seeds that is stored for the test tiles."""
+    if len(stored) == 1:
+        ((store, row),) = stored
+        return store.read_raw(row, out_CHW)
+    mean_CHW = np.mean([store.read(row) for store, row in stored], axis=0, dtype=np.float32)
+    raw_CHW = quantise(mean_CHW[None], stored[0][0].dtype.name)[0]
+    if out_CHW is None:
+        return raw_CHW
+    out_CHW[:] = raw_CHW
+    return out_CHW
 
 
 class ProvenStores:
@@ -147,7 +154,6 @@ class ProvenStores:
             )
         self.prove("oof")
         stores = {member: open_store(run.oof_store(member)) for member in members}
-        classes = ClassTable.of(run.experiment.data)
         tiles = tiles_of(run)
         pack = open_pack(run, tiles)
         train = tiles[tiles.split == "train"].reset_index(drop=True)
@@ -155,13 +161,11 @@ class ProvenStores:
         rows = np.flatnonzero(train.name.isin(folds.index))
         names = train.name[rows].tolist()
         return OofStores(
-            classes=classes.names,
-            models=tuple(model.name for model in models if model.target == "all"),
-            specialists=specialist_classes(models, classes),
+            **_blended(run),
             names=names,
             fold_N=folds[names].to_numpy(np.int64),
             group_N=pd.factorize(train.group[rows])[0],
-            hist_NC=hist_of(tiles, classes)[rows],
+            hist_NC=hist_of(tiles, ClassTable.of(run.experiment.data))[rows],
             mask_NHW=pack.train_mask_NHW,
             row_N=rows,
             stores=stores,
@@ -169,7 +173,7 @@ class ProvenStores:
         )
 
     @cached_property
-    def unseen(self) -> TestStores:
+    def unseen(self) -> UnseenStores:
         """The test predictions of all blended models.
 
         Raises:
@@ -192,17 +196,10 @@ class ProvenStores:
                 f"test predictions are read side by side, but {listed(in_other_order)} list the tiles in another order "
                 f"than the rest: delete them, and run python -m pipeline.cv --config FILE"
             )
-        classes = ClassTable.of(run.experiment.data)
-        return TestStores(
-            classes=classes.names,
-            models=tuple(model.name for model in models if model.target == "all"),
-            specialists=specialist_classes(models, classes),
-            names=first.names,
-            stores=stores,
-        )
+        return UnseenStores(**_blended(run), names=first.names, stores=stores)
 
 
-def excerpt_stores(run: Run, source: TestStores) -> dict[int, FoldStores] | None:
+def excerpt_stores(run: Run, source: UnseenStores) -> dict[int, FoldStores] | None:
     """Fold -> what its members say of some test tiles; None where that was not kept, or by members other than those
     whose mean `source` holds (a run of older code, or a folder that was removed)."""
     models = run.experiment.blended_models
@@ -223,6 +220,11 @@ def excerpt_stores(run: Run, source: TestStores) -> dict[int, FoldStores] | None
     }
 
 
-def specialist_classes(models: Sequence[Model], classes: ClassTable) -> dict[str, int]:
-    """Name of each specialist among the models -> index of its class."""
-    return {model.name: classes.names.index(model.target) for model in models if model.target != "all"}
+def _blended(run: Run) -> dict[str, Any]:
+    """The fields of `Stores` that a run's blended models have in common."""
+    classes, models = ClassTable.of(run.experiment.data).names, run.experiment.blended_models
+    return {
+        "classes": classes,
+        "models": tuple(model.name for model in models if model.target == "all"),
+        "specialists": {model.name: classes.index(model.target) for model in models if model.target != "all"},
+    }

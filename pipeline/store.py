@@ -271,14 +271,6 @@ class Store:
         return raw_NCHW
 
 
-def read_each(stores: Sequence[Store], tile: int) -> np.ndarray:
-    """(M, C, H, W) of one tile by M stores of the same shape and dtype, as stored."""
-    raw_MCHW = np.empty((len(stores), *stores[0].tile_shape), stores[0].dtype)
-    for store, raw_CHW in zip(stores, raw_MCHW, strict=True):
-        store.read_raw(tile, raw_CHW)
-    return raw_MCHW
-
-
 def open_store(path: Path) -> Store:
     """The store at `path`, checked as far as takes no time: files, sizes, names. `pipeline.check` reads the rest.
 

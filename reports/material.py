@@ -14,7 +14,7 @@ from config import Run, load_experiment
 from ensemble.apply import apply_tile
 from ensemble.build import BLEND, RunBlend, read_blend
 from ensemble.fitted import FittedBlend, uniform_blend
-from ensemble.stores import OofStores, ProvenStores, TestStores
+from ensemble.stores import OofStores, ProvenStores, UnseenStores
 from folds.audit import band_table
 from folds.classes import ClassTable
 from folds.folds_csv import folds_of
@@ -108,7 +108,7 @@ class Material:
         return self.run.member_inputs() | manifests | hash_files([self.run.blend_dir / BLEND])
 
     @cached_property
-    def test_probs(self) -> TestStores:
+    def test_probs(self) -> UnseenStores:
         """Their test predictions."""
         return ProvenStores(self.run).unseen
 
