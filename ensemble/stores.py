@@ -13,7 +13,8 @@ from config import Member, Run
 from folds.classes import ClassTable
 from folds.folds_csv import folds_of
 from folds.tiles import hist_of, tiles_of
-from pipeline.check import Kind, check_stores
+from pipeline.check import check_stores
+from pipeline.finished import Kind
 from pipeline.pack import open_pack
 from pipeline.quantise import quantise
 from pipeline.store import Store, open_store

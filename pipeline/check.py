@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed, refuse_all
-from base.files import hash_file, hash_value, read_json
+from base.files import hash_file, read_json
 from base.progress import track
 from base.stamps import read_stamp
 from base.threads import in_threads
@@ -22,10 +22,8 @@ from config import Member, Run, load_experiment
 from config.training import Model
 from folds.folds_csv import folds_of
 from folds.tiles import sources_of, tiles_of
-from pipeline.finished import weights_hash
+from pipeline.finished import Kind, mean_facts, member_facts
 from pipeline.store import content_problems, open_store
-
-Kind = Literal["oof", "test"]
 
 
 @dataclass(frozen=True)
@@ -104,22 +102,16 @@ def leak_problems(train_tiles: Iterable[str], predicted: Iterable[str], group_of
     return problems
 
 
-def _member_store_problems(run: Run, member: Member, path: Path, kind: str, truth: Truth, content: bool) -> list[str]:
+def _member_store_problems(run: Run, member: Member, path: Path, kind: Kind, truth: Truth, content: bool) -> list[str]:
     """Everything that contradicts about one member's store and the member behind it."""
-    facts = {"model": member.model.name, "fold": member.fold, "seed": member.seed, "target": member.model.target}
-    problems, record = _record_problems(run.member_dir(member) / "member.json", facts)
+    expected = member_facts(run, member, kind)
+    whose = {key: expected[key] for key in ("model", "fold", "seed", "target")}
+    problems, record = _record_problems(run.member_dir(member) / "member.json", whose)
     problems += _member_problems(run, member)
     try:
         store = open_store(path)
     except UserError as error:
         return [str(error)] + [f"{path}: {problem}" for problem in problems]
-    expected = facts | {
-        "kind": kind,
-        "variant": run.variant,
-        "weights_sha256": weights_hash(run, member),
-        "inputs": run.member_inputs() | (run.test_inputs() if kind == "test" else {}),
-        "keys_sha256": hash_value(run.member_keys(member.model)),
-    }
     held_out = [name for name, fold in truth.fold_of.items() if fold == member.fold]
     problems += _unlike(store.manifest, expected)
     problems += _names_problems(store.names, held_out if kind == "oof" else truth.test_names)
@@ -165,10 +157,7 @@ def _mean_store_problems(run: Run, model: Model, path: Path, truth: Truth, conte
         store = open_store(path)
     except UserError as error:
         return [str(error)]
-    members = {str(member): weights_hash(run, member) for member in run.members(model)}
-    expected = {"kind": "test", "model": model.name, "variant": run.variant}
-    expected |= {"members": members, "inputs": run.test_inputs()}
-    problems = _unlike(store.manifest, expected) + _names_problems(store.names, truth.test_names)
+    problems = _unlike(store.manifest, mean_facts(run, model)) + _names_problems(store.names, truth.test_names)
     if store.classes != _channels(run, model):
         problems.append(f"classes are {listed(store.classes)}, not {listed(_channels(run, model))}")
     return [f"{path}: {problem}" for problem in problems] + (content_problems(store) if content else [])

@@ -1,14 +1,19 @@
-"""What of a member is finished and valid. Without torch, so that a grid of hundreds of members is planned at once."""
+"""What of a member is finished and valid, and what its stores say that they were made from.
+
+Without torch, so that a grid of hundreds of members is planned at once.
+"""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from base.errors import UserError
+from base.files import hash_value
 from base.stamps import folder_stamp, read_stamp
 from config import Member, Run
 from config.training import Model
 from pipeline.store import open_store
 
+Kind = Literal["oof", "test"]
 STEPS = ("train", "oof", "test")
 SECONDS = "seconds.json"  # beside a store's own files and part of no hash: tiles, and the seconds that they took
 
@@ -28,23 +33,45 @@ def weights_hash(run: Run, member: Member) -> str | None:
     return "+".join(hashes) if hashes and all(hashes) else None
 
 
+def member_facts(run: Run, member: Member, kind: Kind) -> dict[str, Any]:
+    """What the manifest of a member's store, of its held-out fold or of the test tiles, says if it was made now."""
+    return {
+        "kind": kind,
+        "model": member.model.name,
+        "fold": member.fold,
+        "seed": member.seed,
+        "target": member.model.target,
+        "variant": run.variant,
+        "weights_sha256": weights_hash(run, member),
+        "inputs": run.member_inputs() | (run.test_inputs() if kind == "test" else {}),
+        "keys_sha256": hash_value(run.member_keys(member.model)),
+    }
+
+
+def mean_facts(run: Run, model: Model) -> dict[str, Any]:
+    """The same of a model's test store, the mean over its members."""
+    return {
+        "kind": "test",
+        "model": model.name,
+        "variant": run.variant,
+        "members": {str(member): weights_hash(run, member) for member in run.members(model)},
+        "inputs": run.test_inputs(),
+    }
+
+
 def mean_is_finished(run: Run, model: Model) -> bool:
     """Whether the model's test store is there, of the test tiles and by the weights that all its members have now."""
-    wanted = {"members": {str(member): weights_hash(run, member) for member in run.members(model)}}
-    return _says(run.test_store(model), wanted | {"inputs": run.test_inputs()})
+    return _says(run.test_store(model), mean_facts(run, model))
 
 
 def part_is_finished(run: Run, member: Member) -> bool:
     """Whether the member's own predictions of these test tiles are there, and made from its weights."""
-    made_from = weights_hash(run, member)
-    inputs = run.member_inputs() | run.test_inputs()
-    return made_from is not None and _says(run.test_part(member), {"weights_sha256": made_from, "inputs": inputs})
+    return _is_made_from(run.test_part(member), member_facts(run, member, "test"))
 
 
 def oof_is_finished(run: Run, member: Member) -> bool:
     """Whether the member's predictions of its held-out fold are there, and made from its weights."""
-    made_from = weights_hash(run, member)
-    return made_from is not None and _says(run.oof_store(member), {"weights_sha256": made_from})
+    return _is_made_from(run.oof_store(member), member_facts(run, member, "oof"))
 
 
 def steps_left(run: Run, member: Member, has_test: bool) -> list[str]:
@@ -58,6 +85,10 @@ def steps_left(run: Run, member: Member, has_test: bool) -> list[str]:
     if has_test and not part_is_finished(run, member) and not mean_is_finished(run, member.model):
         left.append("test")
     return left
+
+
+def _is_made_from(path: Path, facts: dict[str, Any]) -> bool:
+    return facts["weights_sha256"] is not None and _says(path, facts)
 
 
 def _says(path: Path, wanted: dict[str, Any]) -> bool:

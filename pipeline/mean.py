@@ -13,7 +13,7 @@ from base.progress import track
 from config import Run, load_experiment, open_run
 from config.training import Model
 from folds.tiles import tiles_of
-from pipeline.finished import mean_is_finished, part_is_finished, weights_hash
+from pipeline.finished import mean_facts, mean_is_finished, part_is_finished
 from pipeline.store import EXCERPT_KIND, Store, open_store, write_store
 
 EXCERPT = 200  # test tiles of which each member's own probabilities are kept, evenly spread
@@ -41,13 +41,10 @@ def mean_test(run: Run, model: Model) -> Path | None:
                 f"{listed(missing)}. Run: python -m pipeline.cv --config FILE --only model={model.name}"
             )
         parts = [open_store(run.test_part(member)) for member in members]
-        made_from = {str(member): weights_hash(run, member) for member in members}
-        manifest = {"kind": "test", "model": model.name, "variant": run.variant}
-        manifest |= {"members": made_from, "inputs": run.test_inputs()}
         first, dtype = parts[0], run.experiment.predict.dtype
         for member, part in zip(members, parts, strict=True):  # before the mean, which says that all is done
             _keep_excerpt(run.test_excerpt(member), part)
-        with write_store(path, first.names, first.classes, *first.size_px, manifest, dtype) as writer:
+        with write_store(path, first.names, first.classes, *first.size_px, mean_facts(run, model), dtype) as writer:
             for tile in track(range(len(first)), f"mean of {model.name}"):
                 writer.append(np.mean([part.read(tile) for part in parts], axis=0, dtype=np.float32)[None])
     for member in members:

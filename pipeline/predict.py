@@ -9,14 +9,14 @@ import torch
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed
-from base.files import hash_value, write_json
+from base.files import write_json
 from base.locks import held
 from base.progress import bar
 from base.version import code_version
 from config import Member, Run, load_experiment, open_run
 from folds.tiles import tiles_of
 from pipeline.device import pick_device, set_up_cpu
-from pipeline.finished import SECONDS, mean_is_finished, oof_is_finished, part_is_finished, weights_hash
+from pipeline.finished import SECONDS, Kind, mean_is_finished, member_facts, oof_is_finished, part_is_finished
 from pipeline.images import add_image_options, label_by_members, wanted_of
 from pipeline.members import MemberRecord, add_member_options, load_member, member_of, members_of
 from pipeline.outputs import output_for_store
@@ -44,7 +44,7 @@ def predict_test(run: Run, member: Member, device: torch.device, stop: StopReque
 
 
 def _predict_split(
-    run: Run, member: Member, device: torch.device, path: Path, kind: str, names: list[str], stop: StopRequest
+    run: Run, member: Member, device: torch.device, path: Path, kind: Kind, names: list[str], stop: StopRequest
 ) -> Path:
     if oof_is_finished(run, member) if kind == "oof" else part_is_finished(run, member):
         return path
@@ -58,19 +58,8 @@ def _predict_split(
     rows = np.array([row_of[name] for name in names])
     predictor = loaded.predictor(settings, run.experiment.train_of(member.model).precision, device)
     batches = predictor.outputs(pixels, rows, output_for_store(device, settings.dtype), run.experiment.images_at_once)
-    manifest = {
-        "kind": kind,
-        "model": member.model.name,
-        "fold": member.fold,
-        "seed": member.seed,
-        "target": member.model.target,
-        "variant": run.variant,
-        "weights": settings.weights,
-        "weights_sha256": weights_hash(run, member),
-        "inputs": run.member_inputs() | (run.test_inputs() if kind == "test" else {}),
-        "keys_sha256": hash_value(run.member_keys(member.model)),
-        "code": code_version(),
-    }
+    about = {"weights": settings.weights, "code": code_version()}
+    manifest = member_facts(run, member, kind) | about
     progress, task = bar(f"{kind} {member}", len(rows))
     begin = time.perf_counter()
     size, in_turn = pixels.shape[1:3], device.type == "cpu"

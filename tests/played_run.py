@@ -12,7 +12,7 @@ import pandas as pd
 import yaml
 from scipy import ndimage
 
-from base.files import hash_value, write_json
+from base.files import write_json
 from config import Member, Run, load_experiment
 from config.data import IGNORE_INDEX
 from config.training import Model
@@ -26,7 +26,7 @@ from folds.classes import ClassTable
 from folds.images import read_mask
 from folds.landscape import make_landscape
 from folds.tiles import read_tiles
-from pipeline.finished import weights_hash
+from pipeline.finished import mean_facts, member_facts
 from pipeline.pack import open_pack
 from pipeline.store import write_store
 from submissions.write import write_submission
@@ -95,7 +95,7 @@ def play(
         held_out = folds.name[folds.fold == member.fold].tolist()
         _leave_member(run, member, folds, weight_bytes)
         rng = np.random.default_rng([number, 7])
-        manifest = _manifest(run, member)
+        manifest = member_facts(run, member, "oof")
         channels = _channels(member.model, classes)
         with write_store(run.oof_store(member), held_out, channels, *pack.size_px, manifest) as writer:
             for name in held_out:
@@ -144,32 +144,15 @@ def _leave_member(run: Run, member: Member, folds: pd.DataFrame, weight_bytes: i
     run.member_result(member).finish([weights])
 
 
-def _manifest(run: Run, member: Member) -> dict:
-    return {
-        "kind": "oof",
-        "model": member.model.name,
-        "fold": member.fold,
-        "seed": member.seed,
-        "target": member.model.target,
-        "variant": run.variant,
-        "weights_sha256": weights_hash(run, member),
-        "inputs": run.member_inputs(),
-        "keys_sha256": hash_value(run.member_keys(member.model)),
-    }
-
-
 def _play_test(
     run: Run, model: Model, tiles: pd.DataFrame, rng: np.random.Generator, opinion: Callable[..., np.ndarray]
 ) -> None:
     data = run.experiment.data
     classes = ClassTable.of(data)
     test = tiles[tiles.split == "test"]
-    members = {str(member): weights_hash(run, member) for member in run.members(model)}
-    manifest = {"kind": "test", "model": model.name, "variant": run.variant, "members": members}
-    manifest["inputs"] = run.test_inputs()
     size_px = int(test.height.iloc[0]), int(test.width.iloc[0])
     channels = _channels(model, classes)
-    with write_store(run.test_store(model), test.name.tolist(), channels, *size_px, manifest) as writer:
+    with write_store(run.test_store(model), test.name.tolist(), channels, *size_px, mean_facts(run, model)) as writer:
         for name in test.name:
             mask = data.test_masks.format(name=name)
             truth_HW = classes.to_index(read_mask(Path(data.root) / mask), where=mask)

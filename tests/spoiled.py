@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from base.files import hash_file, hash_value, read_json, write_json
+from base.files import hash_file, read_json, write_json
 from config import Member, Run, load_experiment
 from folds.assign import make_folds
 from folds.tiles import read_tiles
-from pipeline.finished import weights_hash
+from pipeline.finished import mean_facts, member_facts
 from pipeline.store import INDEX, MANIFEST, PROBS, open_store, write_store
 from tests.tiny import tiny_values, write_config, write_tiny
 
@@ -47,20 +47,6 @@ def write_probs(path: Path, names: list[str], classes: list[str], manifest: dict
                       .transpose(0, 3, 1, 2)[:, : len(classes)].astype(np.float32))  # fmt: skip
 
 
-def manifest_of(run: Run, member: Member, kind: str) -> dict:
-    return {
-        "kind": kind,
-        "model": member.model.name,
-        "fold": member.fold,
-        "seed": member.seed,
-        "target": member.model.target,
-        "variant": run.variant,
-        "weights_sha256": weights_hash(run, member),
-        "inputs": run.member_inputs() | (run.test_inputs() if kind == "test" else {}),
-        "keys_sha256": hash_value(run.member_keys(member.model)),
-    }
-
-
 def write_run(config: Path) -> Run:
     """Folds, members and stores of the tiny experiment, with a specialist, as the stages leave them."""
     run = Run(load_experiment(config))
@@ -69,14 +55,11 @@ def write_run(config: Path) -> Run:
     for member in run.members():
         held_out = folds.name[folds.fold == member.fold].tolist()
         write_member(run, member, folds.name[folds.fold != member.fold].tolist(), held_out)
-        write_probs(run.oof_store(member), held_out, channels(member), manifest_of(run, member, "oof"))
+        write_probs(run.oof_store(member), held_out, channels(member), member_facts(run, member, "oof"))
     unet, bare = run.experiment.models
-    members = {str(member): weights_hash(run, member) for member in run.members(unet)}
-    mean = {"kind": "test", "model": unet.name, "variant": run.variant, "members": members}
-    mean["inputs"] = run.test_inputs()
-    write_probs(run.test_store(unet), test, CLASSES, mean)
+    write_probs(run.test_store(unet), test, CLASSES, mean_facts(run, unet))
     for member in run.members(bare):  # its mean is still to come
-        write_probs(run.test_part(member), test, ["bare"], manifest_of(run, member, "test"))
+        write_probs(run.test_part(member), test, ["bare"], member_facts(run, member, "test"))
     return run
 
 
@@ -145,7 +128,7 @@ def rewritten(run: Run, change_names: Callable[[list[str]], list[str]], classes:
     """The OOF store of fold 0 written again by a correct writer with other names."""
     path = run.oof_store(member(run))
     names = open_store(path).names
-    write_probs(path, change_names(names), classes or CLASSES, manifest_of(run, member(run), "oof"))
+    write_probs(path, change_names(names), classes or CLASSES, member_facts(run, member(run), "oof"))
 
 
 def duplicated_tile(run: Run) -> None:

@@ -11,7 +11,8 @@ import rasterio
 import torch
 
 from base.errors import UserError
-from base.files import hash_file
+from base.files import hash_file, hash_rows, hash_value
+from base.version import code_version
 from config import Member, Run, load_experiment, open_run
 from ensemble.apply import apply_blend
 from ensemble.fitted import FittedSpecialist, uniform_blend
@@ -81,6 +82,40 @@ def test_oof_and_test_stores_hold_the_networks_probabilities_and_are_proven(conf
         assert np.array_equal(store.read_many(range(3)).argmax(1), one_batch.argmax(1))
         assert np.abs(store.read_many(range(3)) - one_batch).max() <= 1.6 / 255
     assert len(check_stores(run, content=True)) == 2
+
+
+def test_a_manifest_says_what_the_probabilities_were_made_from(config):
+    """Spelled out here once more: with another word in it, the stores of every run there is would be none."""
+    run = run_of(config, "predict.weights=ema", "predict.tta=none")
+    weights = [hash_file(run.member_dir(each) / "weights" / "ema.safetensors") for each in run.members()]
+    train, test = (hash_rows(run.tiles_csv, "split", split, ("image", "mask")) for split in ("train", "test"))
+    inputs = {"oof": {"tiles.csv: train": train, "folds.csv": hash_file(run.folds_csv)}}
+    inputs["test"] = inputs["oof"] | {"tiles.csv: test": test}
+    stored = {"format", "tiles", "classes", "height", "width", "dtype", "codec", "bytes", "index_sha256"}
+    for each in run.members():
+        for kind, path in ("oof", predict_oof(run, each, CPU, GO_ON)), ("test", predict_test(run, each, CPU, GO_ON)):
+            manifest = open_store(path).manifest
+            assert {key: manifest[key] for key in manifest.keys() - stored} == {
+                "kind": kind,
+                "model": "unet",
+                "fold": each.fold,
+                "seed": 0,
+                "target": "all",
+                "variant": "ema-none",
+                "weights": "ema",
+                "weights_sha256": weights[each.fold],
+                "inputs": inputs[kind],
+                "keys_sha256": hash_value(run.member_keys(each.model)),
+                "code": code_version(),
+            }
+    manifest = open_store(mean_test(run, run.experiment.models[0])).manifest
+    assert {key: manifest[key] for key in manifest.keys() - stored} == {
+        "kind": "test",
+        "model": "unet",
+        "variant": "ema-none",
+        "members": {"unet/fold0-seed0": weights[0], "unet/fold1-seed0": weights[1]},
+        "inputs": {"tiles.csv: test": test},
+    }
 
 
 def test_several_weights_are_the_mean_of_their_probabilities(config):

@@ -8,6 +8,7 @@ import pytest
 from base.errors import UserError
 from config import Run, load_experiment
 from pipeline.check import _unlike, check_stores, leak_problems, main
+from pipeline.finished import steps_left
 from pipeline.store import open_store
 from tests.spoiled import (
     SPOILED,
@@ -18,7 +19,10 @@ from tests.spoiled import (
     member,
     member_of_other_folds,
     no_record,
+    store_of_another_fold,
     store_of_another_tta,
+    store_of_other_keys,
+    trained_anew,
     truncated_manifest,
     write_clean,
 )
@@ -51,6 +55,15 @@ def test_what_contradicts_is_found(run, spoil):
     with pytest.raises(UserError, match=SPOILED[spoil]) as refusal:
         check_stores(run, content=True)
     assert "pipeline.cv --config FILE" in str(refusal.value)
+
+
+@pytest.mark.parametrize("spoil", [store_of_other_keys, trained_anew, store_of_another_fold])
+def test_what_contradicts_is_predicted_again(run, spoil):
+    """One list of facts for who writes a store, who proves it and who asks whether it is there."""
+    first = member(run)
+    assert steps_left(run, first, has_test=True) == []
+    spoil(run)
+    assert "oof" in steps_left(run, first, has_test=True)
 
 
 def test_all_contradictions_are_listed_at_once(run):
