@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from folds.metrics import iou_of_counts, mean_over_classes
+from folds.metrics import confusion, iou_of_counts, mean_over_classes
 
 CONFIDENCE = 0.95
 SHIPS = 0.8
@@ -83,9 +83,8 @@ def tally(
     truth_GC = by_group(truth_P, weight_P, group_P)
     hit_GC = by_group(truth_P[hits], weight_P[hits], group_P[hits])
     said_GC = by_group(index_P, weight_P, group_P)
-    pair = truth_P.astype(np.int64) * num_classes + index_P
     loss_G = np.zeros(num_groups) if loss_P is None else np.bincount(group_P, weight_P * loss_P, minlength=num_groups)
-    conf_CC = np.bincount(pair, weight_P, minlength=num_classes**2).reshape(num_classes, num_classes)
+    conf_CC = confusion(index_P, truth_P, num_classes, weight_P)
     return Tally(hit_GC, truth_GC + said_GC - hit_GC, truth_GC, loss_G, conf_CC)
 
 
