@@ -25,7 +25,7 @@ from base.progress import track
 from base.threads import in_threads
 from ensemble.apply import apply_tile
 from ensemble.fitted import FittedBlend
-from ensemble.formulas import FLOOR
+from ensemble.formulas import FLOOR, tempered
 from ensemble.source import Source
 from folds.metrics import iou_of_counts
 
@@ -55,15 +55,16 @@ def fold_mean_gain(opinions: Opinions, honest_miou: float, counted_C: np.ndarray
     Returns:
         None where no temperature brings the labels of single folds to `honest_miou`.
     """
+    ratio_CP = over_largest(opinions.probs_CP)
 
     def above(log_t: float) -> float:
-        posterior_CP = sharpened(opinions.probs_CP, np.exp(log_t))
+        posterior_CP = tempered(ratio_CP, float(np.exp(log_t)))
         return expected_miou(posterior_CP, opinions.fold_LP, counted_C) - honest_miou
 
     low, high = np.log(SHARPEST), np.log(FLATTEST)
     if above(low) < 0 or above(high) > 0:
         return None
-    posterior_CP = sharpened(opinions.probs_CP, np.exp(brentq(above, low, high, xtol=1e-3)))
+    posterior_CP = tempered(ratio_CP, float(np.exp(brentq(above, low, high, xtol=1e-3))))
     return expected_miou(posterior_CP, [opinions.mean_P], counted_C) - expected_miou(
         posterior_CP, opinions.fold_LP, counted_C
     )
@@ -83,12 +84,10 @@ def expected_miou(posterior_CP: np.ndarray, label_LP: Sequence[np.ndarray], coun
     return float(iou_of_counts(hit_C, union_C)[counted_C].mean())
 
 
-def sharpened(probs_CP: np.ndarray, temperature: float) -> np.ndarray:
-    """p^(1/T), normalised; through logarithms, so that no power of a small T becomes 0 for all classes."""
-    log_CP = np.log(np.maximum(probs_CP, np.float32(FLOOR))) / np.float32(temperature)
-    log_CP -= log_CP.max(0)
-    np.exp(log_CP, out=log_CP)
-    return log_CP / log_CP.sum(0)
+def over_largest(probs_CP: np.ndarray) -> np.ndarray:
+    """Each pixel's probabilities over its largest: under a small T, `tempered` would make 0 of all classes."""
+    probs_CP = np.maximum(probs_CP, np.float32(FLOOR))
+    return probs_CP / probs_CP.max(0)
 
 
 def draw_opinions(

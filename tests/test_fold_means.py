@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from ensemble.fitted import uniform_blend
-from ensemble.fold_means import Opinions, draw_opinions, expected_miou, fold_mean_gain, sharpened
+from ensemble.fold_means import Opinions, draw_opinions, expected_miou, fold_mean_gain, over_largest
+from ensemble.formulas import tempered
 from ensemble.source import MemorySource
 from folds.metrics import confusion, mean_iou
 from tests.posteriors import random_source
@@ -84,7 +85,7 @@ def test_expected_counts_are_the_mean_over_truths_that_are_drawn():
 @pytest.mark.parametrize("temperature", [1 / 32, 0.5, 1.0, 3.0])
 def test_sharpening_keeps_the_order_and_the_sum(temperature):
     probs_CP = np.random.default_rng(7).dirichlet([0.5, 1, 2, 4], 500).T.astype(np.float32)
-    sharp_CP = sharpened(probs_CP, temperature)
+    sharp_CP = tempered(over_largest(probs_CP), temperature)
     assert np.allclose(sharp_CP.sum(0), 1, atol=1e-5)
     assert (sharp_CP.argmax(0) == probs_CP.argmax(0)).all()
     certain = probs_CP.max(0) > np.sort(probs_CP, axis=0)[-2] * 1.01
