@@ -40,7 +40,7 @@ from pipeline.store import MANIFEST
 BLEND, STEPS, CANDIDATES, MODELS, ERRORS, GROUPS = (
     "blend.json", "steps.csv", "candidates.csv", "models.csv", "errors.csv", "groups.npz",
 )  # fmt: skip
-FORMAT = 5
+FORMAT = 6
 """Of these files: a blend that a version with another one left is fitted again."""
 
 

@@ -219,16 +219,18 @@ def _drop_specialists(step: Step, blends: dict[int | None, FittedBlend], sample:
 
 
 def _choose(step: Step, tallies: dict[str, Tally]) -> tuple[str, list[Choice]]:
-    """The kind with the highest score if its gain over the first is above 0 with confidence, else the first.
+    """Of the kinds whose gain over the first is above 0 with confidence, the one that gains most; else the first.
+
+    The best of all need not be one of them: a noisy one must not stand in the way of a sure one. Intervals are widened
+    for all candidates, so that none is certain by chance, whichever is taken.
 
     What is judged by log loss must not cost more than HARM of mIoU with the same confidence: log loss is a means.
     """
     first, *others = step.kinds
     gains = {kind: gain(tallies[kind], tallies[first], step.measure, len(others), SHIPS) for kind in others}
     cost = {kind: gain(tallies[kind], tallies[first], "miou", confidence=SHIPS) for kind in others}
-    harmless = [kind for kind in others if cost[kind].high >= -HARM]
-    best = max(harmless, key=lambda kind: gains[kind].value, default=first)
-    ships = best if best in gains and gains[best].above_zero else first
+    certain = [kind for kind in others if gains[kind].above_zero and cost[kind].high >= -HARM]
+    ships = max(certain, key=lambda kind: gains[kind].value, default=first)
     return ships, [Choice(step.name, kind, step.measure, gains[kind], kind == ships) for kind in others]
 
 

@@ -94,8 +94,8 @@ def _steps(built: RunBlend) -> Table:
 def _candidates(candidates: pd.DataFrame) -> Table:
     shown = Table(
         title="Candidates of each step, against leaving the step out", title_justify="left",
-        caption=f"A step ships if its best candidate's interval ({SHIPS:.0%}, widened for their number) lies above 0; "
-        "a specialist stays if its gain does. override: for comparison.", caption_justify="left",
+        caption=f"Of a step's candidates whose interval ({SHIPS:.0%}, widened for their number) lies above 0, the one "
+        "that gains most ships; a specialist stays if its gain does. override: for comparison.", caption_justify="left",
     )  # fmt: skip
     for column in ("step", "candidate", "measure", "gain", "interval", ""):
         shown.add_column(column, justify="right" if column in ("gain", "interval") else "left")

@@ -7,7 +7,7 @@ import pytest
 
 from config.ensemble import Blend
 from ensemble.apply import apply_blend
-from ensemble.evidence import Tally, gain
+from ensemble.evidence import SHIPS, Tally, gain
 from ensemble.fit import Step, _choose, _take, fit_blend, tally_sample
 from ensemble.fitted import uniform_blend
 from ensemble.honest import fit_honestly, score_sample, score_tiles
@@ -172,6 +172,19 @@ def test_log_loss_ships_what_costs_mIoU_next_to_nothing_and_nothing_that_costs_m
     assert gain(tallies["surer"], tallies["as it was"]).high < 0
     assert gain(tallies["surer"], tallies["as it was"], "nll").above_zero
     assert _choose(Step("calibration", "nll", list(tallies), None), tallies)[0] == kind
+
+
+def test_a_noisy_candidate_that_gains_most_does_not_block_one_that_is_certain_to_gain():
+    plain, small, sure = labelled(3_900, 9_000.0), labelled(3_920, 9_000.0), labelled(3_940, 9_000.0)
+    noise_GC = np.where(np.arange(24).reshape(12, 2) % 3 == 0, 1_000.0, -400.0)  # +67 a group, now here, now there
+    wild = replace(plain, hit_GC=plain.hit_GC + noise_GC, union_GC=plain.union_GC - noise_GC)
+    tallies = {"as it was": plain, "small": small, "wild": wild, "sure": sure}
+    gains = {kind: gain(tallies[kind], plain, tried=3, confidence=SHIPS) for kind in ("small", "wild", "sure")}
+    assert gains["wild"].value > gains["sure"].value > gains["small"].value > 0
+    assert [kind for kind, estimate in gains.items() if estimate.above_zero] == ["small", "sure"]
+    chosen, choices = _choose(Step("weights", "miou", list(tallies), None), tallies)
+    assert chosen == "sure"
+    assert [choice.kind for choice in choices if choice.ships] == ["sure"]
 
 
 def test_with_two_folds_nothing_is_chosen_that_the_honest_score_could_not_choose():
