@@ -175,12 +175,13 @@ def fitted_variant(run: Run) -> str | None:
 
 
 def shipping_stage(scored: dict[str, Scored], settings: Blend) -> str:
-    """The last stage; or the plain mean where nothing was asked for by name and all steps together do not pay.
+    """The last stage; or the plain mean where no kind but that of the plain mean was asked for by name, and all steps
+    together do not pay.
 
     Steps are chosen by what inner folds say, one at a time; the honest score is the one word on all of them.
     """
     first, *_, last = scored
-    free = all(getattr(settings, name) == "auto" for name in PLAIN_MEAN)
+    free = all(getattr(settings, step) in ("auto", plain) for step, plain in PLAIN_MEAN.items())
     return first if free and scored[last].honest.miou < scored[first].honest.miou else last
 
 

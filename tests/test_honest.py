@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from config.ensemble import Blend
+from config.ensemble import PLAIN_MEAN, Blend
 from ensemble.apply import apply_blend
+from ensemble.build import shipping_stage
 from ensemble.evidence import SHIPS, Tally, gain
 from ensemble.fit import Step, _choose, _take, fit_blend, tally_sample
 from ensemble.fitted import uniform_blend
-from ensemble.honest import fit_honestly, score_sample, score_tiles
+from ensemble.honest import Scored, fit_honestly, score_sample, score_tiles
 from ensemble.postprocess import fit_postprocess
 from ensemble.sample import draw_sample
 from ensemble.source import memory_source
@@ -185,6 +186,22 @@ def test_a_noisy_candidate_that_gains_most_does_not_block_one_that_is_certain_to
     chosen, choices = _choose(Step("weights", "miou", list(tallies), None), tallies)
     assert chosen == "sure"
     assert [choice.kind for choice in choices if choice.ships] == ["sure"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "stage"),
+    [
+        ({}, "uniform"),
+        *(({step: kind}, "uniform") for step, kind in PLAIN_MEAN.items()),
+        ({"weights": "greedy"}, "decision"),
+        ({"postprocess": "none", "decision": "miou"}, "decision"),
+    ],
+)
+def test_steps_that_do_not_pay_together_are_left_out_unless_one_is_asked_for_by_name(asked, stage):
+    """To leave a step out by name is to ask for less, not for the rest whatever it is worth."""
+    better, middle, worse = (Scored(labelled(hits, 1.0), labelled(4_500, 1.0)) for hits in (4_100, 4_200, 4_000))
+    assert shipping_stage({"uniform": better, "weights": middle, "decision": worse}, Blend(**asked)) == stage
+    assert shipping_stage({"uniform": worse, "weights": middle, "decision": better}, Blend(**asked)) == "decision"
 
 
 def test_with_two_folds_nothing_is_chosen_that_the_honest_score_could_not_choose():
