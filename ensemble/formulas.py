@@ -114,10 +114,21 @@ def override(blend: FittedBlend, index_B: np.ndarray, evidence_SB: list[np.ndarr
     margin_B = np.zeros(len(index_B), np.float32)
     for specialist, evidence_B in zip(blend.specialists, evidence_SB, strict=True):
         if specialist.threshold is not None:
-            over_B = evidence_B - np.float32(specialist.threshold)
-            wins = over_B > margin_B
-            index_B[wins] = specialist.target
-            margin_B[wins] = over_B[wins]
+            override_by(specialist, index_B, margin_B, evidence_B)
+
+
+def override_by(
+    specialist: FittedSpecialist, index_B: np.ndarray, margin_B: np.ndarray, evidence_B: np.ndarray
+) -> None:
+    """In place: the specialist wins where it is further above its threshold than who won before.
+
+    Args:
+        margin_B: how far that one is above its own; 0 where none has won.
+    """
+    over_B = evidence_B - np.float32(specialist.threshold)
+    wins = over_B > margin_B
+    index_B[wins] = specialist.target
+    margin_B[wins] = over_B[wins]
 
 
 def _normalize(probs_CB: np.ndarray) -> np.ndarray:

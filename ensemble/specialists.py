@@ -13,7 +13,7 @@ from ensemble.apply import apply_sample
 from ensemble.calibration import fit_platt, fitting_part
 from ensemble.decision import joining_miou
 from ensemble.fitted import FittedBlend, FittedSpecialist
-from ensemble.formulas import add_evidence, calibrated_evidence, floored
+from ensemble.formulas import add_evidence, calibrated_evidence, floored, override_by
 from ensemble.sample import Sample
 
 LEAST_SHARE = 0.02
@@ -41,11 +41,16 @@ def fit_evidence(blend: FittedBlend, sample: Sample, names: Sequence[str]) -> Fi
 
 
 def fit_override(blend: FittedBlend, sample: Sample, names: Sequence[str]) -> FittedBlend:
-    """The blend with each of these specialists winning above a threshold of its own; without those that never help."""
+    """The blend with each of these specialists winning above a threshold of its own; without those that never help.
+
+    Thresholds are fitted one after the other, by the rule that is applied: a specialist takes a pixel from one before
+    it only where it is further above its threshold.
+    """
     fitted = replace(blend, specialists=())
     _, index_P = apply_sample(fitted, sample)
+    margin_P = np.zeros(len(index_P), np.float32)
     for specialist, evidence_P in _calibrated(sample, names):
-        joins_from_P = np.searchsorted(-THRESHOLDS, -evidence_P.astype(np.float64), side="right")
+        joins_from_P = np.searchsorted(-THRESHOLDS, margin_P - evidence_P.astype(np.float64), side="right")
         miou_B = joining_miou(
             joins_from_P,
             len(THRESHOLDS),
@@ -56,13 +61,10 @@ def fit_override(blend: FittedBlend, sample: Sample, names: Sequence[str]) -> Fi
             len(sample.classes),
         )
         chosen = int(np.argmax(miou_B))
-        over_P = evidence_P > THRESHOLDS[chosen]
-        if over_P.any():
-            fitted = replace(
-                fitted,
-                specialists=(*fitted.specialists, replace(specialist, threshold=float(THRESHOLDS[chosen]))),
-            )
-            index_P = np.where(over_P, np.uint8(specialist.target), index_P)
+        if (joins_from_P <= chosen).any():
+            specialist = replace(specialist, threshold=float(THRESHOLDS[chosen]))
+            fitted = replace(fitted, specialists=(*fitted.specialists, specialist))
+            override_by(specialist, index_P, margin_P, evidence_P)
     return fitted
 
 

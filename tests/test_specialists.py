@@ -5,10 +5,10 @@ import pytest
 
 from config.ensemble import Blend
 from ensemble.apply import apply_sample
-from ensemble.fit import fit_blend
+from ensemble.fit import fit_blend, tally_sample
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.sample import Sample, draw_sample
-from ensemble.specialists import fit_evidence, fit_override
+from ensemble.specialists import THRESHOLDS, fit_evidence, fit_override
 from tests.posteriors import posteriors, random_source
 
 
@@ -79,3 +79,21 @@ def test_two_good_specialists_of_a_class_are_no_worse_than_one(seed):
     assert nll["rare0", "rare1"] < min(nll["rare0",], nll["rare1",])
     fit = fit_blend(sample, Blend(specialists="auto", decision="miou", calibration="none"))
     assert [specialist.name for specialist in fit.blend.specialists] == ["rare0", "rare1"]
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_of_overrides_no_other_threshold_of_the_last_is_better_than_the_fitted_one(seed):
+    """As they are applied: of two specialists above their thresholds, the one furthest above wins."""
+    shares = (0.6, 0.3, 0.07, 0.03)
+    source = random_source(seed, tiles=18, px=32, shares=shares, noises=(2.0,), specialists=0)
+    rng = np.random.default_rng(seed)
+    knows = [posteriors(rng, source.truth_NHW, np.array(shares), noise)[..., c] for c, noise in ((3, 1.2), (2, 1.0))]
+    evidence_NSHW = np.round(255 * np.stack(knows, axis=1)).astype(np.uint8)
+    source = replace(source, specialists={"rare": 3, "scarce": 2}, evidence_NSHW=evidence_NSHW)
+    sample = draw_sample(source, 10**6)
+    blend = fit_override(uniform_blend(source.classes, source.models), sample, ["rare", "scarce"])
+    first, last = blend.specialists
+    fitted = tally_sample(blend, sample).miou
+    for threshold in THRESHOLDS:
+        other = replace(blend, specialists=(first, replace(last, threshold=float(threshold))))
+        assert tally_sample(other, sample).miou < fitted + 1e-6
