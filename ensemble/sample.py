@@ -77,12 +77,19 @@ class Sample:
         )
 
     def thinned(self, at_most: int) -> "Sample":
-        """Every n-th pixel with n times its weight, so that at most that many are left."""
-        step = -(-len(self.truth_P) // at_most)
-        if step <= 1:
+        """At most that many of the pixels, evenly spaced: of each class equally many, or all it has, so that none is
+        lost. Their weights still sum to the class's."""
+        if len(self.truth_P) <= at_most:
             return self
-        thin = self._of(slice(None, None, step))
-        return replace(thin, weight_P=thin.weight_P * step)
+        count_C = np.bincount(self.truth_P)
+        rate_C = class_rates(count_C, at_most)
+        order_P = np.argsort(self.truth_P, kind="stable")
+        rank_P = np.empty(len(order_P))  # among those of its class
+        rank_P[order_P] = np.arange(len(order_P)) - np.repeat(np.cumsum(count_C) - count_C, count_C)
+        rate_P = rate_C[self.truth_P]
+        thin = self._of(np.flatnonzero(np.floor((rank_P + 1) * rate_P) > np.floor(rank_P * rate_P)))
+        left_C, all_C = (np.bincount(each.truth_P, each.weight_P) for each in (thin, self))
+        return replace(thin, weight_P=thin.weight_P * (all_C / np.maximum(left_C, 1e-12))[thin.truth_P])
 
     def _of(self, pixels: np.ndarray | slice) -> "Sample":
         group_P = self.group_P[pixels]

@@ -8,7 +8,7 @@ import pytest
 from ensemble import sample as sample_module
 from ensemble.apply import apply_sample
 from ensemble.fitted import uniform_blend
-from ensemble.sample import class_rates, draw_sample
+from ensemble.sample import Sample, class_rates, draw_sample
 from folds.metrics import confusion
 from tests.posteriors import random_source
 
@@ -21,6 +21,14 @@ def uniform_confusions(source, sample) -> tuple[np.ndarray, np.ndarray]:
     everything = draw_sample(source, 10**9)
     exact = confusion(apply_sample(blend, everything)[1], everything.truth_P, len(source.classes))
     return exact, confusion(apply_sample(blend, sample)[1], sample.truth_P, len(source.classes), sample.weight_P)
+
+
+def sample_of(truth_P: np.ndarray, weight_P: np.ndarray) -> Sample:
+    """Pixels of three folds, whose models say nothing."""
+    fold_P = np.arange(len(truth_P)) * 3 // len(truth_P)
+    nothing = np.zeros((0, len(truth_P)))
+    return Sample(("a", "b", "c", "d"), (), {}, nothing[:, None], nothing, truth_P, weight_P, fold_P,
+                  fold_P.astype(np.int32), fold_P.astype(np.int32))  # fmt: skip
 
 
 def test_a_large_budget_takes_every_pixel_once():
@@ -136,3 +144,35 @@ def test_class_rates_fill_the_budget_from_the_rarest():
     assert rate_C @ [1_000_000, 50, 10_000] == pytest.approx(3_000)
     assert rate_C[0] * 1_000_000 == pytest.approx(rate_C[2] * 10_000)
     assert (class_rates(np.array([5, 0, 7]), 100) == 1).all()
+
+
+def test_thinning_loses_no_class_and_changes_no_class_s_weight():
+    """A class of six pixels among 45,000, wherever they lie."""
+    for seed in range(10):
+        truth_P = np.random.default_rng(seed).permutation(np.repeat([0, 2, 3], [30_000, 14_994, 6])).astype(np.uint8)
+        sample = sample_of(truth_P, weight_P=np.where(truth_P == 0, 7.0, 2.0) + np.arange(45_000) % 3)
+        thin = sample.thinned(10_000)
+        assert len(thin.truth_P) <= 10_000
+        assert (np.bincount(thin.truth_P)[[2, 3]] >= [4_900, 6]).all()
+        weight_C, thin_C = (np.bincount(each.truth_P, each.weight_P) for each in (sample, thin))
+        np.testing.assert_allclose(thin_C, weight_C)
+        for fold in sample.folds:
+            assert (sample.only(fold).truth_P == 3).sum() == (thin.only(fold).truth_P == 3).sum()
+
+
+def test_a_thinned_sample_estimates_confusions_without_bias():
+    """Over all orders of the pixels, of which some are drawn at the rate of what models take them for."""
+    rng = np.random.default_rng(0)
+    truth_P = np.repeat([0, 1, 2], [4_000, 900, 40]).astype(np.uint8)
+    said_P = np.where(rng.random(len(truth_P)) < 0.8, truth_P, rng.integers(0, 3, len(truth_P))).astype(np.uint8)
+    weight_P = np.where((truth_P == 0) & (said_P == 0), 20.0, 1.0)
+    exact = confusion(said_P, truth_P, 3, weight_P)
+    estimates = []
+    for _ in range(300):
+        order = rng.permutation(len(truth_P))
+        sample = replace(sample_of(truth_P[order], weight_P[order]), evidence_SP=said_P[None, order])
+        thin = sample.thinned(800)
+        estimates.append(confusion(thin.evidence_SP[0], thin.truth_P, 3, thin.weight_P))
+    mean, error = np.mean(estimates, axis=0), np.std(estimates, axis=0) / np.sqrt(300)
+    assert (np.abs(mean - exact) <= 4 * error + 0.005 * exact + 1e-9).all()
+    assert (mean[2] == exact[2]).all()
