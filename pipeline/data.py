@@ -1,14 +1,17 @@
 """Training batches. What a tile looks like in an epoch is a function of (seed, epoch, tile, occurrence) alone."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from itertools import count, pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from base.errors import UserError
 from config.data import IGNORE_INDEX
 from pipeline.augment import Augment, Sample, Tile
 from pipeline.pack import Pack
@@ -16,6 +19,9 @@ from pipeline.seeds import TILE, seed_of
 from pipeline.stopping import leave_stopping_to_main
 
 Key = tuple[int, int, int]  # (epoch, tile in the pack, how often the tile came before in this epoch)
+SHARED = Path("/dev/shm")  # where Linux keeps what a loader's processes hand to the main one
+PREFETCH = 4  # batches that each of them makes before they are asked for, where there is room
+TIMEOUT_S = 300.0  # without a batch: one was lost, and would be waited for for ever
 
 
 @dataclass
@@ -99,6 +105,11 @@ class TrainTiles(Dataset):
         sample = self.augment(self._load(tile), seed_of(TILE, self.seed, epoch, tile, occurrence), self._partner)
         return key, Sample(sample.image, self.target_of[sample.mask], self.target_of[sample.second], sample.share)
 
+    @property
+    def bytes_per_tile(self) -> int:
+        """What a tile takes in a batch at most: its pixels and two targets."""
+        return self.pack.train_image_NHWB[0].nbytes + 2 * self.pack.train_mask_NHW[0].nbytes
+
     def _load(self, tile: int) -> Tile:
         return np.array(self.pack.train_image_NHWB[tile]), np.array(self.pack.train_mask_NHW[tile])
 
@@ -175,7 +186,31 @@ class EpochBatches:
         return keys
 
 
+def prefetch_factor(workers: int, batch_bytes: int) -> int:
+    """Batches that each of a loader's processes makes ahead: as many as half of the shared memory that is free holds,
+    since other jobs of the machine have theirs there too.
+
+    Raises:
+        UserError: one for each process, and the one that is trained on, do not fit. What does not fit is lost.
+    """
+    if not SHARED.exists():  # no Linux: elsewhere it has no size
+        return PREFETCH
+    stat = os.statvfs(SHARED)
+    free, needed = stat.f_bavail * stat.f_frsize, (workers + 1) * batch_bytes
+    if needed > free:
+        raise UserError(
+            f"{SHARED} has {free / 2**20:.1f} MiB free; {workers} loader processes hand over batches of "
+            f"{batch_bytes / 2**20:.1f} MiB there and need {needed / 2**20:.1f}. Set jobs.loader_workers=0, or give "
+            f"the container more (docker run --shm-size=2g; Kubernetes: docs/cluster.md)"
+        )
+    return min(max(free // 2 // (workers * batch_bytes), 1), PREFETCH)
+
+
 def train_loader(tiles: TrainTiles, batches: EpochBatches, workers: int, device: torch.device) -> DataLoader:
+    """
+    Raises:
+        UserError: batches of so many processes do not fit into shared memory.
+    """
     return DataLoader(
         tiles,
         batch_sampler=batches,
@@ -186,7 +221,8 @@ def train_loader(tiles: TrainTiles, batches: EpochBatches, workers: int, device:
         # and augmentations, which are closures, need not be pickled.
         multiprocessing_context="fork" if workers else None,
         persistent_workers=workers > 0,
-        prefetch_factor=4 if workers else None,
+        prefetch_factor=prefetch_factor(workers, batches.batch * tiles.bytes_per_tile) if workers else None,
+        timeout=TIMEOUT_S if workers else 0,
         pin_memory=device.type == "cuda",
         # Of its own: a number is drawn where an epoch begins, and again where a run goes on within it. Of the global
         # one it would be dropout's next.
