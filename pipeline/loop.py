@@ -50,8 +50,33 @@ class Hooks:
     save_best: Callable[[TrainState], None]
     stop: StopRequest
     progress: TrainProgress
-    validate: Callable[[nn.Module], float] | None = None
-    """The mIoU of a network on the held-out tiles; None: there are none."""
+    validate: Callable[[nn.Module, Callable[[], None]], float] | None = None
+    """The mIoU of a network on the held-out tiles, with something to call after each batch; None: there are none."""
+
+
+class Checkpoints:
+    """A checkpoint where one is due or an end was asked for."""
+
+    def __init__(self, plan: Plan, state: TrainState, hooks: Hooks) -> None:
+        self.plan, self.state, self.hooks = plan, state, hooks
+        self.saved_at = time.monotonic()
+        self.saved: tuple[int, int] | None = None
+        """Where the state stood then; it is not written twice, however long scoring takes."""
+
+    def pause(self) -> None:
+        """To be called between two pieces of work, when the state is whole.
+
+        Raises:
+            Stopped: a stop was asked for and the state is saved.
+        """
+        stopping = bool(self.hooks.stop)  # asked once: the answer may change between two questions
+        if stopping or time.monotonic() - self.saved_at > self.plan.checkpoint_s:
+            place = (self.state.epoch, self.state.micro_step)
+            if place != self.saved:
+                self.hooks.save(self.state)
+            self.saved_at, self.saved = time.monotonic(), place
+        if stopping:
+            raise Stopped(self.plan.name)
 
 
 def fit(
@@ -67,8 +92,7 @@ def fit(
         UserError: the loss or a gradient is not finite, in fp16 for some steps; nothing that came of it was saved.
         Stopped: a stop was asked for and the state is saved.
     """
-    train = plan.train
-    saved_at = time.monotonic()
+    train, checkpoints = plan.train, Checkpoints(plan, state, hooks)
     batches.begin(state.epoch, state.micro_step, train.epochs)
     stream = iter(loader)
     while state.epoch < train.epochs:
@@ -87,13 +111,11 @@ def fit(
             state.loss_sum += sum(losses)
             tiles = sum(len(batch.keys) for batch in micro_batches)
             hooks.progress.step(state.epoch, state.micro_step, micro_steps, sum(losses) / len(losses), lr, tiles)
-            stopping = bool(hooks.stop)  # asked once: the answer may change between two questions
-            if stopping or time.monotonic() - saved_at > plan.checkpoint_s:
-                hooks.save(state)
-                saved_at = time.monotonic()
-            if stopping:
-                raise Stopped(plan.name)
-        finish_epoch(plan, state, objective.device, micro_steps, current_lr(state, steps - 1, steps, train), hooks)
+            checkpoints.pause()
+        # While the epoch still stands at its last step: one that is killed or stopped now is scored again, whole.
+        miou = score(train, state, hooks, checkpoints)
+        lr = current_lr(state, steps - 1, steps, train)
+        finish_epoch(state, {"lr": lr, "loss": state.loss_sum / micro_steps, "val_miou": miou}, objective.device, hooks)
         hooks.progress.epoch(state.log[-1])
     hooks.save(state)
 
@@ -154,17 +176,19 @@ def _not_finite(plan: Plan, state: TrainState, lr: float, of: list[Batch], what:
     )
 
 
-def finish_epoch(
-    plan: Plan, state: TrainState, device: torch.device, micro_steps: int, lr: float, hooks: Hooks
-) -> None:
-    """Count the epoch, score it where asked, and write its row of the log."""
-    train = plan.train
+def score(train: Train, state: TrainState, hooks: Hooks, checkpoints: Checkpoints) -> float | None:
+    """The mIoU of the weights on the held-out tiles after an epoch; None where it is not asked for."""
+    epochs_done = state.epoch + 1
+    due = train.validate_every and (epochs_done % train.validate_every == 0 or epochs_done == train.epochs)
+    return hooks.validate(state.network.eval(), checkpoints.pause) if due and hooks.validate else None
+
+
+def finish_epoch(state: TrainState, row: dict[str, float | None], device: torch.device, hooks: Hooks) -> None:
+    """Count the epoch, and write its row of the log."""
     state.epoch, state.micro_step = state.epoch + 1, 0
     state.averages.after_epoch(state.network, state.epoch)
-    due = train.validate_every and (state.epoch % train.validate_every == 0 or state.epoch == train.epochs)
-    miou = hooks.validate(state.network.eval()) if due and hooks.validate else None
-    row = {"epoch": state.epoch, "lr": lr, "loss": state.loss_sum / micro_steps, "val_miou": miou}
-    state.log.append(row)
+    state.log.append({"epoch": state.epoch} | row)
+    miou = row["val_miou"]
     if miou is not None:
         state.plateau.after_validation(miou)
         if miou > state.best_miou:

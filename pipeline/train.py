@@ -1,6 +1,6 @@
 """Train one member: (model, fold, seed). A run that was killed goes on where it was; a finished one is left alone."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -56,8 +56,8 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     result.begin()
     setup.record.write(folder)
 
-    def validate(evaluated: nn.Module) -> float:
-        return held_out_miou(setup, evaluated, run.experiment.images_at_once)
+    def validate(evaluated: nn.Module, pause: Callable[[], None]) -> float:
+        return held_out_miou(setup, evaluated, run.experiment.images_at_once, pause)
 
     def save(state: TrainState) -> None:
         state.save(folder / "last.pt", identity)
@@ -80,15 +80,19 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     for kind, averaged in state.averages.networks().items():
         with autocast(device, objective.dtype):
             plain = plain_batches(pack, setup.train_N, fits, objective)
-            update_batch_statistics(averaged, plain)
+            update_batch_statistics(averaged, unless_stopped(plain, stop, member))
         write_weights(folder, kind, averaged)
     result.finish(sorted((folder / "weights").glob("*.safetensors")))
     (folder / "last.pt").unlink()  # three times the weights' size, and nothing will go on from it
     return folder
 
 
-def held_out_miou(setup: Setup, network: nn.Module, batch: int) -> float:
-    """mIoU on the held-out tiles, without views: for the curves; the OOF score has them."""
+def held_out_miou(setup: Setup, network: nn.Module, batch: int, pause: Callable[[], None]) -> float:
+    """mIoU on the held-out tiles, without views: for the curves; the OOF score has them.
+
+    Args:
+        pause: called after each batch.
+    """
     pack, objective, num_classes = setup.pack, setup.objective, max(len(setup.record.classes), 2)
     settings = Predict(tta="none", batch=batch)
     predictor = Predictor([network], objective.preparation, settings, setup.plan.train.precision, objective.device)
@@ -99,7 +103,16 @@ def held_out_miou(setup: Setup, network: nn.Module, batch: int) -> float:
         truth_NHW = target_of[read_rows(pack.train_mask_NHW, setup.val_N[first : first + len(pred_NHW)])]
         conf_CC += confusion(pred_NHW, truth_NHW, num_classes)
         first += len(pred_NHW)
+        pause()
     return mean_iou(conf_CC)
+
+
+def unless_stopped(batches: Iterator[torch.Tensor], stop: StopRequest, member: Member) -> Iterator[torch.Tensor]:
+    """The batches, until an end is asked for: `last.pt` holds all but what they were for."""
+    for image_NCHW in batches:
+        if stop:
+            raise Stopped(str(member))
+        yield image_NCHW
 
 
 def plain_batches(pack: Pack, tile_N: np.ndarray, batch: int, objective: Objective) -> Iterator[torch.Tensor]:

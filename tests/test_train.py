@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -20,10 +21,12 @@ from base.errors import UserError
 from base.files import hash_file
 from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds, read_folds
+from folds.metrics import confusion
+from models import averaging
 from models.averaging import Averages
 from models.losses import build_loss
 from models.zoo import build_model
-from pipeline import loop
+from pipeline import loop, train
 from pipeline.checkpoint import TrainState
 from pipeline.costs import Cost, checkpoint_bytes
 from pipeline.data import Batch
@@ -157,6 +160,72 @@ def test_dropout_the_plateau_and_the_best_epoch_survive_a_stop(tmp_path, monkeyp
     assert rates == pytest.approx([1e-3, 1e-3, 1e-3, 1e-4])
     assert undisturbed["best.safetensors"] != undisturbed["last.safetensors"]
     assert trained("stopped", [4, 3])[0] == undisturbed
+
+
+class Killed(BaseException):
+    """As a SIGKILL it is caught by nobody."""
+
+
+def tile_by_tile(run: Run) -> Run:
+    """The run, with held-out tiles scored one at a time."""
+    predict = run.experiment.predict.model_copy(update={"batch": 1})
+    return Run(run.experiment.model_copy(update={"predict": predict}))
+
+
+def place_of(run: Run) -> tuple[int, int]:
+    """Epochs and micro-batches that a checkpoint holds."""
+    saved = torch.load(run.member_dir(member_of(run)) / "last.pt", weights_only=True)
+    return saved["epoch"], saved["micro_step"]
+
+
+def test_a_run_that_is_killed_while_it_is_scored_has_lost_no_step_that_was_due_to_be_saved(undisturbed, monkeypatch):
+    tmp_path, expected = undisturbed
+    run = tile_by_tile(run_of(tmp_path, "killed-scoring", **EVERYTHING))
+    now, scored = [0.0], []
+
+    def slow(pred_NHW, truth_NHW, num_classes):
+        now[0] += 100.0  # longer than jobs.checkpoint_s
+        scored.append(len(pred_NHW))
+        if len(scored) == 5:  # in the second epoch
+            raise Killed
+        return confusion(pred_NHW, truth_NHW, num_classes)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now[0]))
+        patched.setattr(train, "confusion", slow)
+        with pytest.raises(Killed):
+            train_member(run, member_of(run), CPU, StopRequest())
+    assert scored == [1] * 5
+    assert place_of(run) == (1, 3)
+    torch.rand(7)
+    train_member(run, member_of(run), CPU, StopRequest())
+    assert bits(run, member_of(run)) == expected
+
+
+def test_a_stop_is_heard_while_tiles_are_scored_and_while_statistics_are_estimated(undisturbed, monkeypatch):
+    tmp_path, expected = undisturbed
+    run = tile_by_tile(run_of(tmp_path, "stopped-between", **EVERYTHING))
+    stop, seen = StopAfter(10**9), []
+
+    def then_stop(work, place):
+        def done(*args):
+            seen.append(place)
+            stop.left = 0
+            return work(*args)
+
+        return done
+
+    for module, place, at in ((train, "confusion", (0, 3)), (averaging, "padded_logits", (3, 0))):
+        with monkeypatch.context() as patched:
+            patched.setattr(module, place, then_stop(getattr(module, place), place))
+            with pytest.raises(Stopped):
+                train_member(run, member_of(run), CPU, stop)
+        stop.left = 10**9
+        assert place_of(run) == at
+        torch.rand(7)
+    assert seen == ["confusion", "padded_logits"]  # after one tile, and after one batch
+    train_member(run, member_of(run), CPU, StopRequest())
+    assert bits(run, member_of(run)) == expected
 
 
 def test_loader_workers_change_no_bit(undisturbed):
@@ -451,9 +520,9 @@ def test_on_a_gpu_a_checkpoint_knows_of_the_best_weights_at_once(tmp_path, devic
             save_best=lambda state: seen.append("best"),
             stop=StopRequest(),
             progress=None,
-            validate=lambda network, miou=miou: miou,
         )
-        loop.finish_epoch(loop.Plan("flat", train, 0, 0, []), state, torch.device(device), 3, 1e-3, hooks)
+        row = {"lr": 1e-3, "loss": 2.5, "val_miou": miou}
+        loop.finish_epoch(state, row, torch.device(device), hooks)
     assert seen == calls
     assert state.best_miou == 0.5
 
