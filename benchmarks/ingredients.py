@@ -19,12 +19,11 @@ import numpy as np
 import pandas as pd
 import rasterio
 from PIL import Image
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError, nearest, refuse_all
+from base.screen import screen, text_table
 from config import Run, load_experiment, open_run
 from ensemble.stores import ProvenStores
 from folds.assign import make_folds
@@ -165,18 +164,18 @@ def compare(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def show(table: pd.DataFrame, classes: Sequence[str]) -> None:
-    shown = Table(title="OOF of half-resolution naip: mean over seeds; difference to the base seed by seed")
-    for column in ("variant", "mIoU", "difference (least to most)", "noise", *classes):
-        shown.add_column(column, justify="left" if column == "variant" else "right")
+    rows = []
     for name, row in table.sort_values("miou", ascending=False).iterrows():
         difference = "" if name == BASE else f"{row.difference:+.4f} ({row.least:+.4f} to {row.most:+.4f})"
         loud = abs(row.difference) > 2 * row.noise
-        shown.add_row(
+        rows.append((
             f"{'* ' if loud else ''}{name}: {BY_NAME[name].what}", f"{row.miou:.4f}", difference,
             f"{row.noise:.4f}", *(f"{row[each]:.3f}" for each in classes)
-        )  # fmt: skip
-    console = Console(width=190)
-    console.print(shown)
+        ))  # fmt: skip
+    title = "OOF of half-resolution naip: mean over seeds; difference to the base seed by seed"
+    columns = ("variant", "mIoU", "difference (least to most)", "noise", *classes)
+    console = screen(width=190)
+    console.print(text_table(title, columns, rows))
     console.print("* more than twice the noise, which is the standard error of a difference between independent runs")
 
 

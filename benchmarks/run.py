@@ -12,12 +12,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 
 from base.command import run
 from base.errors import UserError, listed, nearest, refuse_all
 from base.files import read_json
+from base.screen import screen, text_table
 from benchmarks.catalogue import BENCHMARKS, METAVARS, PATHS
 from benchmarks.machine import ROOT, describe_commit, describe_machine, describe_versions
 from benchmarks.records import Record, keep, measured
@@ -87,12 +87,8 @@ def verdicts(record: Record) -> Table | None:
     rows = [each for target in TARGETS for each in measured(target, [record]) if each.value is not None]
     if not rows:
         return None
-    table = Table()
-    for column in ("figure", "bound", "measured", ""):
-        table.add_column(column, justify="right" if column == "measured" else "left")
-    for row in rows:
-        table.add_row(row.target.what, row.target.bound, told(row.value, row.target.unit), row.verdict)
-    return table
+    cells = [(row.target.what, row.target.bound, told(row.value, row.target.unit), row.verdict) for row in rows]
+    return text_table("", ("figure", "bound", "measured", ""), cells, left=("figure", "bound", ""))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -125,7 +121,7 @@ def main(argv: list[str] | None = None) -> int:
         keep(record)
         write_page()
         if table := verdicts(record):
-            Console(width=120).print(table)
+            screen(width=120).print(table)
         print(f"-- {name}: {record['seconds']:.0f} s, kept in benchmarks/results/{name}.jsonl", flush=True)
     if failed:
         print(f"\nfailed: {', '.join(failed)}; see above", file=sys.stderr)

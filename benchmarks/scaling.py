@@ -20,11 +20,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from base.command import add_json, run, write_figures
 from base.errors import nearest, refuse_all
+from base.screen import screen, text_table
 from benchmarks.measure import peak_mib, seconds
 from benchmarks.scaling_parts import PARTS
 
@@ -73,9 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     parts = args.only.split(",") if args.only else list(PARTS)
     refuse_all("--only", [f"{part}: no such part{nearest(part, list(PARTS))}" for part in parts if part not in PARTS])
 
-    table = Table(title="processor seconds (by the clock), MiB above the input")
-    for column in ("part", *(f"{size:,}" for size in SIZES), "exponent", "at the end", "KiB a tile"):
-        table.add_column(column, justify="left" if column == "part" else "right")
+    rows: list[tuple[str, ...]] = []
     figures: dict[str, float] = {}
     for part in parts:
         sizes = SIZES_OF.get(part, SIZES)
@@ -86,10 +83,11 @@ def main(argv: list[str] | None = None) -> None:
         cells = [f"{each['s']:.2f} ({each['wall_s']:.2f}) s  {each['mib']:.0f} MiB" for each in found.values()]
         told = [f"{slopes[0]:.2f}", f"{slopes[1]:.2f}", f"{kib_a_tile:.2f}"]
         print(f"{part}: {', '.join(cells)}; exponent {told[0]}, {told[1]} at the end; {told[2]} KiB a tile", flush=True)
-        table.add_row(part, *cells, *[""] * (len(SIZES) - len(sizes)), *told)
+        rows.append((part, *cells, *[""] * (len(SIZES) - len(sizes)), *told))
         figures |= {f"{part}_exponent": slopes[0], f"{part}_last_exponent": slopes[1], f"{part}_kib_a_tile": kib_a_tile}
         figures |= {f"{part}_{size}_{key}": value for size, each in found.items() for key, value in each.items()}
-    Console(width=150).print(table)
+    columns = ("part", *(f"{size:,}" for size in SIZES), "exponent", "at the end", "KiB a tile")
+    screen(width=150).print(text_table("processor seconds (by the clock), MiB above the input", columns, rows))
     write_figures(args.json, {name: round(value, 4) for name, value in figures.items()})
 
 

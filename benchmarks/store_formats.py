@@ -12,12 +12,11 @@ from pathlib import Path
 import numcodecs
 import numpy as np
 from numcodecs import Blosc, Zstd
-from rich.console import Console
-from rich.table import Table
 from scipy.ndimage import zoom
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError
+from base.screen import screen, text_table
 from benchmarks.measure import seconds
 from pipeline.quantise import dequantise, quantise
 from pipeline.store import open_store, write_store
@@ -193,20 +192,20 @@ def main(argv: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as folder:
         rows = measure(Path(folder), probs)
     flips = int((dequantise(quantise(probs)).argmax(1) != probs.argmax(1)).sum())
-    table = Table(title=f"{len(probs)} tiles of {'x'.join(map(str, probs.shape[1:]))}; {flips} argmax flips")
-    for column in ("format", "KiB a tile", "files", "tiles/s: write", f"{AT_ONCE} at once", "one at random"):
-        table.add_column(column, justify="left" if column == "format" else "right")
-    for row in rows:
-        speeds = [f"{1 / min(row[what]):.0f}" for what in ("write", "in order", "random")]
-        table.add_row(row["format"], f"{row['KiB a tile']:.0f}", str(row["files"]), *speeds)
-    codecs = Table(title="codecs, one core")
-    for column in ("codec", "of raw", "tiles/s: write", "read"):
-        codecs.add_column(column, justify="left" if column == "codec" else "right")
-    for row in measure_codecs(quantise(probs[:CODEC_TILES])):
-        codecs.add_row(row["codec"], f"{row['of raw']:.3f}", f"{row['write']:.0f}", f"{row['read']:.0f}")
-    console = Console(width=100)
-    console.print(table)
-    console.print(codecs)
+    title = f"{len(probs)} tiles of {'x'.join(map(str, probs.shape[1:]))}; {flips} argmax flips"
+    columns = ("format", "KiB a tile", "files", "tiles/s: write", f"{AT_ONCE} at once", "one at random")
+    formats = [
+        (row["format"], f"{row['KiB a tile']:.0f}", str(row["files"]),
+         *(f"{1 / min(row[what]):.0f}" for what in ("write", "in order", "random")))
+        for row in rows
+    ]  # fmt: skip
+    codecs = [
+        (row["codec"], f"{row['of raw']:.3f}", f"{row['write']:.0f}", f"{row['read']:.0f}")
+        for row in measure_codecs(quantise(probs[:CODEC_TILES]))
+    ]
+    console = screen()
+    console.print(text_table(title, columns, formats))
+    console.print(text_table("codecs, one core", ("codec", "of raw", "tiles/s: write", "read"), codecs))
     write_figures(args.json, {
         f"{what}: {row['format']}": 1 / min(row[what]) for row in rows for what in ("write", "in order", "random")
     } | {f"KiB a tile: {row['format']}": row["KiB a tile"] for row in rows})  # fmt: skip

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
 from base.command import run as run_command
 from base.command import stage_parser
@@ -14,6 +13,7 @@ from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, hash_value, whole_file
 from base.memory import keep_freed_memory
 from base.progress import track
+from base.screen import screen
 from base.stamps import FileResult
 from base.threads import in_threads
 from config import Experiment, Run, open_run
@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> None:
     stores.prove("oof", "test")  # of test tiles too, before time is spent on the fit
     built = build_blend(stores)
     table = make_table(stores, built)
-    console = Console(width=100)
+    console = screen()
     show_models(table, console)
     show_blend(built, console)
     path = make_submission(stores, built)

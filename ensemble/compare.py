@@ -11,11 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from base.command import add_json, write_figures
 from base.command import run as run_command
 from base.errors import UserError, listed
+from base.screen import screen, text_table
 from base.tables import read_csv
 from config.data import COMPARE_COLUMNS, STEP_COLUMNS
 from ensemble.build import GROUPS, STEPS, read_groups
@@ -75,29 +75,26 @@ def compare(operands: list[str]) -> pd.DataFrame:
 
 def show(table: pd.DataFrame, console: Console) -> None:
     """The scores, then IoU per class, a row per class."""
-    shown = Table(title="Honest mIoU", title_justify="left", caption_justify="left",
-                  caption="difference: to the first, paired over groups; certain where the interval "
-                          "does not hold 0")  # fmt: skip
-    for column in ("blend", "mIoU", "95 %", "in-sample", "difference", "95 %"):
-        shown.add_column(column, justify="left" if column == "blend" else "right")
+    rows = []
     for i, row in enumerate(table.to_dict("records")):
         other = pd.isna(row["difference"])
-        shown.add_row(
+        rows.append((
             row["blend"],
             f"{row['miou']:.4f}",
             f"{row['miou_low']:.4f} {row['miou_high']:.4f}",
             f"{row['miou_in_sample']:.4f}",
             "" if i == 0 else "other tiles" if other else f"{row['difference']:+.4f}",
             "" if i == 0 or other else f"{row['difference_low']:+.4f} {row['difference_high']:+.4f}",
-        )
-    console.print(shown)
-    by_class = Table(title="IoU per class", title_justify="left")
-    by_class.add_column("")
-    for label in table.blend:
-        by_class.add_column(label, justify="right", overflow="fold")
-    for name in table.columns[len(COMPARE_COLUMNS) :]:
-        by_class.add_row(name, *("-" if pd.isna(iou) else f"{iou:.3f}" for iou in table[name]))
-    console.print(by_class)
+        ))  # fmt: skip
+    console.print(text_table(
+        "Honest mIoU", ("blend", "mIoU", "95 %", "in-sample", "difference", "95 %"), rows, title_justify="left",
+        caption="difference: to the first, paired over groups; certain where the interval does not hold 0",
+    ))  # fmt: skip
+    by_class = [
+        (name, *("-" if pd.isna(iou) else f"{iou:.3f}" for iou in table[name]))
+        for name in table.columns[len(COMPARE_COLUMNS) :]
+    ]
+    console.print(text_table("IoU per class", ("", *table.blend), by_class, overflow="fold", title_justify="left"))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -109,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     table = compare(args.blends)
     write_figures(args.json, {"rows": table.astype(object).where(table.notna(), None).to_dict("records")})
-    show(table, Console(width=100))
+    show(table, screen())
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 
 from base.command import add_json, stage_parser, write_figures
 from base.command import run as run_command
 from base.errors import UserError
 from base.files import hash_file, whole_file
 from base.progress import track
+from base.screen import screen
 from base.stamps import FileResult
 from base.tables import read_csv
 from base.threads import in_threads
@@ -217,7 +217,7 @@ def main(argv: list[str] | None = None) -> None:
     write_figures(args.json, {
         name: frame.astype(object).where(frame.notna(), None).to_dict("records") for name, frame in records.items()
     })  # fmt: skip
-    console = Console(width=100)
+    console = screen()
     show_models(table, console)
     show_blend(built, console)
     print(run.last_oof_csv)

@@ -6,6 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from base.screen import text_table
 from config.data import OOF_COLUMNS
 from ensemble.build import RunBlend
 from ensemble.evidence import SHIPS
@@ -19,38 +20,41 @@ def show_models(table: pd.DataFrame, console: Console) -> None:
     rows = table[~table.kind.isin(["step", "variant"])]
     parts = -(-len(names) // CLASSES_WIDE)
     for part, classes in enumerate(np.array_split(names, parts)):
-        shown = Table(title="" if part else "OOF mIoU and IoU per class", title_justify="left")
-        for column in ("", "fold", *(() if part else ("mIoU",)), *classes):
-            shown.add_column(column[:9], justify="left" if column == "" else "right", no_wrap=True)
+        columns = [name[:9] for name in ("", "fold", *(() if part else ("mIoU",)), *classes)]
+        cells, styles = [], []
         for row in rows.to_dict("records"):
             seed = "" if pd.isna(row["seed"]) else f"/s{row['seed']}"
             fold = "all" if pd.isna(row["fold"]) else f"{row['fold']}{seed}"
             figures = [] if part else [_number(row["miou"], 4)]
             figures += [_number(row[name], 3) for name in classes]
             style = {"model": "bold", "specialist": "bold", "blend": "green"}.get(row["kind"], "")
-            style = "bold green" if row["kind"] == "blend" and fold == "all" else style
-            shown.add_row(row["name"], fold, *figures, style=style)
-        console.print(shown)
+            styles.append("bold green" if row["kind"] == "blend" and fold == "all" else style)
+            cells.append((row["name"], fold, *figures))
+        title = "" if part else "OOF mIoU and IoU per class"
+        console.print(text_table(title, columns, cells, styles=styles, no_wrap=True, title_justify="left"))
     if (table.kind == "variant").any():
         console.print(_variants(table))
 
 
 def _variants(table: pd.DataFrame) -> Table:
     """Each model's score by the weights and views that the blend is of, and by all others it has predicted with."""
-    shown = Table(title="Weights and views, OOF mIoU of all tiles", title_justify="left")
-    for column in ("", "weights", "views", "mIoU", "95 %"):
-        shown.add_column(column, justify="right" if column in ("mIoU", "95 %") else "left")
     rows = table[table.kind.isin(["model", "variant"]) & table.fold.isna() & table.miou.notna()]
-    for row in rows.sort_values(["name", "kind", "weights", "tta"]).to_dict("records"):
-        shown.add_row(
+    rows = rows.sort_values(["name", "kind", "weights", "tta"]).to_dict("records")
+    cells = [
+        (
             row["name"],
             row["weights"],
             row["tta"],
             _number(row["miou"], 4),
             f"{row['miou_low']:.3f} {row['miou_high']:.3f}",
-            style="bold" if row["kind"] == "model" else "",
         )
-    return shown
+        for row in rows
+    ]
+    return text_table(
+        "Weights and views, OOF mIoU of all tiles", ("", "weights", "views", "mIoU", "95 %"), cells,
+        left=("", "weights", "views"), styles=["bold" if row["kind"] == "model" else "" for row in rows],
+        title_justify="left",
+    )  # fmt: skip
 
 
 def show_blend(built: RunBlend, console: Console) -> None:
@@ -65,18 +69,10 @@ def show_blend(built: RunBlend, console: Console) -> None:
 
 def _steps(built: RunBlend) -> Table:
     together = "" if built.steps_pay else " All steps together do not pay: the plain mean ships."
-    shown = Table(
-        title="Blend: honest mIoU after each step, on folds that it was not fitted on", title_justify="left",
-        caption="◂ ships. kind: what was chosen, and in how many of the fits without a fold. gain: over the step "
-        "before. in-sample: on the tiles it was fitted on. ECE: calibration error. Intervals are over "
-        f"{built.groups} groups.{together}", caption_justify="left",
-        box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
-    )  # fmt: skip
-    for column in ("step", "kind", "mIoU", "95 %", "gain", "95 %", "in-sample", "ECE", ""):
-        shown.add_column(column, justify="left" if column in ("step", "kind") else "right", no_wrap=True)
+    rows = []
     for row in built.steps.to_dict("records"):
         first = row["step"] == "uniform"
-        shown.add_row(
+        rows.append((
             row["step"],
             "mean, argmax" if first else f"{row['kind']} {row['agree']}/{len(built.fits.without)}",
             _number(row["miou"], 4),
@@ -86,56 +82,57 @@ def _steps(built: RunBlend) -> Table:
             _number(row["miou_in_sample"], 4),
             _number(row["ece"], 3),
             "◂" if row["ships"] else "",
-            style="bold green" if row["ships"] else "",
-        )
-    return shown
+        ))  # fmt: skip
+    return text_table(
+        "Blend: honest mIoU after each step, on folds that it was not fitted on",
+        ("step", "kind", "mIoU", "95 %", "gain", "95 %", "in-sample", "ECE", ""), rows,
+        left=("step", "kind"), styles=["bold green" if ships else "" for ships in built.steps.ships],
+        caption="◂ ships. kind: what was chosen, and in how many of the fits without a fold. gain: over the step "
+        "before. in-sample: on the tiles it was fitted on. ECE: calibration error. Intervals are over "
+        f"{built.groups} groups.{together}",
+        no_wrap=True, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
+    )  # fmt: skip
 
 
 def _candidates(candidates: pd.DataFrame) -> Table:
-    shown = Table(
-        title="Candidates of each step, against leaving the step out", title_justify="left",
+    rows = [
+        (row["step"], row["kind"], {"miou": "mIoU", "nll": "-log loss"}[row["measure"]], f"{row['gain']:+.4f}",
+         f"{row['low']:+.4f} {row['high']:+.4f}", "ships" if row["ships"] else "")
+        for row in candidates.to_dict("records")
+    ]  # fmt: skip
+    return text_table(
+        "Candidates of each step, against leaving the step out",
+        ("step", "candidate", "measure", "gain", "interval", ""), rows,
+        left=("step", "candidate", "measure", ""), styles=["bold" if ships else "" for ships in candidates.ships],
         caption=f"Of a step's candidates whose interval ({SHIPS:.0%}, widened for their number) lies above 0, the one "
-        "that gains most ships; a specialist stays if its gain does. override: for comparison.", caption_justify="left",
+        "that gains most ships; a specialist stays if its gain does. override: for comparison.", title_justify="left",
     )  # fmt: skip
-    for column in ("step", "candidate", "measure", "gain", "interval", ""):
-        shown.add_column(column, justify="right" if column in ("gain", "interval") else "left")
-    for row in candidates.to_dict("records"):
-        shown.add_row(row["step"], row["kind"], {"miou": "mIoU", "nll": "-log loss"}[row["measure"]],
-                      f"{row['gain']:+.4f}", f"{row['low']:+.4f} {row['high']:+.4f}",
-                      "ships" if row["ships"] else "", style="bold" if row["ships"] else "")  # fmt: skip
-    return shown
 
 
 def _models(models: pd.DataFrame) -> Table:
-    shown = Table(
-        title="Models", title_justify="left",
-        caption="worth: honest mIoU that the blend loses without it. A specialist's weight is its share a."
-        + (" all: members trained on every tile, which have no OOF score." if models.on_all_tiles.any() else ""),
-        caption_justify="left",
-    )  # fmt: skip
-    for column in ("model", "members", "weight", "worth", "95 %", "s per 1,000 tiles"):
-        shown.add_column(column, justify="left" if column == "model" else "right")
+    rows = []
     for row in models.to_dict("records"):
         known = not pd.isna(row["worth"])
         on_all = row["on_all_tiles"]
-        shown.add_row(
+        rows.append((
             row["model"],
             f"{row['members'] - on_all}" + (f" + {on_all} all" if on_all else ""),
             f"{row['weight']:.3f}",
             f"{row['worth']:+.4f}" if known else "-",
             f"{row['worth_low']:+.4f} {row['worth_high']:+.4f}" if known else "",
             "-" if pd.isna(row["s_per_1000_tiles"]) else f"{row['s_per_1000_tiles']:,.0f}",
-        )
-    return shown
+        ))  # fmt: skip
+    return text_table(
+        "Models", ("model", "members", "weight", "worth", "95 %", "s per 1,000 tiles"), rows, title_justify="left",
+        caption="worth: honest mIoU that the blend loses without it. A specialist's weight is its share a."
+        + (" all: members trained on every tile, which have no OOF score." if models.on_all_tiles.any() else ""),
+    )  # fmt: skip
 
 
 def _errors(errors: pd.DataFrame) -> Table:
-    shown = Table(title="Correlation of errors", title_justify="left")
-    for column in ("", *errors.columns):
-        shown.add_column(column[:12], justify="left" if column == "" else "right")
-    for name, row in errors.iterrows():
-        shown.add_row(str(name), *(f"{value:.2f}" for value in row))
-    return shown
+    rows = [(str(name), *(f"{value:.2f}" for value in row)) for name, row in errors.iterrows()]
+    columns = ("", *(name[:12] for name in errors.columns))
+    return text_table("Correlation of errors", columns, rows, title_justify="left")
 
 
 def _number(value: float, digits: int) -> str:

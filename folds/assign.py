@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
 from rich.table import Table
 
 from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError, listed
 from base.files import hash_file, whole_file
+from base.screen import screen, text_table
 from base.stamps import FileResult, file_stamp, hash_files, read_stamp
 from config import Run, load_experiment, open_run
 from config.data import Folds
@@ -195,17 +195,14 @@ def _refuse_foreign(run: Run) -> None:
 def deviation_table(hist_NC: np.ndarray, fold_N: np.ndarray, k: int, names: tuple[str, ...]) -> Table:
     """What `relative_deviation` says, for the screen: a row per class and one for the tiles, a column per fold."""
     deviation_KC = relative_deviation(hist_NC, fold_N, k)
-    table = Table(title="each fold against an even share")
-    table.add_column("class")
-    table.add_column("share", justify="right")
-    for fold in range(k):
-        table.add_column(f"fold {fold}", justify="right")
     total_C = hist_NC.sum(0)
-    for c, name in enumerate(names):
-        table.add_row(name, f"{total_C[c] / total_C.sum():.2%}", *(f"{d:+.2%}" for d in deviation_KC[:, c]))
-    table.add_section()
-    table.add_row("tiles", str(len(fold_N)), *(f"{d:+.2%}" for d in deviation_KC[:, -1]))
-    return table
+    rows = [
+        (name, f"{total_C[c] / total_C.sum():.2%}", *(f"{d:+.2%}" for d in deviation_KC[:, c]))
+        for c, name in enumerate(names)
+    ]
+    columns = ("class", "share", *(f"fold {fold}" for fold in range(k)))
+    of_tiles = ("tiles", str(len(fold_N)), *(f"{d:+.2%}" for d in deviation_KC[:, -1]))
+    return text_table("each fold against an even share", columns, rows, foot=of_tiles)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -216,7 +213,7 @@ def main(argv: list[str] | None = None) -> None:
     folds = make_folds(run)
     classes = ClassTable.of(run.experiment.data)
     hist_NC, fold_N, k = hist_of(make_tiles(run), classes), folds.fold.to_numpy(), run.experiment.folds.k
-    Console(width=100).print(deviation_table(hist_NC, fold_N, k, classes.names))
+    screen().print(deviation_table(hist_NC, fold_N, k, classes.names))
     worst = float(np.abs(relative_deviation(hist_NC, fold_N, k)).max())
     least, groups = least_deviation(hist_NC, folds.group, k), folds.group.nunique()
     print(

@@ -16,6 +16,7 @@ from rich.table import Table
 from base.command import run, stage_parser
 from base.errors import refuse_all
 from base.files import whole_file, write_json
+from base.screen import screen, text_table
 from config import Run, load_experiment, open_run
 from folds.assign import assign_folds, deviation_table, least_deviation, make_folds, relative_deviation
 from folds.audit import (
@@ -77,7 +78,7 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
     names, k = ClassTable.of(run.experiment.data).names, run.experiment.folds.k
     audited = open_audited(run)
     bands, counts, findings = audit_data(run, audited)
-    console.print(_rich("bands", bands), _rich("classes of the train tiles", counts))
+    console.print(_on_screen("bands", bands), _on_screen("classes of the train tiles", counts))
     for line in filter(None, [say_neighbours(audited.links), say_places(audited.beside)]):
         console.print(line, soft_wrap=True)
     of_folds = audit_folds(run, audited, folds_file)
@@ -207,18 +208,17 @@ def _fold_figures(hist_NC: np.ndarray, fold_N: np.ndarray, group_N: np.ndarray, 
     }
 
 
-def _rich(title: str, table: pd.DataFrame) -> Table:
-    shown = Table(title=title)
+def _on_screen(title: str, table: pd.DataFrame) -> Table:
     shares = {"share", "zero", "full"}
-    for column in table:
-        shown.add_column(str(column), justify="right" if pd.api.types.is_numeric_dtype(table[column]) else "left")
-    for row in table.itertuples(index=False):
-        cells = [
+    rows = [
+        [
             f"{value:.2%}" if column in shares else f"{value:.4g}" if isinstance(value, float) else str(value)
             for column, value in zip(table.columns, row, strict=True)
         ]
-        shown.add_row(*cells)
-    return shown
+        for row in table.itertuples(index=False)
+    ]
+    words = [column for column in table if not pd.api.types.is_numeric_dtype(table[column])]
+    return text_table(title, table.columns, rows, left=words)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -226,14 +226,14 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--folds", metavar="FILE", type=Path, help="audit this folds file instead of the run's own")
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
-    console = Console(width=100, highlight=False)
+    console = screen()
     findings = check(run, args.folds, console)
     allowed = run.experiment.folds.allow
     errors = [finding for finding in findings if finding.severity == "error" and finding.kind not in allowed]
     for finding in findings:
         if finding not in errors:
             state = "allowed" if finding.severity == "error" else finding.severity
-            console.print(f"{state}: {finding.kind}: {finding.what}", markup=False, soft_wrap=True)
+            console.print(f"{state}: {finding.kind}: {finding.what}", soft_wrap=True)
     kinds = sorted({finding.kind for finding in errors} - {"unfit_folds"})
     accept = f" (to go on all the same: folds.allow=[{', '.join(kinds)}])" if kinds else ""
     refuse_all(f"the audit found {len(errors)} errors{accept}", [f"{error.kind}: {error.what}" for error in errors])

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 from scipy.ndimage import uniform_filter
 from sklearn.ensemble import HistGradientBoostingClassifier
 
@@ -19,6 +17,7 @@ from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError
 from base.files import hash_value
 from base.progress import track
+from base.screen import screen, text_table
 from base.threads import in_threads
 from config import Run, load_experiment, open_run
 from config.data import IGNORE_INDEX
@@ -135,6 +134,10 @@ def _draw_groups(group_N: pd.Series, k: int) -> np.ndarray:
     return used
 
 
+def _row(name: str, random: float, grouped: float) -> tuple[str, ...]:
+    return name, f"{random:.3f}", f"{grouped:.3f}", f"{random - grouped:+.3f}"
+
+
 def main(argv: list[str] | None = None) -> None:
     parser = stage_parser("folds.leak", __doc__)
     add_json(parser)
@@ -142,22 +145,12 @@ def main(argv: list[str] | None = None) -> None:
     run = open_run(load_experiment(args.config, args.overrides))
     leak = measure_leak(run)
     names = ClassTable.of(run.experiment.data).names
-    table = Table(title="IoU of the quick model, mean of the repeats")
-    for column, justify in (
-        ("class", "left"),
-        ("random folds", "right"),
-        ("grouped folds", "right"),
-        ("leak", "right"),
-    ):
-        table.add_column(column, justify=justify)
     by_class = [iou_per_class(conf_RCC).mean(0) for conf_RCC in (leak.random_RCC, leak.grouped_RCC)]
-    for name, random, grouped in zip(names, *by_class, strict=True):
-        table.add_row(name, f"{random:.3f}", f"{grouped:.3f}", f"{random - grouped:+.3f}")
+    rows = [_row(name, random, grouped) for name, random, grouped in zip(names, *by_class, strict=True)]
     random_R, grouped_R = mean_iou(leak.random_RCC), mean_iou(leak.grouped_RCC)
     random, grouped = float(random_R.mean()), float(grouped_R.mean())
-    table.add_section()
-    table.add_row("mIoU", f"{random:.3f}", f"{grouped:.3f}", f"{random - grouped:+.3f}")
-    Console(width=100, highlight=False).print(table)
+    title, columns = "IoU of the quick model, mean of the repeats", ("class", "random folds", "grouped folds", "leak")
+    screen().print(text_table(title, columns, rows, foot=_row("mIoU", random, grouped)))
     print(
         f"random folds would have told you {random:.3f} (repeats {random_R.min():.3f} to {random_R.max():.3f}); folds "
         f"that keep groups whole say {grouped:.3f} ({grouped_R.min():.3f} to {grouped_R.max():.3f})"

@@ -4,11 +4,10 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from base.command import run as run_command
 from base.command import stage_parser
 from base.locks import held
+from base.screen import screen
 from config import Experiment, Member, Run, load_experiment, open_run, stale_members
 from folds.folds_csv import folds_of
 from folds.tiles import tiles_of
@@ -71,7 +70,7 @@ def print_grid(run: Run, only: str | None, arguments: Sequence[str]) -> None:
     slots = slots_here(run.experiment)
     grid = grid_of(run, chosen_members(run, only), arguments, slots, measure=True)
     if grid.tasks:
-        Console().print(grid_table(grid))
+        screen(width=None).print(grid_table(grid))
     print(grid_summary(grid, run, slots))
     if stale := stale_members(run):
         print(f"{len(stale)} members were made from something else: without redo=stale they stop the run")

@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.table import Table
 
 from base.errors import UserError, listed
+from base.screen import text_table
 from config import Experiment, Member, Run
 from config.training import Model
 from pipeline.costs import (
@@ -106,15 +107,15 @@ def make_grid(
 
 def grid_table(grid: Grid) -> Table:
     """A row per job, the longest first, as they will start."""
-    table = Table(box=None, pad_edge=False)
-    for column in ("job", "steps", "about"):
-        table.add_column(column, justify="right" if column == "about" else "left", no_wrap=True)
     ordered = sorted(grid.tasks, key=lambda task: (bool(task.job.after), -task.job.cost_s))
-    for task in ordered[:MOST_ROWS]:
-        table.add_row(task.job.name, ", ".join(task.steps), clock(task.job.cost_s) if task.job.cost_s else "")
+    rows = [
+        (task.job.name, ", ".join(task.steps), clock(task.job.cost_s) if task.job.cost_s else "")
+        for task in ordered[:MOST_ROWS]
+    ]
     if len(ordered) > MOST_ROWS:
-        table.add_row(f"and {len(ordered) - MOST_ROWS} more")
-    return table
+        rows.append((f"and {len(ordered) - MOST_ROWS} more",))
+    columns = ("job", "steps", "about")
+    return text_table("", columns, rows, left=columns[:2], no_wrap=True, box=None, pad_edge=False)
 
 
 def grid_summary(grid: Grid, run: Run, slots: int) -> str:

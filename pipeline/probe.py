@@ -6,13 +6,12 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
-from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from base.command import add_json, stage_parser, write_figures
 from base.command import run as run_command
 from base.files import read_json, write_json
+from base.screen import screen, text_table
 from config import Run, load_experiment
 from config.training import Model
 from folds.folds_csv import folds_of
@@ -84,16 +83,16 @@ def main(argv: list[str] | None = None) -> None:
         measured = read_json(path) if path.exists() else {}
         entry = as_entry(known[model.name], model, str(device))
         write_json(path, measured | {cost_key(run, model, counts): entry})
-    table = Table(box=None, title=f"{counts.height}x{counts.width} on {device}", title_justify="left")
-    for column in ("model", "parameters", "ms/tile to train", "ms/image to predict"):
-        table.add_column(column, justify="left" if column == "model" else "right")
-    figures = {}
+    rows, figures = [], {}
     for name in (model.name for model in run.experiment.models):
         cost = known[name]
-        shown = f"{cost.parameters / 1e6:.1f} M", f"{1e3 * cost.train_s:.1f}", f"{1e3 * cost.forward_s:.1f}"
-        table.add_row(name, *shown)
+        rows.append((
+            name, f"{cost.parameters / 1e6:.1f} M", f"{1e3 * cost.train_s:.1f}", f"{1e3 * cost.forward_s:.1f}"
+        ))  # fmt: skip
         figures |= {f"{name}.{key}": value for key, value in asdict(cost).items()}
-    Console().print(table)
+    title = f"{counts.height}x{counts.width} on {device}"
+    columns = ("model", "parameters", "ms/tile to train", "ms/image to predict")
+    screen().print(text_table(title, columns, rows, title_justify="left", box=None))
     write_figures(args.json, figures)
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from base.command import run as run_command
 from base.errors import UserError
 from base.locks import holder_of, is_free
+from base.screen import screen
 from pipeline.jobs import read_grid, read_states
 from pipeline.watch import GridView
 
@@ -32,13 +33,13 @@ def show_status(run: Path, console: Console) -> None:
         who = f"{holder_of(lock)} is working on it"
     view = GridView(jobs, folder, console)
     console.print(view.table(states))
-    console.print(f"{run}: {who}; {view.summary(states)}", highlight=False, soft_wrap=True)
+    console.print(f"{run}: {who}; {view.summary(states)}", soft_wrap=True)
 
 
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m pipeline.status", description=__doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder, as in runs/demo")
-    show_status(parser.parse_args(argv).run, Console())
+    show_status(parser.parse_args(argv).run, screen(width=None))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from base.screen import screen, text_table
 from pipeline.job_state import Job, JobState, log_path, log_tail
 from pipeline.jobs import Outcome
 from pipeline.wording import clock, figures_in
@@ -30,7 +31,7 @@ class GridView:
             folder: where the jobs' logs are.
         """
         self.jobs, self.folder = list(jobs), folder
-        self.console = console or Console()
+        self.console = console or screen(width=None)
         self.start = time.time()
         self.shown: dict[str, tuple] = {}
         self.live = Live(console=self.console, auto_refresh=False) if self.console.is_terminal else None
@@ -52,7 +53,7 @@ class GridView:
         for name, state in states.items():
             seen = (state.status, len(state.attempts), state.message)
             if seen != self.shown.get(name, ("waiting", len(state.attempts), "")):
-                self.console.print(self.line(states, state), soft_wrap=True, highlight=False, markup=False)
+                self.console.print(self.line(states, state), soft_wrap=True)
             self.shown[name] = seen
 
     def line(self, states: Mapping[str, JobState], state: JobState) -> str:
@@ -81,16 +82,16 @@ class GridView:
 
     def table(self, states: Mapping[str, JobState]) -> Table:
         """Failed and running jobs first, then those that wait; what is beyond `MOST_ROWS` is a count."""
-        table = Table(box=None, pad_edge=False)
-        for column in ("job", "state", "device", "time", "attempt", "epoch", "img/s", "mIoU"):
-            table.add_column(column, justify="left" if column in ("job", "state", "device") else "right", no_wrap=True)
         order = ["failed", "running", "stopped", "waiting", "skipped", "done"]
         ranked = sorted(states.values(), key=lambda state: order.index(state.status))
-        for state in ranked[:MOST_ROWS]:
-            table.add_row(*_row(state, self.folder), style=STYLES.get(state.status))
+        rows = [_row(state, self.folder) for state in ranked[:MOST_ROWS]]
+        styles = [STYLES.get(state.status) for state in ranked[:MOST_ROWS]]
         if len(ranked) > MOST_ROWS:
-            table.add_row(f"and {len(ranked) - MOST_ROWS} more")
-        return table
+            rows.append([f"and {len(ranked) - MOST_ROWS} more"])
+        columns = ("job", "state", "device", "time", "attempt", "epoch", "img/s", "mIoU")
+        return text_table(
+            "", columns, rows, left=columns[:3], styles=styles, no_wrap=True, box=None, pad_edge=False
+        )  # fmt: skip
 
 
 def seconds_left(jobs: Sequence[Job], states: Mapping[str, JobState]) -> float:

@@ -1,15 +1,13 @@
 """Score a zip against test labels, where they are known: the demo's, or of tiles of your own that nobody trains on."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from rich.console import Console
-from rich.table import Table
 
 from base.command import add_json, run, split_operands, stage_parser, write_figures
+from base.screen import screen, text_table
 from config import Experiment, Run, load_experiment
 from folds.classes import ClassTable
 from folds.files import find_test_masks
@@ -55,10 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     conf_CC = score_submission(Path(path), experiment, tiles_of(Run(experiment)))
     names = ClassTable.of(experiment.data).names
     figures = {"miou": mean_iou(conf_CC), **dict(zip(names, iou_per_class(conf_CC).tolist(), strict=True))}
-    table = Table("class", "test IoU", title=f"{Path(path).name} against {experiment.data.test_masks}")
-    for name, value in figures.items():
-        table.add_row(name, "-" if np.isnan(value) else f"{value:.4f}")
-    Console(file=sys.stdout, width=100).print(table)
+    title, columns = f"{Path(path).name} against {experiment.data.test_masks}", ("class", "test IoU")
+    rows = [(name, "-" if np.isnan(value) else f"{value:.4f}") for name, value in figures.items()]
+    screen().print(text_table(title, columns, rows, left=columns))
     write_figures(args.json, {name: None if np.isnan(value) else value for name, value in figures.items()})
 
 

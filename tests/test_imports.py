@@ -53,6 +53,16 @@ def test_no_import_runs_up(package):
     assert files or package == "reports"
 
 
+def test_tables_are_printed_in_one_way():
+    """`base/screen.py` shows names as they are; rich's own tables and consoles take brackets in them for markup."""
+    bars = {ROOT / "base" / "progress.py", ROOT / "pipeline" / "progress.py"}  # on stderr
+    for package in (*BELOW, "benchmarks"):
+        for path in {*(ROOT / package).rglob("*.py")} - bars - {ROOT / "base" / "screen.py"}:
+            nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+            called = {node.func.id for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
+            assert not {"Table", "Console"} & called, path
+
+
 @pytest.mark.parametrize(
     "module",
     ["config", "folds.tiles", "folds.assign", "folds.check", "submissions.write", "submissions.verify", "ensemble.oof",
