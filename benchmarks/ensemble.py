@@ -27,13 +27,13 @@ from ensemble.decision import fit_bias_rule, fit_miou_rule
 from ensemble.evidence import gain
 from ensemble.fit import fit_blend
 from ensemble.fitted import FittedBlend, uniform_blend
-from ensemble.labels import top_class, weighted_miou
+from ensemble.labels import top_class
 from ensemble.sample import Sample, draw_sample
 from ensemble.worth import honest_tally
 from folds.metrics import iou_per_class, mean_iou
 from folds.tiles import read_tiles
 from submissions.score import score_submission
-from tests.posteriors import posteriors, random_source, soft
+from tests.posteriors import posteriors, random_source, soft, weighted_miou
 
 NOISE_RUNS = 100
 BOARD_NOISE = 0.92  # of the views: argmax then scores about .39, as single models did on the competition's board

@@ -112,7 +112,7 @@ def fit_at_scale(source: RepeatedStores) -> tuple[dict[str, float], float, Fitte
     mib = peak_mib()
     blend = fit_blend(sample, Blend()).blend
     fitted = time.perf_counter()
-    fit_honestly(sample, Blend(), threads=CORES)
+    fit_honestly(sample, Blend())
     honest = time.perf_counter()
     everything = peak_mib()
     print(f"beside it: all steps under auto {fitted - weighed:.1f} s, their honest fit {honest - fitted:.1f} s, "

@@ -53,6 +53,7 @@ from pipeline.stopping import StopRequest
 from pipeline.store import PROBS, Store, open_store, write_store
 from pipeline.train import train_member
 from pipeline.tta import build_views, predict_probs
+from tests.stored import read_many
 from tests.tiny import SMALL_UNET
 
 EPOCHS = {"cpu": 8, "cuda": 5}  # enough for members that are as sure of themselves as any; on a GPU of a large batch
@@ -225,7 +226,7 @@ def stored(run: Run, members: list[Member], pack: Pack, folder: Path) -> dict[st
         precision = run.experiment.train_of(member.model).precision
         predictor = loaded.predictor(run.experiment.predict, precision, device)
         probs = np.concatenate(list(predictor.probs(pack.train_image_NHWB, rows)))
-        back = store.read_many(range(len(store)))
+        back = read_many(store, range(len(store)))
         flips += int((probs.argmax(1) != back.argmax(1)).sum())
         means = {"stored": means["stored"] + back / len(members), "float": means["float"] + probs / len(members)}
     truth = pack.train_mask_NHW[rows]

@@ -20,6 +20,7 @@ from base.screen import screen, text_table
 from benchmarks.measure import seconds
 from pipeline.quantise import dequantise, quantise
 from pipeline.store import open_store, write_store
+from tests.stored import read_many
 
 TILES, CHANNELS, PX = 128, 10, 256
 AT_ONCE = 64  # tiles written, or read in order, at a time
@@ -184,7 +185,7 @@ def main(argv: list[str] | None = None) -> None:
         raise UserError("zarr is not installed; it is measured here only. Run: pip install zarr==3.1.6") from None
     if args.store:
         store = open_store(args.store)
-        probs = store.read_many(range(min(len(store), TILES)))
+        probs = read_many(store, range(min(len(store), TILES)))
         probs /= probs.sum(1, keepdims=True)
     else:
         rng = np.random.default_rng(0)

@@ -11,6 +11,7 @@ from ensemble.sample import Sample
 
 FIT_PIXELS = 100_000  # a handful of parameters needs no more
 TEMPERATURES = (0.2, 5.0)
+BINS = 15  # of the calibration error
 RIDGE = 1e-3  # pulls slopes to the common temperature and biases to 0 where a class has hardly a pixel
 
 
@@ -70,14 +71,12 @@ def fit_platt(evidence_P: np.ndarray, truth_P: np.ndarray, weight_P: np.ndarray)
     return float(fitted.x[0]), float(fitted.x[1])
 
 
-def calibration_error(
-    probs_CP: np.ndarray, index_P: np.ndarray, truth_P: np.ndarray, weight_P: np.ndarray, bins: int = 15
-) -> float:
+def calibration_error(probs_CP: np.ndarray, index_P: np.ndarray, truth_P: np.ndarray, weight_P: np.ndarray) -> float:
     """Expected calibration error (Naeini et al. 2015) of the label's probability, in equal bins: the mean difference
     of confidence and accuracy."""
     confidence_P = np.take_along_axis(probs_CP, index_P[None].astype(np.intp), axis=0)[0]
-    bin_P = np.minimum((confidence_P * bins).astype(np.int64), bins - 1)
-    gap_B = np.bincount(bin_P, weight_P * (confidence_P - (index_P == truth_P)), minlength=bins)
+    bin_P = np.minimum((confidence_P * BINS).astype(np.int64), BINS - 1)
+    gap_B = np.bincount(bin_P, weight_P * (confidence_P - (index_P == truth_P)), minlength=BINS)
     return float(np.abs(gap_B).sum() / weight_P.sum())
 
 

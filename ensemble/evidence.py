@@ -143,18 +143,15 @@ class Estimate:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
 
-def score(of: Tally, measure: Measure = "miou") -> Estimate:
-    """A blend's mIoU (or minus its log loss) with its interval.
+def score(of: Tally) -> Estimate:
+    """A blend's mIoU with its interval.
 
     A class that a single group holds counts with its IoU where that group is left out: without it, the mean would move
     by how hard it is.
     """
-    value = of.measured(measure)
-    if measure == "nll":
-        return _interval(value, _nll_without(of), CONFIDENCE)
     iou_GC = _iou_without(of)
     iou_GC = np.where(np.isnan(iou_GC), of.iou_C, iou_GC)
-    return _interval(value, np.asarray(mean_over_classes(iou_GC)), CONFIDENCE).within(0, 1)
+    return _interval(of.miou, np.asarray(mean_over_classes(iou_GC)), CONFIDENCE).within(0, 1)
 
 
 def class_intervals(of: Tally) -> np.ndarray:

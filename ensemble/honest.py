@@ -4,7 +4,7 @@ A blend that is scored on the tiles it was fitted on flatters itself, the more s
 stands beside the honest one and is called in-sample.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -55,9 +55,7 @@ class Scored:
         return gain(self.honest, other.honest)
 
 
-def fit_honestly(
-    sample: Sample, settings: Blend, temperatures: str | None = None, threads: int | None = None
-) -> HonestFit:
+def fit_honestly(sample: Sample, settings: Blend, temperatures: str | None = None) -> HonestFit:
     """Fit on the whole sample and without each of its folds.
 
     With two folds a fit without one has no evidence; so the whole one asks for none either, or what ships would have
@@ -72,7 +70,7 @@ def fit_honestly(
         return fit_blend(sample if fold is None else sample.without(fold), settings, ask, temperatures)
 
     keys = [None, *sample.folds]
-    fits = in_threads(fit, keys, threads)
+    fits = in_threads(fit, keys)
     by_fold = dict(zip(keys, track(fits, "fit blend", total=len(keys)), strict=True))
     return HonestFit(by_fold.pop(None), by_fold)
 
@@ -90,9 +88,9 @@ def score_sample(fits: HonestFit, sample: Sample) -> dict[str, Scored]:
     }
 
 
-def score_tiles(fits: HonestFit, source: OofSource, stages: Sequence[str] | None = None) -> dict[str, Scored]:
+def score_tiles(fits: HonestFit, source: OofSource) -> dict[str, Scored]:
     """Each stage's exact score: every pixel of every tile, read once. Memory does not grow with the tiles."""
-    stages = list(stages or fits.stages)
+    stages = fits.stages
     num_classes, num_groups = len(source.classes), int(np.max(source.group_N)) + 1
     honest = {stage: Counter(num_groups, num_classes) for stage in stages}
     in_sample = {stage: Counter(num_groups, num_classes) for stage in stages}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from folds.metrics import confusion, iou_of_counts, mean_over_classes
+from folds.metrics import iou_of_counts, mean_over_classes
 
 
 def class_order(classes: Sequence[str]) -> list[int]:
@@ -29,11 +29,6 @@ def top_class(score_CP: np.ndarray, order: Sequence[int]) -> np.ndarray:
         np.maximum(rank_P, better_P.view(np.uint8) * np.uint8(rank), out=rank_P)
         np.maximum(best_P, score_CP[c], out=best_P)
     return np.array(order, np.uint8)[rank_P]
-
-
-def weighted_miou(pred_P: np.ndarray, truth_P: np.ndarray, weight_P: np.ndarray, num_classes: int) -> float:
-    """mIoU estimated from a sample, over the classes that its truth holds."""
-    return miou_of_truth(confusion(pred_P, truth_P, num_classes, weight_P))
 
 
 def miou_of_truth(conf_CC: np.ndarray) -> float:

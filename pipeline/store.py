@@ -259,17 +259,6 @@ class Store:
         """(C, H, W) float32 probabilities of one tile. Not normalised: see pipeline/quantise.py."""
         return dequantise(self.read_raw(tile))
 
-    def read_many(self, tile_N: Sequence[int]) -> np.ndarray:
-        """(N, C, H, W) float32 probabilities, in the order asked for."""
-        return dequantise(self.read_many_raw(tile_N))
-
-    def read_many_raw(self, tile_N: Sequence[int]) -> np.ndarray:
-        """(N, C, H, W) in the stored dtype, in the order asked for."""
-        raw_NCHW = np.empty((len(tile_N), *self.tile_shape), self.dtype)
-        for row, tile in enumerate(tile_N):
-            self.read_raw(int(tile), raw_NCHW[row])
-        return raw_NCHW
-
 
 def open_store(path: Path) -> Store:
     """The store at `path`, checked as far as takes no time: files, sizes, names. `pipeline.check` reads the rest.

@@ -1,9 +1,81 @@
-"""Members' opinions drawn from a known model of the world, for the tests of the ensemble: calibrated when asked for."""
+"""Members' opinions drawn from a known model of the world, in memory: calibrated when asked for.
+
+For the tests of the ensemble and for `python -m benchmarks.ensemble`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
-from ensemble.source import MemorySource, memory_source
+from config.data import IGNORE_INDEX
+from ensemble.labels import miou_of_truth
+from folds.metrics import confusion
 from pipeline.quantise import quantise
+
+
+@dataclass(frozen=True)
+class MemorySource:
+    """An `ensemble.source.OofSource` that lies in memory."""
+
+    classes: tuple[str, ...]
+    models: tuple[str, ...]
+    probs_NMCHW: np.ndarray
+    truth_NHW: np.ndarray
+    fold_N: np.ndarray
+    group_N: np.ndarray
+    names: tuple[str, ...]
+    specialists: dict[str, int]
+    evidence_NSHW: np.ndarray
+
+    def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
+        return self.probs_NMCHW[i, [self.models.index(model) for model in models]]
+
+    def evidence(self, i: int, specialists: Sequence[str]) -> np.ndarray:
+        rows = [list(self.specialists).index(name) for name in specialists]
+        return self.evidence_NSHW[i, rows]
+
+    def truth(self, i: int) -> np.ndarray:
+        return self.truth_NHW[i]
+
+    @cached_property
+    def hist_NC(self) -> np.ndarray:
+        return np.stack(
+            [np.bincount(t[t != IGNORE_INDEX].ravel(), minlength=len(self.classes)) for t in self.truth_NHW]
+        )
+
+
+def memory_source(
+    probs_NMCHW: np.ndarray,
+    truth_NHW: np.ndarray,
+    fold_N: np.ndarray,
+    group_N: np.ndarray | None = None,
+    classes: Sequence[str] | None = None,
+    models: Sequence[str] | None = None,
+    specialists: dict[str, int] | None = None,
+    evidence_NSHW: np.ndarray | None = None,
+) -> MemorySource:
+    """A `MemorySource` with names made up where none are given; each tile its own group unless said otherwise."""
+    count, num_models, num_classes, height, width = probs_NMCHW.shape
+    if evidence_NSHW is None:
+        evidence_NSHW = np.zeros((count, 0, height, width), np.uint8)
+    return MemorySource(
+        classes=tuple(classes or (f"class{c:03d}" for c in range(num_classes))),
+        models=tuple(models or (f"model{m:03d}" for m in range(num_models))),
+        probs_NMCHW=probs_NMCHW,
+        truth_NHW=truth_NHW,
+        fold_N=np.asarray(fold_N),
+        group_N=np.arange(count) if group_N is None else np.asarray(group_N),
+        names=tuple(f"{i:06d}" for i in range(count)),
+        specialists=specialists or {},
+        evidence_NSHW=evidence_NSHW,
+    )
+
+
+def weighted_miou(pred_P: np.ndarray, truth_P: np.ndarray, weight_P: np.ndarray, num_classes: int) -> float:
+    """mIoU estimated from a sample, over the classes that its truth holds."""
+    return miou_of_truth(confusion(pred_P, truth_P, num_classes, weight_P))
 
 
 def soft(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:

@@ -32,6 +32,7 @@ from ensemble.stores import ProvenStores
 from folds.metrics import confusion, iou_per_class, mean_iou
 from pipeline.store import MANIFEST, Store, open_store, write_store
 from tests.played_run import play, played_config
+from tests.stored import read_many
 
 PLAIN = [f"blend.{step}={kind}" for step, kind in PLAIN_MEAN.items()]
 
@@ -420,7 +421,7 @@ def test_the_mean_over_folds_is_asked_of_what_its_members_left(played):
         for member in run.members(model):
             about = {"weights_sha256": mean.manifest["members"][str(member)]}
             with write_store(run.test_excerpt(member), mean.names[1:], mean.classes, *mean.size_px, about) as writer:
-                writer.append(mean.read_many(range(1, len(mean))))
+                writer.append(read_many(mean, range(1, len(mean))))
     built, source = read_blend(run), ProvenStores(run).unseen
     assert gain_of_fold_means(plain, read_blend(plain), source) == pytest.approx(
         0, abs=1e-12

@@ -5,8 +5,8 @@ import pytest
 
 from ensemble.calibration import calibration_error, fit_platt, fit_temperature, fit_vector
 from ensemble.decision import fit_bias_rule, fit_miou_rule, joining_miou
-from ensemble.labels import top_class, weighted_miou
-from tests.posteriors import posteriors
+from ensemble.labels import top_class
+from tests.posteriors import posteriors, weighted_miou
 
 SHARES = np.array([0.75, 0.17, 0.05, 0.02, 0.01])
 RULES = {"bias": fit_bias_rule, "miou": fit_miou_rule}

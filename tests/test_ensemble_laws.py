@@ -187,7 +187,7 @@ def test_no_tile_influences_the_rule_that_labels_it(seed, fold):
     evidence_NSHW = source.evidence_NSHW.copy()
     evidence_NSHW[tile] = 255 - evidence_NSHW[tile]
     changed = replace(source, probs_NMCHW=changed_NMCHW, evidence_NSHW=evidence_NSHW)
-    before, after = (fit_honestly(draw_sample(s, 4_000), Blend(), threads=1) for s in (source, changed))
+    before, after = (fit_honestly(draw_sample(s, 4_000), Blend()) for s in (source, changed))
     assert before.without[fold].stages == after.without[fold].stages
 
 

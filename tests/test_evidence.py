@@ -104,7 +104,7 @@ def test_less_confidence_is_a_narrower_interval_around_the_same_gain():
 def test_a_single_group_tells_no_interval():
     one = Tally(np.array([[8.0, 3.0]]), np.array([[10.0, 6.0]]), np.array([[9.0, 5.0]]), np.array([2.0]))
     assert score(one).value == pytest.approx(0.65)
-    for estimate in (score(one), score(one, "nll"), gain(one, one), agreement(one)):
+    for estimate in (score(one), gain(one, one), gain(one, one, "nll"), agreement(one)):
         assert np.isnan([estimate.low, estimate.high]).all()
         assert not estimate.above_zero
     beside_an_empty_one = Tally(*(np.concatenate([each, 0 * each]) for each in

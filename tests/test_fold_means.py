@@ -9,9 +9,8 @@ import pytest
 from ensemble.fitted import uniform_blend
 from ensemble.fold_means import Opinions, draw_opinions, expected_miou, fold_mean_gain, over_largest
 from ensemble.formulas import tempered
-from ensemble.source import MemorySource
 from folds.metrics import confusion, mean_iou
-from tests.posteriors import random_source
+from tests.posteriors import MemorySource, random_source
 
 SHARES = (0.6, 0.25, 0.1, 0.05)
 ALL = np.ones(len(SHARES), bool)

@@ -14,10 +14,9 @@ from ensemble.fitted import uniform_blend
 from ensemble.honest import Scored, fit_honestly, score_sample, score_tiles
 from ensemble.postprocess import fit_postprocess
 from ensemble.sample import draw_sample
-from ensemble.source import memory_source
 from ensemble.specialists import fit_override
 from folds.metrics import confusion, mean_iou
-from tests.posteriors import random_source
+from tests.posteriors import memory_source, random_source
 
 RARE = (0.8, 0.14, 0.04, 0.02)
 
@@ -27,7 +26,7 @@ def rare():
     """A source where argmax gives rare classes away, its sample, and an honest fit of everything."""
     source = random_source(1, tiles=30, px=32, shares=RARE, noises=(1.3, 1.6, 2.0))
     sample = draw_sample(source, 10**6)
-    return source, sample, fit_honestly(sample, Blend(), threads=1)
+    return source, sample, fit_honestly(sample, Blend())
 
 
 def test_auto_beats_uniform_and_argmax_honestly(rare):
@@ -56,7 +55,7 @@ def test_the_score_is_that_of_the_function_that_labels(rare):
         blend = fits.without[int(source.fold_N[i])].stages[stage]
         evidence = source.evidence(i, [s.name for s in blend.specialists])
         conf_CC += confusion(apply_blend(blend, source.probs(i, blend.models), evidence)[1], source.truth(i), 4)
-    scored = score_tiles(fits, source, [stage])[stage]
+    scored = score_tiles(fits, source)[stage]
     assert scored.honest.miou == pytest.approx(mean_iou(conf_CC))
     assert (scored.honest.conf_CC == conf_CC).all()
 
@@ -131,7 +130,7 @@ def test_in_sample_flatters_and_honest_does_not():
     truth_NHW = np.random.default_rng(7).integers(0, 4, source.truth_NHW.shape).astype(np.uint8)
     sample = draw_sample(replace(source, truth_NHW=truth_NHW), 10**6)
     forced = Blend(weights="per_class", calibration="vector", decision="bias")
-    scored = score_sample(fit_honestly(sample, forced, threads=1), sample)["decision"]
+    scored = score_sample(fit_honestly(sample, forced), sample)["decision"]
     assert scored.in_sample.miou > scored.honest.miou + 0.01
 
 
@@ -207,7 +206,7 @@ def test_steps_that_do_not_pay_together_are_left_out_unless_one_is_asked_for_by_
 def test_with_two_folds_nothing_is_chosen_that_the_honest_score_could_not_choose():
     sample = draw_sample(random_source(2, tiles=30, px=32, folds=2, shares=RARE), 10**6)
     assert set(fit_blend(sample, Blend()).blend.kinds.values()) & {"vector", "miou", "bias"}  # it would, if asked
-    fits = fit_honestly(sample, Blend(), threads=1)
+    fits = fit_honestly(sample, Blend())
     assert fits.whole.choices == []
     for fit in (fits.whole, *fits.without.values()):
         assert set(fit.stages.values()) == {fit.stages["uniform"]}

@@ -23,6 +23,7 @@ from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import open_store
 from pipeline.to_host import ToHost
 from pipeline.train import train_member
+from tests.stored import read_many_raw
 from tests.test_store import random_probs
 from tests.test_train import EVERYTHING, StopAfter
 from tests.tiny import tiny_values, write_config, write_tiny
@@ -95,7 +96,7 @@ def test_what_is_stored_is_what_the_host_makes_of_the_devices_probabilities(tmp_
     rows = np.array([pack.train_names.index(name) for name in store.names])
     predictor = loaded.predictor(run.experiment.predict, "auto", device)
     probs = np.concatenate(list(predictor.probs(pack.train_image_NHWB, rows)))
-    assert np.array_equal(store.read_many_raw(range(len(store))), quantise(probs))
+    assert np.array_equal(read_many_raw(store, range(len(store))), quantise(probs))
 
 
 def test_every_device_predicts_as_the_cpu_does_in_float32(tmp_path, device, exact):

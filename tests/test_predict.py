@@ -31,6 +31,7 @@ from pipeline.scene import predict_scene
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import PROBS, open_store
 from pipeline.train import train_member
+from tests.stored import read_many, read_many_raw
 from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_tiny
 
 CPU = torch.device("cpu")
@@ -79,8 +80,8 @@ def test_oof_and_test_stores_hold_the_networks_probabilities_and_are_proven(conf
         pixels = pixels_of(run, store.names, split)
         predictor = loaded.predictor(run.experiment.predict, "fp32", CPU)
         (one_batch,) = predictor.probs(pixels, np.arange(3), batch=100)
-        assert np.array_equal(store.read_many(range(3)).argmax(1), one_batch.argmax(1))
-        assert np.abs(store.read_many(range(3)) - one_batch).max() <= 1.6 / 255
+        assert np.array_equal(read_many(store, range(3)).argmax(1), one_batch.argmax(1))
+        assert np.abs(read_many(store, range(3)) - one_batch).max() <= 1.6 / 255
     assert len(check_stores(run, content=True)) == 2
 
 
@@ -123,10 +124,10 @@ def test_several_weights_are_the_mean_of_their_probabilities(config):
     probs = {}
     for kind in ("last", "ema"):
         run = run_of(config, f"predict.weights={kind}", "predict.dtype=float16")
-        probs[kind] = open_store(predict_oof(run, member(run), CPU, GO_ON)).read_many(range(3))
+        probs[kind] = read_many(open_store(predict_oof(run, member(run), CPU, GO_ON)), range(3))
     assert np.abs(probs["last"] - probs["ema"]).max() > 0.01
     store = open_store(predict_oof(both, member(both), CPU, GO_ON))
-    assert np.abs(store.read_many(range(3)) - (probs["last"] + probs["ema"]) / 2).max() <= 1.6 / 255
+    assert np.abs(read_many(store, range(3)) - (probs["last"] + probs["ema"]) / 2).max() <= 1.6 / 255
     assert store.manifest["weights_sha256"].count("+") == 1
     assert len(check_stores(both, content=True)) == 1
 
@@ -170,17 +171,17 @@ def test_a_stopped_prediction_leaves_nothing_and_the_next_gives_the_same_bytes(c
 def test_a_models_test_store_is_the_mean_of_its_members(config, monkeypatch):
     run = run_of(config, "predict.tta=hflip")
     parts = [open_store(predict_test(run, each, CPU, GO_ON)) for each in run.members()]
-    expected = np.mean([part.read_many(range(3)) for part in parts], axis=0)
-    own = [part.read_many_raw([0, 2]) for part in parts]
+    expected = np.mean([read_many(part, range(3)) for part in parts], axis=0)
+    own = [read_many_raw(part, [0, 2]) for part in parts]
     monkeypatch.setattr(mean, "EXCERPT", 2)
     store = open_store(mean_test(run, run.experiment.models[0]))
-    assert np.array_equal(store.read_many_raw(range(3)), quantise(expected.astype(np.float32)))
+    assert np.array_equal(read_many_raw(store, range(3)), quantise(expected.astype(np.float32)))
     assert not any(run.test_part(each).exists() for each in run.members())
     assert len(check_stores(run, content=True)) == 1
     for each, kept, part in zip(run.members(), own, parts, strict=True):
         excerpt = open_store(run.test_excerpt(each))
         assert excerpt.names == [part.names[0], part.names[2]]
-        assert np.array_equal(excerpt.read_many_raw(range(2)), kept)
+        assert np.array_equal(read_many_raw(excerpt, range(2)), kept)
         assert excerpt.manifest["weights_sha256"] == store.manifest["members"][str(each)]
 
 

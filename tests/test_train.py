@@ -48,6 +48,7 @@ from pipeline.schedule import Plateau, build_optimizer
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import open_store
 from pipeline.train import train_member
+from tests.stored import read_many
 from tests.tiny import tiny_values, write_config, write_tiny
 
 CPU = torch.device("cpu")
@@ -567,10 +568,10 @@ def test_a_member_of_all_folds_sees_every_tile_has_no_oof_and_joins_the_test_mea
     assert (len(record.train_tiles), record.held_out, record.fold) == (9, [], None)
     assert pd.read_csv(run.member_dir(members[-1]) / "log.csv").val_miou.isna().all()
 
-    parts = [open_store(run.test_part(member)).read_many(range(4)) for member in members]
+    parts = [read_many(open_store(run.test_part(member)), range(4)) for member in members]
     mean = open_store(mean_test(run, run.experiment.models[0]))
     assert list(mean.manifest["members"]) == [str(member) for member in members]
-    np.testing.assert_allclose(mean.read_many(range(4)), np.mean(parts, axis=0), atol=1.5 / 255)
+    np.testing.assert_allclose(read_many(mean, range(4)), np.mean(parts, axis=0), atol=1.5 / 255)
     assert np.abs(parts[-1] - parts[0]).max() > 0.01
 
 

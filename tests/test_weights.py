@@ -10,7 +10,7 @@ from config.ensemble import Blend
 from ensemble.apply import apply_sample
 from ensemble.fit import fit_blend
 from ensemble.fitted import uniform_blend
-from ensemble.labels import top_class, weighted_miou
+from ensemble.labels import top_class
 from ensemble.sample import draw_sample
 from ensemble.weights import (
     UNITS,
@@ -21,7 +21,7 @@ from ensemble.weights import (
     per_class_weights,
     telling_models,
 )
-from tests.posteriors import random_source, soft
+from tests.posteriors import random_source, soft, weighted_miou
 
 ONES = (1.0,) * 3
 
