@@ -22,7 +22,7 @@ from base.threads import in_threads
 from benchmarks.measure import peak_mib, seconds, told
 from benchmarks.nnunet import Peer, make_environment, write_predictions
 from config.ensemble import PLAIN_MEAN, Blend
-from ensemble.blend import labels_of
+from ensemble.apply import labels_of
 from ensemble.fit import fit_blend
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.honest import fit_honestly

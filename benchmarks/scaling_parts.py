@@ -19,7 +19,7 @@ from benchmarks.ensemble_scale import WEIGHTS_ALONE
 from benchmarks.submissions import big_competition, draw_landscapes, labels_of
 from benchmarks.synthetic import draw_groups, draw_hists, draw_scan
 from config.data import Folds
-from ensemble import blend as blending
+from ensemble.apply import labels_of as blended_labels
 from ensemble.fit import fit_blend
 from ensemble.fitted import uniform_blend
 from ensemble.sample import draw_sample
@@ -162,7 +162,7 @@ def blend(tiles: int, folder: Path) -> Work:
     """The stores of 4 models to labels."""
     source = RepeatedTiles(write_members(folder), tiles)
     fitted = uniform_blend(source.classes, source.models)
-    return lambda: [None for _ in blending.labels_of(fitted, source)]
+    return lambda: [None for _ in blended_labels(fitted, source)]
 
 
 def zip_file(tiles: int, folder: Path) -> Work:

@@ -3,10 +3,12 @@
 A tile of 256x256 is done at once, a larger one in blocks, so that memory stays bounded.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from base.progress import track
+from base.threads import in_threads
 from ensemble.fitted import FittedBlend
 from ensemble.formulas import add_evidence, calibrate, calibrated_evidence, combine, floored, override, scores
 from ensemble.labels import class_order, top_class
@@ -17,6 +19,15 @@ from ensemble.source import Source
 # C x pixels of a block. Smaller ones, which stay in a core's cache, are faster in one thread and slower in two: with
 # nine times as many calls of numpy, threads wait for the interpreter's lock (127 tiles/s against 192).
 BLOCK_VALUES = 1_000_000
+
+
+def labels_of(blend: FittedBlend, source: Source) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, (H, W) uint8 indices) of each tile, in order. A few tiles are in memory at a time."""
+
+    def label(i: int) -> tuple[str, np.ndarray]:
+        return source.names[i], apply_tile(blend, source, i)[1]
+
+    yield from track(in_threads(label, range(len(source.names))), "label tiles", len(source.names))
 
 
 def apply_tile(blend: FittedBlend, source: Source, i: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,51 +1,32 @@
 """Blend the models and build the submission: fit on OOF, score honestly, label the test tiles, write the zip."""
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, hash_value, whole_file
 from base.memory import keep_freed_memory
-from base.progress import track
 from base.screen import screen
 from base.stamps import FileResult
-from base.threads import in_threads
 from config import Experiment, Run, open_run
-from config.ensemble import Blend
-from config.run import PLACE_KEYS
-from ensemble.apply import apply_tile
+from ensemble.apply import labels_of
 from ensemble.build import RunBlend, add_name_option, build_blend, named_experiment
 from ensemble.fitted import FittedBlend
 from ensemble.fold_means import draw_opinions, fold_mean_gain
 from ensemble.oof import make_table
+from ensemble.provenance import changes_since, made_from, run_of_receipt, store_hashes
 from ensemble.show import show_blend, show_models
-from ensemble.source import Source
 from ensemble.stores import ProvenStores, UnseenStores, excerpt_stores
 from folds.classes import ClassTable
 from folds.metrics import mean_iou
 from folds.tiles import tiles_of
-from pipeline.store import MANIFEST
 from submissions.layout import Layout
-from submissions.receipt import differences, names_of, read_receipt, receipt_path
+from submissions.receipt import differences, read_receipt, receipt_path
 from submissions.score import score_submission
 from submissions.write import write_submission, write_zip
-
-MACHINE = ("runs_dir", "zips_dir", "name")  # keys of an experiment that change no label
-
-
-def labels_of(blend: FittedBlend, source: Source) -> Iterator[tuple[str, np.ndarray]]:
-    """(name, (H, W) uint8 indices) of each tile, in order. A few tiles are in memory at a time."""
-
-    def label(i: int) -> tuple[str, np.ndarray]:
-        return source.names[i], apply_tile(blend, source, i)[1]
-
-    yield from track(in_threads(label, range(len(source.names))), "label tiles", len(source.names))
 
 
 def make_submission(stores: ProvenStores, built: RunBlend) -> Path | None:
@@ -55,7 +36,7 @@ def make_submission(stores: ProvenStores, built: RunBlend) -> Path | None:
     if not (tiles.split == "test").any():
         return None
     source = stores.unseen
-    inputs = _store_hashes(run, source) | {"blend": hash_value(built.blend.to_json())}
+    inputs = store_hashes(run, source) | {"blend": hash_value(built.blend.to_json())}
     result = FileResult(run.zip_path, run.blend_keys, inputs)
     if receipt_path(run.zip_path).exists() and result.is_fresh():
         return run.zip_path
@@ -64,34 +45,6 @@ def make_submission(stores: ProvenStores, built: RunBlend) -> Path | None:
     path = write_submission(run, tiles, labels_of(built.blend, source), receipt)
     result.finish()
     return path
-
-
-def made_from(run: Run, blend: FittedBlend, source: UnseenStores) -> dict[str, Any]:
-    """What the labels depend on: with the same, the same bytes come out again."""
-    experiment = {key: value for key, value in run.experiment.dump().items() if key not in MACHINE}
-    data = {key: value for key, value in experiment["data"].items() if f"data.{key}" not in PLACE_KEYS}
-    experiment |= {"data": data}
-    return {
-        **names_of(run),
-        "fitted": blend.to_json(),
-        "weights": dict(zip(blend.models, np.mean(blend.weight_MC, axis=1).tolist(), strict=True)),
-        "combination": blend.combination,
-        "decision": blend.kinds.get("decision", "argmax"),
-        "members": {name: store.manifest["members"] for name, store in source.stores.items()},
-        "stores_sha256": _store_hashes(run, source),
-        "tiles_sha256": hash_file(run.tiles_csv),
-        "folds_sha256": hash_file(run.folds_csv),
-        "experiment_sha256": hash_value(experiment),
-        "experiment": experiment,
-    }
-
-
-def changes_since(receipt: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """What differs between a receipt and `made_from` now."""
-    then = {key: receipt[key] for key in ("code_version", *now) if key in receipt}
-    # The hash says no more than the keys, which are named; receipts of older code name test labels too.
-    silent = ("experiment_sha256 ", "experiment.data.test_masks ")
-    return [change for change in differences(then, now) if not change.startswith(silent)]
 
 
 def scores_of(built: RunBlend, classes: ClassTable) -> dict[str, Any]:
@@ -114,22 +67,6 @@ def gain_of_fold_means(run: Run, built: RunBlend, source: UnseenStores) -> float
     opinions = draw_opinions(built.blend, built.blend_of, source, excerpts)
     counted_C = (built.honest_conf_CC.sum(0) + built.honest_conf_CC.sum(1)) > 0
     return fold_mean_gain(opinions, float(built.row.miou), counted_C)
-
-
-def run_of_receipt(experiment: Experiment, receipt: dict[str, Any]) -> Run:
-    """The experiment's run with the blend of a receipt, so that nobody has to say its keys again.
-
-    Raises:
-        UserError: the receipt is of another run.
-    """
-    if receipt.get("run", experiment.name) != experiment.name:
-        record = Path(experiment.runs_dir) / receipt["run"] / "experiment.yaml"
-        raise UserError(
-            f"the receipt is of run {receipt['run']!r}, the experiment is {experiment.name!r}: give --config {record}"
-        )
-    if "experiment" not in receipt:
-        return Run(experiment)
-    return Run(experiment.model_copy(update={"blend": Blend.model_validate(receipt["experiment"]["blend"])}))
 
 
 def make_again(experiment: Experiment, receipt_file: Path) -> Path:
@@ -159,12 +96,9 @@ def make_again(experiment: Experiment, receipt_file: Path) -> Path:
     return path
 
 
-def test_miou(run: Run, path: Path) -> float:
+def zip_miou(run: Run, path: Path) -> float:
     """mIoU of a zip where the test tiles' masks are known."""
     return mean_iou(score_submission(path, run.experiment, tiles_of(run)))
-
-
-test_miou.__test__ = False
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -191,15 +125,10 @@ def main(argv: list[str] | None = None) -> None:
         print(f"where test tiles are like train tiles, the mean over folds adds about {gain:+.4f} (docs/ensemble.md)")
     if path and run.experiment.data.test_masks:
         try:
-            print(f"test mIoU {test_miou(run, path):.4f} by data.test_masks, honest OOF mIoU {built.row.miou:.4f}")
+            print(f"test mIoU {zip_miou(run, path):.4f} by data.test_masks, honest OOF mIoU {built.row.miou:.4f}")
         except UserError as error:  # no fault of the zip, which is written and verified
             print(f"not scored by data.test_masks: {error}", file=sys.stderr)
     print(f"zip: {path}" if path else "no zip: the data set has no test tiles (data.test_images)")
-
-
-def _store_hashes(run: Run, source: UnseenStores) -> dict[str, str]:
-    models = {model.name: model for model in run.experiment.models}
-    return {name: hash_file(run.test_store(models[name]) / MANIFEST) for name in source.stores}
 
 
 if __name__ == "__main__":

@@ -12,9 +12,10 @@ from base.command import add_json, split_operands, stage_parser, write_figures
 from base.command import run as run_command
 from base.errors import UserError
 from config import Run, load_experiment
-from ensemble.blend import changes_since, labels_of, made_from, run_of_receipt
+from ensemble.apply import labels_of
 from ensemble.fitted import FittedBlend
 from ensemble.oof import oof_table
+from ensemble.provenance import changes_since, made_from, run_of_receipt
 from ensemble.source import Source
 from ensemble.stores import ProvenStores
 from folds.audit import band_table

@@ -16,7 +16,7 @@ from base.files import write_json
 from config import Member, Run, load_experiment
 from config.data import IGNORE_INDEX
 from config.training import Model
-from ensemble.apply import apply_blend
+from ensemble.apply import labels_of
 from ensemble.build import build_blend
 from ensemble.fitted import uniform_blend
 from ensemble.oof import make_table
@@ -120,11 +120,7 @@ def _hand_in(stores: ProvenStores, tiles: pd.DataFrame) -> None:
     """The zip of the plain mean, with receipt and ledger."""
     run, source = stores.run, stores.unseen
     blend = uniform_blend(source.classes, source.models)
-    labels = (
-        (name, apply_blend(blend, source.probs(i, blend.models), source.evidence(i, []))[1])
-        for i, name in enumerate(source.names)
-    )
-    write_submission(run, tiles, labels, {"run": run.experiment.name, "oof_miou": 0.5})
+    write_submission(run, tiles, labels_of(blend, source), {"run": run.experiment.name, "oof_miou": 0.5})
 
 
 def _leave_member(run: Run, member: Member, folds: pd.DataFrame, weight_bytes: int) -> None:

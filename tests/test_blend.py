@@ -22,8 +22,8 @@ from config.ensemble import PLAIN_MEAN
 from ensemble import blend as blend_command
 from ensemble import compare as compare_command
 from ensemble import oof as oof_command
-from ensemble.apply import apply_blend
-from ensemble.blend import gain_of_fold_means, labels_of, make_again
+from ensemble.apply import apply_blend, labels_of
+from ensemble.blend import gain_of_fold_means, make_again
 from ensemble.build import build_blend, candidate_table, read_blend, refuse_outdated
 from ensemble.compare import compare
 from ensemble.oof import oof_table
