@@ -108,7 +108,7 @@ class Data(Section):
 
     @model_validator(mode="after")
     def _consistent(self) -> "Data":
-        names = [c.name for c in self.classes]
+        names = self.class_names
         for what, values in (
             ("classes: label", [c.label for c in self.classes]),
             ("classes: name", names),
@@ -132,6 +132,15 @@ class Data(Section):
         if self.generate:
             self._must_be_what_is_drawn()
         return self
+
+    @property
+    def class_names(self) -> list[str]:
+        return [each.name for each in self.classes]
+
+    @property
+    def input_channels(self) -> int:
+        """What a network sees of a pixel: the bands and what is computed from them."""
+        return len(self.bands) + len(self.derived)
 
     def _patterns_name_tiles(self) -> None:
         for key in ("train_images", "train_masks", "test_images", "test_masks"):
@@ -159,7 +168,7 @@ class Data(Section):
             raise ValueError(f"mask_values colors: {', '.join(map(str, twice))} is given twice")
 
     def _must_be_what_is_drawn(self) -> None:
-        names = [c.name for c in self.classes]
+        names = self.class_names
         if sorted(names) != sorted(LANDSCAPE_CLASSES):
             raise ValueError(f"generate draws the classes {', '.join(LANDSCAPE_CLASSES)}; found {', '.join(names)}")
         for key, drawn in (

@@ -42,7 +42,7 @@ class Experiment(Section):
     @model_validator(mode="after")
     def _consistent(self) -> "Experiment":
         names = [model.name for model in self.models]
-        classes = [each.name for each in self.data.classes]
+        classes = self.data.class_names
         twice = sorted({name for name in names if names.count(name) > 1})
         problems = [f"models: name {', '.join(twice)} is given twice"] if twice else []
         if self.name in (PACKS, SCANS):
@@ -87,6 +87,10 @@ class Experiment(Section):
         for problem in _unknown([name], [model.name for model in self.models], "model"):
             raise UserError(problem)
         return next(model for model in self.models if model.name == name)
+
+    def outputs_of(self, model: Model) -> list[str]:
+        """The classes of a model's output channels: all, or a specialist's one."""
+        return self.data.class_names if model.target == "all" else [model.target]
 
     @property
     def blended_models(self) -> list[Model]:

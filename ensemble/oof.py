@@ -85,7 +85,7 @@ def _write_table(stores: ProvenStores, built: RunBlend, variants: list[ProvenSto
     run = stores.run
     others = [row | {"kind": "variant"} for each in variants for row in score_members(each)]
     rows = [*score_members(stores), *others, *blend_rows(run, built)]
-    columns = [*OOF_COLUMNS, *(spec.name for spec in run.experiment.data.classes)]
+    columns = [*OOF_COLUMNS, *run.experiment.data.class_names]
     table = pd.DataFrame(rows, columns=columns).astype({"fold": "Int64", "seed": "Int64"})
     with whole_file(run.oof_csv) as aside:
         table.to_csv(aside, index=False)
@@ -146,7 +146,7 @@ def score_members(stores: ProvenStores) -> Iterator[dict[str, Any]]:
 def blend_rows(run: Run, built: RunBlend) -> Iterator[dict[str, Any]]:
     """A row for each step of the blend, and for the blend that ships: on the tiles of each fold, and on all."""
     folds, name = folds_of(run), run.experiment.blend.name
-    classes = [spec.name for spec in run.experiment.data.classes]
+    classes = run.experiment.data.class_names
     empty = {"fold": None, "seed": None, "weights": None, "tta": None}
     for row in built.steps.to_dict("records"):
         figures = {"tiles": len(folds)} | {column: row[column] for column in (*SCORES, *classes)}

@@ -44,12 +44,11 @@ def check_models(experiment: Experiment, models: list[Model]) -> dict[str, int]:
     Raises:
         UserError: lists every model that cannot be built.
     """
-    data = experiment.data
     counts, problems = {}, []
     for model in models:
         try:
-            classes = len(data.classes) if model.target == "all" else 1
-            counts[model.name] = count_parameters(model, len(data.bands) + len(data.derived), classes)
+            outputs = len(experiment.outputs_of(model))
+            counts[model.name] = count_parameters(model, experiment.data.input_channels, outputs)
         except UserError as error:
             problems.append(str(error))
     refuse_all("networks that cannot be built", problems)

@@ -115,8 +115,8 @@ def _member_store_problems(run: Run, member: Member, path: Path, kind: Kind, tru
     held_out = [name for name, fold in truth.fold_of.items() if fold == member.fold]
     problems += _unlike(store.manifest, expected)
     problems += _names_problems(store.names, held_out if kind == "oof" else truth.test_names)
-    if store.classes != _channels(run, member.model):
-        problems.append(f"classes are {listed(store.classes)}, not {listed(_channels(run, member.model))}")
+    if store.classes != (outputs := run.experiment.outputs_of(member.model)):
+        problems.append(f"classes are {listed(store.classes)}, not {listed(outputs)}")
     if kind == "oof":
         problems += [f"its member {problem}" for problem in leak_problems(
             record.get("train_tiles", []), store.names, truth.group_of)]  # fmt: skip
@@ -158,8 +158,8 @@ def _mean_store_problems(run: Run, model: Model, path: Path, truth: Truth, conte
     except UserError as error:
         return [str(error)]
     problems = _unlike(store.manifest, mean_facts(run, model)) + _names_problems(store.names, truth.test_names)
-    if store.classes != _channels(run, model):
-        problems.append(f"classes are {listed(store.classes)}, not {listed(_channels(run, model))}")
+    if store.classes != (outputs := run.experiment.outputs_of(model)):
+        problems.append(f"classes are {listed(store.classes)}, not {listed(outputs)}")
     return [f"{path}: {problem}" for problem in problems] + (content_problems(store) if content else [])
 
 
@@ -190,10 +190,6 @@ def _names_problems(names: list[str], expected: list[str]) -> list[str]:
     problems += [f"lacks {len(missing)} tiles: {listed(missing)}"] if missing else []
     problems += [f"holds {len(strange)} tiles that are not its own: {listed(strange)}"] if strange else []
     return problems
-
-
-def _channels(run: Run, model: Model) -> list[str]:
-    return [spec.name for spec in run.experiment.data.classes] if model.target == "all" else [model.target]
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -68,7 +68,7 @@ def cost_key(run: Run, model: Model, counts: TileCounts) -> str:
     place = [socket.gethostname(), devices_here(experiment.jobs)[0], gpus()]
     place.append(threads_per_job(experiment.jobs, experiment.member_count, len(gpus())))
     network = [model.arch, model.encoder, model.params, model.target == "all", train.precision, train.channels_last]
-    data = [len(experiment.data.bands) + len(experiment.data.derived), len(experiment.data.classes)]
+    data = [experiment.data.input_channels, len(experiment.data.classes)]
     return hash_value([network, data, counts.height, counts.width, place])[:16]
 
 
@@ -156,7 +156,7 @@ def checkpoint_bytes(run: Run, model: Model, cost: Cost) -> int:
 
 def store_bytes(run: Run, model: Model, tiles: int, counts: TileCounts) -> int:
     """The most that a store of some tiles can take; compression leaves less, a fifth where networks are sure."""
-    channels = len(run.experiment.data.classes) if model.target == "all" else 1
+    channels = len(run.experiment.outputs_of(model))
     per_value = {"uint8": 1, "float16": 2}[run.experiment.predict.dtype]
     return tiles * channels * counts.height * counts.width * per_value
 

@@ -26,9 +26,8 @@ REPEATS = 3
 
 def measure(run: Run, model: Model, height: int, width: int, device: torch.device) -> Cost:
     """Time forward passes and training steps of a model's network with random weights on random tiles."""
-    data, train = run.experiment.data, run.experiment.train_of(model)
-    channels = len(data.bands) + len(data.derived)
-    outputs = len(data.classes) if model.target == "all" else 1
+    train, channels = run.experiment.train_of(model), run.experiment.data.input_channels
+    outputs = len(run.experiment.outputs_of(model))
     network = build_model(model.model_copy(update={"encoder_weights": None}), channels, outputs).to(device)
     layout = torch.channels_last if train.channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)

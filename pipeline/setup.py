@@ -118,7 +118,7 @@ def set_up(run: Run, member: Member, device: torch.device) -> Setup:
 
 def record_of(run: Run, member: Member, pack: Pack, train_N: np.ndarray, val_N: np.ndarray) -> MemberRecord:
     """What `member.json` will say."""
-    data, target = run.experiment.data, member.model.target
+    data = run.experiment.data
     statistics = pack.mean_B.tolist(), pack.std_B.tolist()
     empty = None if data.nodata is None else fill_value(pack.mean_B, pack.train_image_NHWB.dtype).tolist()
     preparation = Preparation(data.bands, data.derived, data.normalize, *statistics, empty)
@@ -126,8 +126,8 @@ def record_of(run: Run, member: Member, pack: Pack, train_N: np.ndarray, val_N: 
         model=member.model.name,
         fold=member.fold,
         seed=member.seed,
-        target=target,
-        classes=[spec.name for spec in data.classes] if target == "all" else [target],
+        target=member.model.target,
+        classes=run.experiment.outputs_of(member.model),
         train_tiles=[pack.train_names[i] for i in train_N],
         held_out=[pack.train_names[i] for i in val_N],
         preparation=asdict(preparation),

@@ -96,7 +96,7 @@ def play(
         _leave_member(run, member, folds, weight_bytes)
         rng = np.random.default_rng([number, 7])
         manifest = member_facts(run, member, "oof")
-        channels = _channels(member.model, classes)
+        channels = run.experiment.outputs_of(member.model)
         with write_store(run.oof_store(member), held_out, channels, *pack.size_px, manifest) as writer:
             for name in held_out:
                 truth_HW = pack.train_mask_NHW[row_of[name]]
@@ -147,14 +147,10 @@ def _play_test(
     classes = ClassTable.of(data)
     test = tiles[tiles.split == "test"]
     size_px = int(test.height.iloc[0]), int(test.width.iloc[0])
-    channels = _channels(model, classes)
+    channels = run.experiment.outputs_of(model)
     with write_store(run.test_store(model), test.name.tolist(), channels, *size_px, mean_facts(run, model)) as writer:
         for name in test.name:
             mask = data.test_masks.format(name=name)
             truth_HW = classes.to_index(read_mask(Path(data.root) / mask), where=mask)
             probs_CHW = opinion(rng, truth_HW, len(classes), 6.0)
             writer.append(probs_CHW[None, [classes.names.index(name) for name in channels]])
-
-
-def _channels(model: Model, classes: ClassTable) -> list[str]:
-    return list(classes.names) if model.target == "all" else [model.target]

@@ -32,6 +32,16 @@ def test_parameters_are_those_of_the_network_that_is_trained(tmp_path, model):
     assert check_models(experiment, asked) == {model["name"]: sum(p.numel() for p in built.parameters())}
 
 
+def test_a_network_sees_derived_bands_too_and_a_specialist_says_one_class(tmp_path):
+    experiment = experiment_of(tmp_path, {"name": "all"}, {"name": "of_bare", "target": "bare"})
+    data = experiment.data.model_copy(update={"derived": ["ndvi"]})
+    experiment = experiment.model_copy(update={"data": data})
+    of_all, of_one = (experiment.outputs_of(model) for model in experiment.models)
+    assert (of_all, of_one) == (["field", "forest", "bare"], ["bare"])
+    network = build_model(experiment.models[0], 5, 3)
+    assert check_models(experiment, experiment.models[:1]) == {"all": sum(p.numel() for p in network.parameters())}
+
+
 def test_all_that_cannot_be_built_are_named_at_once(tmp_path):
     half = build_model(experiment_of(tmp_path, {"name": "a"}).models[0], 4, 3).encoder.state_dict()
     save_file(dict(list(half.items())[5:]), tmp_path / "half.safetensors")
