@@ -23,6 +23,7 @@ from config.training import Model
 from folds.folds_csv import folds_of
 from folds.tiles import sources_of, tiles_of
 from pipeline.finished import Kind, mean_facts, member_facts
+from pipeline.record import record_path, weights_path
 from pipeline.store import content_problems, open_store
 
 
@@ -106,7 +107,7 @@ def _member_store_problems(run: Run, member: Member, path: Path, kind: Kind, tru
     """Everything that contradicts about one member's store and the member behind it."""
     expected = member_facts(run, member, kind)
     whose = {key: expected[key] for key in ("model", "fold", "seed", "target")}
-    problems, record = _record_problems(run.member_dir(member) / "member.json", whose)
+    problems, record = _record_problems(record_path(run.member_dir(member)), whose)
     problems += _member_problems(run, member)
     try:
         store = open_store(path)
@@ -131,8 +132,8 @@ def _record_problems(path: Path, facts: dict[str, Any]) -> tuple[list[str], dict
         return [f"its member has no record {path}"], {}
     except ValueError:
         return [f"its member's record {path} is not JSON; it was cut short or changed"], {}
-    lacking = [] if "train_tiles" in record else ["member.json: does not say what it was trained on"]
-    return [f"member.json: {problem}" for problem in _unlike(record, facts)] + lacking, record
+    lacking = [] if "train_tiles" in record else [f"{path.name}: does not say what it was trained on"]
+    return [f"{path.name}: {problem}" for problem in _unlike(record, facts)] + lacking, record
 
 
 def _member_problems(run: Run, member: Member) -> list[str]:
@@ -143,7 +144,7 @@ def _member_problems(run: Run, member: Member) -> list[str]:
         return ["its member is not trained to its end"]
     problems = [f"its member differs: {change}" for change in stamp.differences(result.keys, result.inputs)]
     for kind in run.experiment.predict.weight_kinds:
-        weights = folder / "weights" / f"{kind}.safetensors"
+        weights = weights_path(folder, kind)
         if not weights.exists():
             problems.append(f"its weights {weights.name} are missing; delete {folder} too")
         elif hash_file(weights) != stamp.outputs.get(weights.name):

@@ -11,6 +11,7 @@ from base.files import hash_value
 from base.stamps import folder_stamp, read_stamp
 from config import Member, Run
 from config.training import Model
+from pipeline.record import weights_path
 from pipeline.store import open_store
 
 Kind = Literal["oof", "test"]
@@ -28,8 +29,9 @@ def weights_hash(run: Run, member: Member) -> str | None:
 
     None: not all of them are there.
     """
-    stamp = read_stamp(folder_stamp(run.member_dir(member)))
-    hashes = [stamp.outputs.get(f"{kind}.safetensors") for kind in run.experiment.predict.weight_kinds] if stamp else []
+    folder = run.member_dir(member)
+    stamp, kinds = read_stamp(folder_stamp(folder)), run.experiment.predict.weight_kinds
+    hashes = [stamp.outputs.get(weights_path(folder, kind).name) for kind in kinds] if stamp else []
     return "+".join(hashes) if hashes and all(hashes) else None
 
 

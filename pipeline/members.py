@@ -1,18 +1,16 @@
-"""A member on disk: what it was trained on, how it prepares pixels, its weights by kind, its log."""
+"""Members to and from the disk: their weights, from any device; ready to predict; by the options that name one."""
 
 import argparse
-import csv
-import io
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from base.errors import UserError
-from base.files import clear_aside, hash_file, read_json, whole_file, write_json, write_text
+from base.files import clear_aside, hash_file, whole_file
 from base.stamps import folder_stamp, read_stamp
 from config import Member, Run
 from config.ensemble import Predict, WeightsKind
@@ -21,38 +19,7 @@ from models.zoo import build_model
 from pipeline.finished import member_is_finished
 from pipeline.forward import Predictor
 from pipeline.prepare import Preparation
-
-
-@dataclass(frozen=True)
-class MemberRecord:
-    """`member.json`: what a person, the provenance check and prediction need to know of a member."""
-
-    model: str
-    fold: int | None
-    """None: trained on every tile."""
-    seed: int
-    target: str
-    classes: list[str]
-    """Of the output's channels; for a specialist, its one class."""
-    train_tiles: list[str]
-    held_out: list[str]
-    preparation: dict[str, Any]
-    dtype: str = "uint8"
-    """Of the pixels that it was trained on."""
-    split_batch: int = 1
-    """Parts in which its batches went through the network, in the end; see `jobs.split_batch`."""
-
-    @classmethod
-    def read(cls, folder: Path) -> "MemberRecord":
-        return cls(**read_json(folder / "member.json"))
-
-    def write(self, folder: Path) -> None:
-        write_json(folder / "member.json", asdict(self))
-
-
-def weights_path(folder: Path, kind: str) -> Path:
-    """The weights of a kind: last, best, ema, swa."""
-    return folder / "weights" / f"{kind}.safetensors"
+from pipeline.record import MemberRecord, weights_path
 
 
 def write_weights(folder: Path, kind: str, network: nn.Module) -> None:
@@ -60,15 +27,6 @@ def write_weights(folder: Path, kind: str, network: nn.Module) -> None:
     weights = {key: value.detach().cpu().contiguous() for key, value in network.state_dict().items()}
     with whole_file(weights_path(folder, kind)) as aside:
         save_file(weights, aside)
-
-
-def write_log(path: Path, rows: list[dict[str, float | int | None]]) -> None:
-    """log.csv, a row per epoch. No times in it: a resumed run has the same log as an undisturbed one."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, ["epoch", "lr", "loss", "val_miou"], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, text.getvalue())
 
 
 def clear_killed(folder: Path) -> None:

@@ -18,9 +18,10 @@ from folds.tiles import tiles_of
 from pipeline.device import pick_device, set_up_cpu
 from pipeline.finished import SECONDS, Kind, mean_is_finished, member_facts, oof_is_finished, part_is_finished
 from pipeline.images import add_image_options, label_by_members, wanted_of
-from pipeline.members import MemberRecord, add_member_options, load_member, member_of, members_of
+from pipeline.members import add_member_options, load_member, member_of, members_of
 from pipeline.outputs import output_for_store
 from pipeline.pack import open_pack
+from pipeline.record import MemberRecord
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import write_store
 

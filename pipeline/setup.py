@@ -19,11 +19,11 @@ from pipeline.checkpoint import TrainState
 from pipeline.data import EpochBatches, TrainTiles, train_loader
 from pipeline.device import autocast_dtype, loader_workers
 from pipeline.loop import Plan
-from pipeline.members import MemberRecord
 from pipeline.objective import Objective
 from pipeline.pack import Pack, open_pack
 from pipeline.pixels import fill_value
 from pipeline.prepare import Preparation
+from pipeline.record import MemberRecord
 from pipeline.sampler import epoch_order
 from pipeline.schedule import Plateau, build_optimizer
 from pipeline.seeds import WEIGHTS, seed_of

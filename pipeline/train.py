@@ -23,11 +23,12 @@ from pipeline.device import autocast, make_deterministic, pick_device, set_up_cp
 from pipeline.finished import member_is_finished
 from pipeline.forward import Predictor
 from pipeline.loop import Hooks, fit
-from pipeline.members import add_member_options, clear_killed, member_of, write_log, write_weights
+from pipeline.members import add_member_options, clear_killed, member_of, write_weights
 from pipeline.objective import Objective
 from pipeline.outputs import decisions
 from pipeline.pack import Pack, read_rows
 from pipeline.progress import TrainProgress
+from pipeline.record import weights_files, write_log
 from pipeline.setup import Setup, set_up
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.users_words import in_users_words
@@ -61,7 +62,7 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
 
     def save(state: TrainState) -> None:
         state.save(folder / "last.pt", identity)
-        write_log(folder / "log.csv", state.log)
+        write_log(folder, state.log)
 
     def save_best(state: TrainState) -> None:
         write_weights(folder, "best", state.network)
@@ -82,7 +83,7 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
             plain = plain_batches(pack, setup.train_N, fits, objective)
             update_batch_statistics(averaged, unless_stopped(plain, stop, member))
         write_weights(folder, kind, averaged)
-    result.finish(sorted((folder / "weights").glob("*.safetensors")))
+    result.finish(weights_files(folder))
     (folder / "last.pt").unlink()  # three times the weights' size, and nothing will go on from it
     return folder
 

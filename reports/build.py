@@ -13,6 +13,7 @@ from base.version import code_version
 from config import Run, stale_members
 from ensemble.oof import oof_table
 from folds.files import as_glob
+from pipeline.record import LOG
 from reports import data, folds, oof, submission, tiles, training
 from reports.material import Material, run_to_look_at
 from reports.page import Facts, Section
@@ -86,7 +87,7 @@ def report_inputs(run: Run) -> dict[str, str]:
     paths = [run.dir / name for name in names]
     paths += [run.zip_path, receipt_path(run.zip_path), ledger_path(run.experiment)]
     inputs = {"code": code_version()} | hash_files(paths)
-    for pattern in ("members/*/*/log.csv", "members/*/*/oof-*/manifest.json", "test/*/manifest.json", "mosaic/*.png",
+    for pattern in (f"members/*/*/{LOG}", "members/*/*/oof-*/manifest.json", "test/*/manifest.json", "mosaic/*.png",
                     f"blend/{run.experiment.blend.name}/*"):  # fmt: skip
         inputs[pattern] = _listing(run.dir, pattern)
     data = run.experiment.data

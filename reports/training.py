@@ -1,7 +1,5 @@
 """The training: loss, learning rate and validation score of every member, and what each cost."""
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
@@ -10,6 +8,7 @@ from base.errors import UserError
 from base.tables import read_csv
 from config import Member, Run
 from pipeline.job_state import log_tail
+from pipeline.record import read_log
 from pipeline.wording import clock, figures_in
 from reports.alone import section_command
 from reports.figures import SERIES, WIDTH, canvas, finish, look
@@ -49,13 +48,6 @@ def section(material: Material) -> Section:
     parts.append(TableView("members", "Members", table, formats, caption, folded=len(table) > 12))
     lead = "Curves of one model should lie together: a fold that stands apart has other data, or a run gone wrong."
     return Section("training", "Training", lead, parts)
-
-
-def read_log(folder: Path) -> pd.DataFrame | None:
-    """epoch, lr, loss, val_miou of a member; None: not begun."""
-    path = folder / "log.csv"
-    log = read_csv(path) if path.exists() else None
-    return None if log is None or log.empty else log
 
 
 def member_table(run: Run, logs: dict[Member, pd.DataFrame]) -> pd.DataFrame:

@@ -66,7 +66,7 @@ def test_tables_are_printed_in_one_way():
 @pytest.mark.parametrize(
     "module",
     ["config", "folds.tiles", "folds.assign", "folds.check", "submissions.write", "submissions.verify", "ensemble.oof",
-     "ensemble.blend", "pipeline.store", "pipeline.pack", "pipeline.cv", "reports.build"],
+     "ensemble.blend", "pipeline.store", "pipeline.pack", "pipeline.record", "pipeline.cv", "reports.build"],
 )  # fmt: skip
 def test_starts_without_torch(module):
     assert not loads(module, "torch")

@@ -13,11 +13,12 @@ from folds.tiles import read_tiles
 from models.averaging import Ema
 from models.zoo import build_model
 from pipeline.forward import Predictor
-from pipeline.members import load_member, weights_path
+from pipeline.members import load_member
 from pipeline.outputs import decisions, stored
 from pipeline.pack import open_pack
 from pipeline.predict import predict_oof
 from pipeline.quantise import STORE_DTYPES, quantise
+from pipeline.record import weights_path
 from pipeline.setup import set_up
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import open_store

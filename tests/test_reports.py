@@ -29,6 +29,7 @@ from ensemble.oof import make_table, oof_table
 from ensemble.stores import ProvenStores
 from folds.landscape import make_landscape
 from pipeline.job_state import log_path
+from pipeline.record import read_log
 from reports import build, oof, suspects, training
 from reports.bands import bin_edges
 from reports.build import summary
@@ -225,7 +226,7 @@ def test_the_speed_of_a_member_is_that_of_its_newest_attempt(played, tmp_path):
     """And stands also where much was said after it."""
     member = next(iter(played.members()))
     run = Run(played.experiment.model_copy(update={"runs_dir": str(tmp_path)}))
-    logs = {member: training.read_log(played.member_dir(member))}
+    logs = {member: read_log(played.member_dir(member))}
     said = {"first": "# attempt 1: today\nepoch 3/9 77 img/s\n", "second": "# attempt 2: now\nepoch 4/9 9 img/s\n"}
     log = log_path(run.dir / "jobs", str(member))
     log.parent.mkdir(parents=True)

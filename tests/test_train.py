@@ -32,18 +32,12 @@ from pipeline.costs import Cost, checkpoint_bytes
 from pipeline.data import Batch
 from pipeline.finished import steps_left
 from pipeline.mean import mean_test
-from pipeline.members import (
-    MemberRecord,
-    add_member_options,
-    load_member,
-    load_network,
-    member_is_finished,
-    weights_path,
-)
+from pipeline.members import add_member_options, load_member, load_network, member_is_finished
 from pipeline.members import member_of as named_member
 from pipeline.objective import Objective
 from pipeline.predict import predict_oof, predict_test
 from pipeline.prepare import Preparation
+from pipeline.record import LOG_COLUMNS, MemberRecord, read_log, weights_path, write_log
 from pipeline.schedule import Plateau, build_optimizer
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import open_store
@@ -123,6 +117,18 @@ def test_training_leaves_every_kind_of_weights_a_log_and_a_record(undisturbed):
     record, folds = MemberRecord.read(run.member_dir(member)), read_folds(run.folds_csv)
     assert record.held_out == folds.name[folds.fold == 0].tolist()
     assert record.train_tiles == folds.name[folds.fold != 0].tolist()
+
+
+def test_the_log_is_read_as_it_was_written(tmp_path):
+    assert read_log(tmp_path) is None
+    write_log(tmp_path, [])
+    assert read_log(tmp_path) is None
+    rows = [{"epoch": 1, "lr": 0.1 + 0.2, "loss": 1.75, "val_miou": None},
+            {"epoch": 2, "lr": 1e-9, "loss": 0.5, "val_miou": 1 / 3}]  # fmt: skip
+    write_log(tmp_path, rows)
+    read = read_log(tmp_path)
+    pd.testing.assert_frame_equal(read, pd.DataFrame(rows), check_exact=False, rtol=1e-15)
+    assert list(read) == LOG_COLUMNS
 
 
 @pytest.mark.parametrize("stops", [[0], [1], [2, 1], [3, 0, 0]])
