@@ -26,6 +26,9 @@ NO_MEMBERS_KEYS = (
     "data.classes.*.color",
 )
 
+# Of a run's folder, where no experiment is at hand: see `Run.jobs_dir` and `Run.run_lock`.
+JOBS, RUN_LOCK = "jobs", "run.lock"
+
 
 def fold_name(fold: int | None) -> str:
     """A member's fold as `--fold` takes it."""
@@ -101,13 +104,28 @@ class Run:
     def member_dir(self, member: Member) -> Path:
         return self.dir / "members" / str(member)
 
+    @property
+    def jobs_dir(self) -> Path:
+        """Logs, states and locks of the run's grid."""
+        return self.dir / JOBS
+
+    @property
+    def jobs_csv(self) -> Path:
+        """A row per attempt of a job."""
+        return self.dir / "jobs.csv"
+
+    @property
+    def run_lock(self) -> Path:
+        """Held by whoever makes the run's members."""
+        return self.jobs_dir / RUN_LOCK
+
     def member_lock(self, member: Member) -> Path:
         """Held by whoever trains the member; outside its folder, which `redo=stale` removes."""
-        return self.dir / "jobs" / "locks" / f"{member}.lock"
+        return self.jobs_dir / "locks" / f"{member}.lock"
 
     def mean_lock(self, model: Model) -> Path:
         """Held by whoever writes the model's test store."""
-        return self.dir / "jobs" / "locks" / model.name / "mean.lock"
+        return self.jobs_dir / "locks" / model.name / "mean.lock"
 
     @property
     def variant(self) -> str:

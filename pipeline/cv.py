@@ -2,7 +2,6 @@
 
 import shlex
 from collections.abc import Sequence
-from pathlib import Path
 
 from base.command import run as run_command
 from base.command import stage_parser
@@ -36,13 +35,8 @@ def main(argv: list[str] | None = None) -> int:
     if args.dry_run:
         print_grid(Run(experiment), args.only, arguments)
         return 0
-    with held(jobs_folder(Run(experiment)) / "run.lock", f"run {experiment.name!r}"):
+    with held(Run(experiment).run_lock, f"run {experiment.name!r}"):
         return run_grid(open_run(experiment), args.only, arguments)
-
-
-def jobs_folder(run: Run) -> Path:
-    """Logs, states and locks of a run's grid."""
-    return run.dir / "jobs"
 
 
 def run_grid(run: Run, only: str | None, arguments: Sequence[str]) -> int:
@@ -54,12 +48,12 @@ def run_grid(run: Run, only: str | None, arguments: Sequence[str]) -> int:
         return 0
     print(grid_summary(grid, run, slots), flush=True)
     open_pack(run, tiles_of(run))  # once, before all jobs want it
-    folder = jobs_folder(run)
+    folder = run.jobs_dir
     with GridView(grid.jobs, folder) as view:
 
         def watch(states: dict[str, JobState]) -> None:
             view(states)
-            write_attempts(run.dir / "jobs.csv", folder)
+            write_attempts(run.jobs_csv, folder)
 
         outcome = run_jobs(grid.jobs, folder, run.experiment.jobs, run.experiment.member_count, watch)
     return report(outcome, folder)
@@ -106,8 +100,7 @@ def grid_of(run: Run, members: Sequence[Member], arguments: Sequence[str], slots
         known = measure_costs(here, counts, [*arguments, f"jobs.devices={here.experiment.jobs.device}"])
     else:
         known = read_costs(here, counts)
-    folder = jobs_folder(run)
-    states = {str(member): JobState.read(folder, str(member)) for member in run.members()}
+    states = {str(member): JobState.read(run.jobs_dir, str(member)) for member in run.members()}
     return make_grid(run, members, counts, known, states, arguments, slots)
 
 

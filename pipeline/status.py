@@ -9,6 +9,7 @@ from base.command import run as run_command
 from base.errors import UserError
 from base.locks import holder_of, is_free
 from base.screen import screen
+from config.run import JOBS, RUN_LOCK
 from pipeline.jobs import read_grid, read_states
 from pipeline.watch import GridView
 
@@ -19,12 +20,12 @@ def show_status(run: Path, console: Console) -> None:
     Raises:
         UserError: no grid was ever started there.
     """
-    folder = run / "jobs"
+    folder = run / JOBS
     if not (folder / "grid.json").exists():
         raise UserError(f"{run}: no jobs were ever started there; expected the folder of a run, as in runs/demo")
     jobs, session = read_grid(folder)
     states = read_states(folder, session, jobs)
-    lock = folder / "run.lock"
+    lock = folder / RUN_LOCK
     if is_free(lock):
         who = "nobody is working on it"
         for state in states.values():  # what a killed process left behind

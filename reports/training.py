@@ -82,7 +82,7 @@ def member_table(run: Run, logs: dict[Member, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _jobs(run: Run) -> pd.DataFrame:
-    path = run.dir / "jobs.csv"
+    path = run.jobs_csv
     columns = ["job", "device", "wall_s", "peak_mib"]
     return (
         read_csv(path) if path.exists() else pd.DataFrame(columns=columns).astype({"wall_s": float, "peak_mib": float})
@@ -91,7 +91,7 @@ def _jobs(run: Run) -> pd.DataFrame:
 
 def _speed(run: Run, member: Member) -> float:
     """img/s as the job's newest attempt said it last; NaN if it did not."""
-    lines = log_tail(run.dir / "jobs", str(member), lines=None)
+    lines = log_tail(run.jobs_dir, str(member), lines=None)
     return float(figures_in(lines).get("img/s", "nan"))
 
 

@@ -228,7 +228,7 @@ def test_the_speed_of_a_member_is_that_of_its_newest_attempt(played, tmp_path):
     run = Run(played.experiment.model_copy(update={"runs_dir": str(tmp_path)}))
     logs = {member: read_log(played.member_dir(member))}
     said = {"first": "# attempt 1: today\nepoch 3/9 77 img/s\n", "second": "# attempt 2: now\nepoch 4/9 9 img/s\n"}
-    log = log_path(run.dir / "jobs", str(member))
+    log = log_path(run.jobs_dir, str(member))
     log.parent.mkdir(parents=True)
     log.write_text(said["first"] + said["second"] + "a warning\n" * 30)
     assert training.member_table(run, logs)["img/s"].tolist() == [9]
