@@ -72,12 +72,20 @@ def test_starts_without_torch(module):
     assert not loads(module, "torch")
 
 
+@pytest.mark.parametrize("package", ["folds", "ensemble", "submissions", "reports"])
+def test_packages_without_networks_start_without_torch(package):
+    """`ensemble.predict` alone runs some."""
+    files = sorted((ROOT / package).rglob("*.py"))
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files} - {"ensemble.predict"}
+    assert not loads(", ".join(sorted(names)), "torch")
+
+
 @pytest.mark.parametrize("module", ["pipeline.grid", "reports.training"])
 def test_what_only_tells_of_jobs_starts_without_what_runs_them(module):
     assert not loads(module, "pipeline.jobs")
 
 
 def loads(module: str, other: str) -> bool:
-    """Whether importing one module loads another."""
+    """Whether importing one module, or several with commas between, loads another."""
     code = f"import sys, {module}; sys.exit({other!r} in sys.modules)"
     return subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode != 0
