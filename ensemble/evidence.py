@@ -147,11 +147,14 @@ def score(of: Tally) -> Estimate:
     """A blend's mIoU with its interval.
 
     A class that a single group holds counts with its IoU where that group is left out: without it, the mean would move
-    by how hard it is.
+    by how hard it is. How far its IoU lies from that of other groups nobody knows; it is taken to vary as the other
+    classes' do (`_borrowed`, our own idea). With one such class of six and 3, 4, 6 and 10 groups, .94, .88, .85 and .80
+    of simulated intervals hold the truth so, and .89, .85, .79 and .73 did without it; with two .92, .85, .81 and .75,
+    and .80, .68, .63 and .49. If no class is in two groups, there is nothing to borrow, and the interval is too narrow.
     """
     iou_GC = _iou_without(of)
-    iou_GC = np.where(np.isnan(iou_GC), of.iou_C, iou_GC)
-    return _interval(of.miou, np.asarray(mean_over_classes(iou_GC)), CONFIDENCE).within(0, 1)
+    miou_G = np.asarray(mean_over_classes(np.where(np.isnan(iou_GC), of.iou_C, iou_GC)))
+    return _interval(of.miou, miou_G, CONFIDENCE, borrowed=_borrowed(of, iou_GC)).within(0, 1)
 
 
 def class_intervals(of: Tally) -> np.ndarray:
@@ -207,19 +210,42 @@ def _kappa(counts_3NC: np.ndarray) -> np.ndarray:
     return (agree_N - chance_N) / np.maximum(1 - chance_N, 1e-12)
 
 
-def _interval(value: float, value_G: np.ndarray, confidence: float, freedom: float | None = None) -> Estimate:
+def _interval(
+    value: float, value_G: np.ndarray, confidence: float, freedom: float | None = None, borrowed: float = 0.0
+) -> Estimate:
     """From the figure without each group: the jackknife's standard error (Efron and Tibshirani 1993, chapter 11) times
     Student's t. A single group tells no interval, nor does a figure that is not there without one of them: NaN.
 
     Args:
         freedom: degrees of freedom; None: G - 1.
+        borrowed: variance that groups left out cannot tell.
     """
     groups = len(value_G)
     if groups < 2:
         return Estimate(value, np.nan, np.nan)
-    error = np.sqrt((groups - 1) / groups * np.square(value_G - value_G.mean()).sum())
+    error = np.sqrt(_variance(value_G) + borrowed)
     reach = float(stdtrit(freedom or groups - 1, (1 + confidence) / 2) * error)
     return Estimate(value, value - reach, value + reach)
+
+
+def _variance(value_GX: np.ndarray) -> np.ndarray:
+    """(...) the jackknife's, of figures without each group."""
+    groups = len(value_GX)
+    return (groups - 1) / groups * np.square(value_GX - value_GX.mean(0)).sum(0)
+
+
+def _borrowed(of: Tally, iou_GC: np.ndarray) -> float:
+    """Variance of the mIoU by classes of a single group: for each, what the IoU of the others varies by per group.
+
+    Args:
+        iou_GC: without each group.
+    """
+    groups_C = (of.truth_GC > 0).sum(0)
+    several_C = groups_C > 1
+    if not several_C.any():
+        return 0.0
+    of_a_group = (_variance(iou_GC[:, several_C]) * groups_C[several_C]).mean()
+    return float((groups_C == 1).sum() * of_a_group / (~np.isnan(of.iou_C)).sum() ** 2)
 
 
 def _iou_without(of: Tally) -> np.ndarray:

@@ -198,6 +198,32 @@ def test_a_missing_class_does_not_move_the_score_without_its_group():
     assert estimate.high == pytest.approx(found.miou)
 
 
+def test_a_class_of_one_group_makes_a_score_as_uncertain_as_the_other_classes_are_per_group():
+    """The variance of the mIoU is that of classes in several groups, and for each other one the mean of se^2 times
+    groups, over C^2. Class 1 is in two groups only, class 3 nowhere."""
+    rng = np.random.default_rng(3)
+    truth_GC = rng.integers(200, 900, (5, 5)).astype(float)
+    truth_GC[:, 3], truth_GC[2:, 1], truth_GC[[0, 1, 2, 4], 4] = 0, 0, 0
+    hit_GC, wrong_GC = np.round(truth_GC * rng.uniform(0.4, 0.9, (2, 5, 5)) * [[[1]], [[0.3]]])
+    found = Tally(hit_GC, truth_GC + wrong_GC, truth_GC, np.zeros(5))
+    iou_GC = np.stack([hit_GC[kept].sum(0) / np.maximum((truth_GC + wrong_GC)[kept].sum(0), 1e-12)
+                       for kept in ~np.eye(5, dtype=bool)])  # fmt: skip
+    away_GC = iou_GC - iou_GC.mean(0)
+    of_a_group = np.mean([0.8 * (away_GC[:, c] ** 2).sum() * groups for c, groups in ((0, 5), (1, 2), (2, 5))])
+    variance = (0.8 * (away_GC[:, :3].sum(1) ** 2).sum() + of_a_group) / 4**2
+    assert score(found).high - found.miou == pytest.approx(2.776 * np.sqrt(variance), rel=1e-3)  # t of 4
+    everywhere = Tally(*(each[:, [0, 2]] for each in (hit_GC, truth_GC + wrong_GC, truth_GC)), np.zeros(5))
+    alone = away_GC[:, [0, 2]].sum(1) / 2
+    reach = score(everywhere).high - everywhere.miou
+    assert reach == pytest.approx(2.776 * np.sqrt(0.8 * (alone**2).sum()), rel=1e-3)  # nothing is added
+
+
+def test_where_no_class_is_in_two_groups_there_is_nothing_to_borrow():
+    ten_GC = np.diag([10.0, 20.0, 30.0])
+    found = Tally(0.7 * ten_GC, ten_GC, ten_GC, np.zeros(3))
+    assert (score(found).low, score(found).high) == pytest.approx((0.7, 0.7))
+
+
 def test_agreement_is_kappa_and_chance_has_none():
     index_P, truth_P, group_P, groups = random_labels(12)
     weight_P = np.random.default_rng(12).integers(1, 5, len(truth_P))
