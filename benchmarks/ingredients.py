@@ -4,7 +4,7 @@ python -m benchmarks.ingredients --data DIR --runs DIR [--only NAME ...] [--json
 
 Half-resolution copies of the naip tiles (128 px of 1.2 m) keep it to minutes a variant; Unet/resnet18 from random
 weights. What is finished under --runs is not made again, so variants can be made one at a time with --only. A
-difference is worth something where it is larger than the noise, which is told from the spread between seeds.
+difference is worth something where it is larger than chance makes it, which is told from the spread between seeds.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import pandas as pd
 import rasterio
 from PIL import Image
 from rich.progress import track
+from scipy.special import fdtri, stdtrit
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError, nearest, refuse_all
@@ -30,6 +31,7 @@ from folds.assign import make_folds
 from folds.metrics import confusion, iou_per_class, mean_iou
 
 CONFIG = "configs/naip.yaml"
+FAR = 0.9  # seeds of a variant are far apart where such a share of variances that are like the others' are smaller
 BASE = "base"
 COMMON = (
     "models=[{name: unet_r18, arch: Unet, encoder: resnet18}]",
@@ -146,28 +148,48 @@ def compare(found: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
     `noise` is the standard error of such a difference, from the variances between seeds of all variants together:
     of two seeds alone it could not be told. Seeds pair the first weights and the order of tiles, which after some
-    hundred steps no longer matters; so it is that of independent runs.
+    hundred steps no longer matters; so it is that of independent runs. A variant whose own seeds lie far further apart
+    than those of the others counts with its own variance instead. `reach` is the noise times Student's t: chance makes
+    a difference as large one time in twenty.
     """
-    residuals = [frame.miou - frame.miou.mean() for frame in found.values()]
-    freedom = sum(len(residual) - 1 for residual in residuals)
-    sd = np.sqrt(sum((residual**2).sum() for residual in residuals) / freedom) if freedom else np.nan
+    variances = pd.DataFrame({name: (frame.miou.var(), len(frame) - 1) for name, frame in found.items()}).T
+    variances.columns = ["variance", "freedom"]
     base = found[BASE]
     rows = []
     for name, frame in found.items():
         paired = frame.miou - base.miou.loc[frame.index]
+        noise, freedom = (0.0, np.nan) if name == BASE else _noise(name, len(frame), variances[variances.freedom > 0])
         rows.append(
             {"variant": name, **frame.mean().to_dict(), "difference": paired.mean(),
              "least": paired.min(), "most": paired.max(), "spread": frame.miou.max() - frame.miou.min(),
-             "noise": 0.0 if name == BASE else sd * np.sqrt(2 / len(frame))}
+             "noise": noise, "reach": noise * stdtrit(freedom, 0.975)}
         )  # fmt: skip
     return pd.DataFrame(rows).set_index("variant")
+
+
+def _noise(name: str, seeds: int, variances: pd.DataFrame) -> tuple[float, float]:
+    """Standard error of a variant's difference to the base, and its degrees of freedom; NaN without a second seed."""
+    pooled, freedom = _pooled(variances)
+    others, freedom_of_others = _pooled(variances.drop(index=name, errors="ignore"))
+    if name in variances.index and freedom_of_others:
+        own, freedom_of_own = variances.loc[name]
+        if own > others * fdtri(freedom_of_own, freedom_of_others, FAR):
+            # Welch's: two variances, and the degrees of freedom that their sum comes to.
+            freedom = (own + others) ** 2 / (own**2 / freedom_of_own + others**2 / freedom_of_others)
+            return np.sqrt((own + others) / seeds), freedom
+    return np.sqrt(2 * pooled / seeds), freedom
+
+
+def _pooled(variances: pd.DataFrame) -> tuple[float, float]:
+    freedom = variances.freedom.sum()
+    return ((variances.variance * variances.freedom).sum() / freedom if freedom else np.nan), freedom
 
 
 def show(table: pd.DataFrame, classes: Sequence[str]) -> None:
     rows = []
     for name, row in table.sort_values("miou", ascending=False).iterrows():
         difference = "" if name == BASE else f"{row.difference:+.4f} ({row.least:+.4f} to {row.most:+.4f})"
-        loud = abs(row.difference) > 2 * row.noise
+        loud = abs(row.difference) > row.reach
         rows.append((
             f"{'* ' if loud else ''}{name}: {BY_NAME[name].what}", f"{row.miou:.4f}", difference,
             f"{row.noise:.4f}", *(f"{row[each]:.3f}" for each in classes)
@@ -176,7 +198,11 @@ def show(table: pd.DataFrame, classes: Sequence[str]) -> None:
     columns = ("variant", "mIoU", "difference (least to most)", "noise", *classes)
     console = screen(width=190)
     console.print(text_table(title, columns, rows))
-    console.print("* more than twice the noise, which is the standard error of a difference between independent runs")
+    console.print(
+        "* more than chance makes of a variant one time in twenty (Student's t); of many it makes one far more often.\n"
+        "noise: standard error of a difference between independent runs, from the spread of all variants' seeds, or of "
+        "the\nvariant's own where they lie far further apart"
+    )
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import rasterio
 from PIL import Image
+from scipy.stats import t as student
 
 from base.errors import UserError
 from benchmarks.ingredients import BASE, BY_NAME, COMMON, CONFIG, VARIANTS, compare, halve, main, majority
@@ -76,6 +77,35 @@ def test_a_difference_is_taken_seed_by_seed_and_its_noise_is_that_of_independent
     assert table.difference[BASE] == 0
     variance = (0.1**2 + 0 + 0.1**2 + 0.06**2 + 0.06**2) / (2 + 1)  # pooled: residuals over the degrees of freedom
     assert table.noise["ce"] == pytest.approx(np.sqrt(variance / 2 + variance / 2))
+
+
+@pytest.mark.parametrize(("variants", "spread"), [(3, 1), (3, 5)])
+def test_chance_makes_a_difference_beyond_reach_one_time_in_twenty(variants, spread):
+    """Also of a variant whose own seeds lie further apart than the others', which twice the pooled noise calls one of
+    three times."""
+    rng = np.random.default_rng(1)
+    beyond = []
+    for _ in range(150):
+        miou_V2 = 0.7 + rng.normal(0, 0.01, (variants, 2)) * np.where(np.arange(variants) == 1, spread, 1)[:, None]
+        names = [BASE, *(f"v{i}" for i in range(1, variants))]
+        table = compare({name: pd.DataFrame({"miou": row}) for name, row in zip(names, miou_V2, strict=True)})
+        beyond.append(abs(table.difference["v1"]) > table.reach["v1"])
+    assert np.mean(beyond) < (0.09 if spread == 1 else 0.18)
+
+
+def test_reach_is_student_s_t_times_the_noise_of_the_seeds_that_count():
+    def frame(*miou):
+        return pd.DataFrame({"miou": miou})
+
+    table = compare({BASE: frame(0.50, 0.51), "ce": frame(0.52, 0.53), "lr": frame(0.50, 0.52), "no": frame(0.3, 0.7)})
+    others = (0.01**2 / 2 + 0.01**2 / 2 + 0.02**2 / 2) / 3
+    own = 0.4**2 / 2
+    freedom = (own + others) ** 2 / (own**2 / 1 + others**2 / 3)
+    assert table.noise["no"] == pytest.approx(np.sqrt((own + others) / 2))
+    assert table.reach["no"] == pytest.approx(table.noise["no"] * student.ppf(0.975, freedom))
+    pooled = (3 * others + own) / 4
+    assert table.noise["ce"] == pytest.approx(np.sqrt(pooled))
+    assert table.reach["ce"] == pytest.approx(2.776 * table.noise["ce"], rel=1e-3)  # of 4 degrees of freedom
 
 
 def test_noise_is_what_repeated_comparisons_scatter_by():
