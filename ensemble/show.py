@@ -89,7 +89,8 @@ def _steps(built: RunBlend) -> Table:
         left=("step", "kind"), styles=["bold green" if ships else "" for ships in built.steps.ships],
         caption="◂ ships. kind: what was chosen, and in how many of the fits without a fold. gain: over the step "
         "before. in-sample: on the tiles it was fitted on. ECE: calibration error. Intervals are over "
-        f"{built.groups} groups.{together}",
+        f"{built.groups} groups. All scores are of one fold's members a tile; test tiles get the mean over all folds."
+        f"{together}",
         no_wrap=True, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True,
     )  # fmt: skip
 
