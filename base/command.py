@@ -6,6 +6,7 @@ by Ctrl-C (also one line); 1 a bug of ours, with its traceback.
 
 import argparse
 import errno
+import io
 import os
 import sys
 import textwrap
@@ -101,7 +102,12 @@ def write_figures(path: str | None, figures: dict[str, Any]) -> None:
 
 
 def run(main: Callable[[], int | None]) -> None:
-    """Run a command's `main` and leave with its exit code. Errors of the user's become one line on stderr."""
+    """Run a command's `main` and leave with its exit code. Errors of the user's become one line on stderr.
+
+    What stdout's encoding lacks is printed as "?": no sign in a table may end a command before its results are written.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # stderr writes such letters as escapes by itself
+        sys.stdout.reconfigure(errors="replace")
     try:
         code = main() or 0
         sys.stdout.flush()

@@ -261,6 +261,35 @@ def test_a_stage_gets_its_arguments_and_its_exit_code_is_kept(tmp_path):
     assert process.returncode == 3
 
 
+@pytest.mark.parametrize(
+    ("locale", "shown"),
+    [
+        ({"PYTHONIOENCODING": "latin-1"}, "forêt ? ?"),
+        ({"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, "for?t ? ?"),
+        ({"PYTHONIOENCODING": "utf-8"}, "forêt 林 ◂"),
+    ],
+    ids=["latin-1", "ascii", "utf-8"],
+)
+def test_letters_that_stdout_lacks_end_no_command(locale, shown, tmp_path):
+    code = (
+        "from pathlib import Path; from base.command import run; from base.screen import screen, text_table\n"
+        "def main():\n"
+        "    screen().print(text_table('', ['class'], [['for\\xeat \\u6797 \\u25c2']]))\n"
+        "    print('\\u6797')\n"
+        f"    Path({str(tmp_path / 'zip')!r}).write_text('written')\n"
+        "run(main)"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent.parent,
+        env={**os.environ, **locale},
+        capture_output=True,
+    )
+    assert (process.returncode, process.stderr) == (0, b"")
+    assert shown in process.stdout.decode("latin-1" if "latin" in str(locale) else "utf-8")
+    assert (tmp_path / "zip").read_text() == "written"
+
+
 def test_a_closed_pipe_is_no_error():
     code = "from base.command import run\nrun(lambda: [print('x' * 1000) for _ in range(10000)] and None)"
     process = subprocess.Popen(
