@@ -1,4 +1,4 @@
-"""Files are whole or absent: written aside, flushed, renamed; folders likewise, but not flushed.
+"""Files are whole or absent: written aside, flushed, renamed; folders likewise, but not flushed. Links stay links.
 
 Also the hashes by which stages know each other.
 """
@@ -23,6 +23,20 @@ import numpy as np
 from base.errors import UserError
 
 
+def _target(path: Path) -> Path:
+    """Where a path leads: a ledger may be linked into several projects, a store to a larger disk.
+
+    Raises:
+        UserError: into a folder that is not there, which is not for us to make: its disk may not be mounted.
+    """
+    if not path.is_symlink():
+        return path
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise UserError(f"{path} is a link to {target}, and there is no folder {target.parent}. Is its disk mounted?")
+    return target
+
+
 def _aside(path: Path) -> Path:
     # In the same folder, so that the rename never crosses file systems; hidden, so that no glob takes it for data.
     return path.parent / f".{path.name}.{os.getpid()}-{uuid.uuid4().hex[:8]}.part"
@@ -43,7 +57,7 @@ def _names_a_full_disk(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None and _is_full(path.parent):
+        if error.errno is None and _is_full(path):
             raise OSError(errno.ENOSPC, "no space left", str(path)) from error
         if error.errno is not None and error.filename is None:
             error.filename = str(path)
@@ -51,18 +65,18 @@ def _names_a_full_disk(path: Path) -> Iterator[None]:
     except UserError:
         raise
     except Exception as error:
-        if _is_full(path.parent):
+        if _is_full(path):
             raise OSError(errno.ENOSPC, "no space left", str(path)) from error
         raise
 
 
-def _is_full(folder: Path) -> bool:
-    return shutil.disk_usage(folder).free < FULL_BYTES
+def _is_full(path: Path) -> bool:
+    return shutil.disk_usage(_target(path).parent).free < FULL_BYTES
 
 
 def clear_aside(path: str | Path) -> None:
     """Remove what writers of `path` left aside when they were killed. The caller knows that nobody writes it now."""
-    path = Path(path)
+    path = _target(Path(path))
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         shutil.rmtree(left) if left.is_dir() else left.unlink()
 
@@ -71,18 +85,20 @@ def clear_aside(path: str | Path) -> None:
 def whole_file(path: str | Path) -> Iterator[Path]:
     """Yield a path to write to; it becomes `path` only if the block ends without an error.
 
-    A file that comes out as it was is left alone, so that its time says when its content changed.
+    A file that comes out as it was is left alone, so that its time says when its content changed. Where `path` is a
+    link, what it leads to is written.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
+    target = _target(path)
+    aside = _aside(target)
     try:
         with _names_a_full_disk(path):
             yield aside
             with open(aside, "rb+") as written:
                 os.fsync(written.fileno())
-        if not (path.is_file() and filecmp.cmp(path, aside, shallow=False)):
-            os.replace(aside, path)
+        if not (target.is_file() and filecmp.cmp(target, aside, shallow=False)):
+            os.replace(aside, target)
     finally:
         aside.unlink(missing_ok=True)
 
@@ -92,18 +108,19 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """The same for a folder. An older folder of that name is replaced at the end, not before."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = _aside(path)
+    target = _target(path)
+    aside = _aside(target)
     aside.mkdir()
     try:
         with _names_a_full_disk(path):
             yield aside
-        if path.exists():
-            old = _aside(path)
-            os.replace(path, old)
-            os.replace(aside, path)
+        if target.exists():
+            old = _aside(target)
+            os.replace(target, old)
+            os.replace(aside, target)
             shutil.rmtree(old)
         else:
-            os.replace(aside, path)
+            os.replace(aside, target)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

@@ -10,7 +10,7 @@ import pytest
 
 from base.command import run, stage_parser
 from base.errors import UserError, listed, refuse_all
-from base.files import hash_file, hash_value, read_json, whole_file, whole_folder, write_json, write_text
+from base.files import clear_aside, hash_file, hash_value, read_json, whole_file, whole_folder, write_json, write_text
 from base.stamps import FileResult, FolderResult, Stamp, read_stamp
 
 
@@ -62,6 +62,40 @@ def test_a_folder_is_whole_or_absent_and_replaces_the_older_one(tmp_path):
         raise RuntimeError
     assert os.listdir(path) == ["second"]
     assert os.listdir(tmp_path) == ["store"]
+
+
+@pytest.mark.parametrize("there", [True, False], ids=["over an older one", "to nothing yet"])
+@pytest.mark.parametrize("whole", [whole_file, whole_folder])
+def test_a_link_stays_a_link_and_what_it_leads_to_is_written(tmp_path, whole, there):
+    """A ledger that several projects share, a store that lies on another disk; a link to a link, too."""
+    path, between, target = tmp_path / "runs" / "linked", tmp_path / "between", tmp_path / "disk" / "real"
+    path.parent.mkdir()
+    path.symlink_to("../between")
+    between.symlink_to("disk/real")
+    with pytest.raises(UserError, match=r"linked is a link to .*real, and there is no folder .*mounted"), whole(path):
+        pass
+    target.parent.mkdir()
+    for number in range(1 + there):
+        with whole(path) as aside:
+            assert aside.parent == target.parent
+            into = aside / "part" if aside.is_dir() else aside
+            into.write_text(f"time {number}")
+        with pytest.raises(RuntimeError), whole(path):
+            raise RuntimeError
+    assert path.is_symlink()
+    assert between.is_symlink()
+    assert (target / "part" if whole is whole_folder else target).read_text() == f"time {there:d}"
+    assert os.listdir(path.parent) == ["linked"]
+    assert os.listdir(target.parent) == ["real"]
+
+
+def test_what_a_killed_writer_left_is_cleared_where_the_link_leads(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "linked").symlink_to("disk/real")
+    (tmp_path / "disk" / ".real.123-abcd.part").mkdir()
+    (tmp_path / "disk" / ".other.123-abcd.part").mkdir()
+    clear_aside(tmp_path / "linked")
+    assert os.listdir(tmp_path / "disk") == [".other.123-abcd.part"]
 
 
 @pytest.mark.parametrize("whole", [whole_file, whole_folder])
