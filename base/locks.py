@@ -39,21 +39,42 @@ def held(path: str | Path, what: str) -> Iterator[None]:
         lock.release()
 
 
+@contextlib.contextmanager
+def waited(path: str | Path) -> Iterator[None]:
+    """Hold the lock `path` for the block, as soon as whoever has it now lets it go."""
+    lock = _take(path, wait_s=-1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def try_lock(path: str | Path, for_everybody: bool = False) -> FileLock | None:
     """The lock, taken and not to be dropped until `release()`; None while a living process has it.
 
     Args:
         for_everybody: other users of this machine may take it later.
     """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    mode = {"mode": 0o666} if for_everybody else {}
-    # thread_local: any thread of this process may release what another one took.
-    lock = FileLock(path, timeout=0, thread_local=False, on_acquired=_sign, **mode)
     try:
-        lock.acquire()
+        return _take(path, 0, **({"mode": 0o666} if for_everybody else {}))
     except Timeout:
         return None
-    except (NotImplementedError, OSError) as error:
+
+
+def _take(path: str | Path, wait_s: float, **mode: int) -> FileLock:
+    """
+    Args:
+        wait_s: after which `Timeout` is raised; -1: never.
+
+    Raises:
+        UserError: the file system has no locks.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    # thread_local: any thread of this process may release what another one took.
+    lock = FileLock(path, timeout=wait_s, thread_local=False, on_acquired=_sign, **mode)
+    try:
+        lock.acquire()
+    except (NotImplementedError, OSError) as error:  # a Timeout is an OSError too
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
         raise UserError(

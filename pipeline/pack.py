@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 
 from base.command import run, stage_parser
 from base.errors import UserError, refuse_all
 from base.files import clear_aside, hash_value, read_json, whole_folder, write_json, write_npy_head
+from base.locks import waited
 from base.progress import track
 from base.threads import in_threads
 from config import Run, load_experiment, open_run
@@ -77,9 +77,8 @@ def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
     """
     folder = pack_dir(run, sources_of(run, tiles))
     if not folder.exists():
-        folder.parent.mkdir(parents=True, exist_ok=True)
         # Members start side by side: the first one packs, the others wait for it.
-        with FileLock(folder.with_suffix(".lock")):
+        with waited(folder.with_suffix(".lock")):
             if not folder.exists():
                 clear_aside(folder)  # what a killed packer was writing, as large as the data
                 with whole_folder(folder) as aside:

@@ -1,18 +1,19 @@
 """The ledger: a row per zip, the board's score beside its honest one, and what the pairs say about the next zip."""
 
 import datetime
+import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from filelock import FileLock
 from scipy import stats
 
 from base.command import add_json, run, split_operands, stage_parser, write_figures
 from base.errors import UserError, listed
 from base.files import hash_file, whole_file
+from base.locks import waited
 from base.tables import read_csv
 from config import Experiment, load_experiment
 from submissions.receipt import read_receipt, receipt_path
@@ -54,7 +55,7 @@ def read_ledger(path: Path) -> pd.DataFrame:
 def add_to_ledger(path: Path, receipt: Path) -> None:
     """Add the zip of a receipt, unless the same bytes stand there under the same name."""
     row = read_receipt(receipt)
-    with FileLock(f"{path}.lock"):
+    with waited(_lock_path(path)):
         ledger = read_ledger(path)
         if not ((ledger["zip"] == row["zip"]) & (ledger.sha256 == row["sha256"])).any():
             _write(path, _with_row(ledger, {column: row.get(column) for column in COLUMNS}))
@@ -72,7 +73,7 @@ def add_score(path: Path, which: str, score: float, board: str, date: str) -> pd
     Raises:
         UserError: no such zip, or several (the name was used for other content before; the sha256 tells them apart).
     """
-    with FileLock(f"{path}.lock"):
+    with waited(_lock_path(path)):
         ledger = read_ledger(path)
         row = ledger.loc[_find(ledger, which, path)]
         same_zip = (ledger["zip"] == row["zip"]) & (ledger.sha256 == row.sha256)
@@ -199,6 +200,11 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{path}: {row['zip']} {row.sha256[:SHA_SHOWN]}: board {row.board} {row.score:.4f}{honest}")
     else:
         raise UserError(f"ledger: {' '.join([action, *operands])!r} is none of: show; add ZIP; score ZIP SCORE")
+
+
+def _lock_path(path: Path) -> Path:
+    """Of the file itself, where several projects link one ledger."""
+    return Path(f"{os.path.realpath(path)}.lock")
 
 
 def _with_row(ledger: pd.DataFrame, row: dict) -> pd.DataFrame:
