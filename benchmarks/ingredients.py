@@ -19,11 +19,11 @@ import numpy as np
 import pandas as pd
 import rasterio
 from PIL import Image
-from rich.progress import track
 from scipy.special import fdtri, stdtrit
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError, nearest, refuse_all
+from base.progress import track
 from base.screen import screen, text_table
 from config import Run, load_experiment, open_run
 from ensemble.stores import ProvenStores
@@ -90,7 +90,7 @@ def halve(source: Path, target: Path) -> None:
     if not (source / "tiles.csv").exists():
         raise UserError(f"--data {source}: no tiles.csv; it is the folder of the naip data set")
     (target / "train").mkdir(parents=True, exist_ok=True)
-    for path in track(sorted((source / "train").glob("*.tif")), "half-resolution tiles", transient=True):
+    for path in track(sorted((source / "train").glob("*.tif")), "half-resolution tiles"):
         with rasterio.open(path) as file:
             image_BHW, profile = file.read(), file.profile
         bands, height, width = image_BHW.shape

@@ -12,13 +12,13 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from rich.progress import track
 from scipy.ndimage import gaussian_filter1d
 
 from base.command import add_json, stage_parser, write_figures
 from base.command import run as run_command
 from base.errors import UserError
 from base.files import whole_file
+from base.progress import track
 from config import Member, Run, load_experiment, open_run
 from pipeline.data import Batch
 from pipeline.device import make_deterministic, pick_device, set_up_cpu
@@ -63,7 +63,7 @@ def range_test(setup: Setup, first: float, last: float, steps: int) -> RangeTest
     plan, state = setup.plan, setup.state
     state.network.train()
     rates, losses, lowest = np.geomspace(first, last, steps), [], np.inf
-    for lr, micro_batches in zip(track(rates, plan.name, transient=True), _batches(setup), strict=False):
+    for lr, micro_batches in zip(track(rates, plan.name), _batches(setup), strict=False):
         set_lr(state.optimizer, lr)
         try:
             step = optimizer_step(plan, state, setup.objective, micro_batches, float(lr))

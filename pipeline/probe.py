@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import asdict
 
 import torch
-from rich.progress import track
 
 from base.command import add_json, stage_parser, write_figures
 from base.command import run as run_command
 from base.files import read_json, write_json
+from base.progress import track
 from base.screen import screen, text_table
 from config import Run, load_experiment
 from config.training import Model
@@ -76,7 +76,7 @@ def main(argv: list[str] | None = None) -> None:
     counts = TileCounts.of(tiles_of(run), folds_of(run), run.experiment.folds.k)
     known = read_costs(run, counts)
     missing = [model for model in run.experiment.models if model.name not in known]
-    for model in track(missing, "time networks", transient=True):
+    for model in track(missing, "time networks"):
         known[model.name] = measure(run, model, counts.height, counts.width, device)
         path = costs_path(run)
         measured = read_json(path) if path.exists() else {}

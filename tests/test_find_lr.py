@@ -22,7 +22,8 @@ def command(config, *more):
     main(["--config", str(config), "--model", "unet", "--fold", "0", *more])
 
 
-def test_a_plot_a_csv_and_a_rate(config, capsys):
+def test_a_plot_a_csv_and_a_rate(config, capsys, monkeypatch):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # rich then draws bars on anything, had they not their own console
     command(config, "--steps", "25", "train.accumulate.steps=2")
     folder = config.parent / "runs" / "tiny" / "find_lr"
     assert (folder / "unet.png").read_bytes().startswith(b"\x89PNG")
@@ -31,7 +32,8 @@ def test_a_plot_a_csv_and_a_rate(config, capsys):
     steps = table.lr.to_numpy()
     assert steps[1:] / steps[:-1] == pytest.approx(np.full(len(steps) - 1, 1e6 ** (1 / 24)))
     assert table.loss.notna().all()
-    assert "falls fastest at lr" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert said.startswith("unet/fold0-seed0: the loss falls fastest at lr")
 
 
 def test_the_test_itself_is_repeatable_and_leaves_no_member(config):

@@ -63,6 +63,13 @@ def test_tables_are_printed_in_one_way():
             assert not {"Table", "Console"} & called, path
 
 
+def test_bars_are_drawn_in_one_way():
+    """On stderr, and on a terminal alone; rich's own `track` draws on stdout, among what a command says."""
+    for package in (*BELOW, "benchmarks"):
+        for path in {*(ROOT / package).rglob("*.py")} - {ROOT / "base/progress.py", ROOT / "pipeline/progress.py"}:
+            assert "rich.progress" not in path.read_text(encoding="utf-8"), path
+
+
 @pytest.mark.parametrize(
     "module",
     ["config", "folds.tiles", "folds.assign", "folds.check", "submissions.write", "submissions.verify", "ensemble.oof",
