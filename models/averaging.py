@@ -101,9 +101,12 @@ def update_batch_statistics(network: nn.Module, batches: Iterable[Tensor]) -> No
     network.eval()
     for layer in layers:
         layer.reset_running_stats()
-        layer.momentum = None  # a plain mean over the batches
         layer.train()
-    for image_NCHW in batches:
+    for number, image_NCHW in enumerate(batches, 1):
+        for layer in layers:
+            # A plain mean over the batches. Without a momentum layers make one too, but each asks its device for how
+            # many batches it has seen, and the host waits for the answer.
+            layer.momentum = 1 / number
         padded_logits(network, image_NCHW)  # as in training: a tile's side may be no multiple of the network's
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum

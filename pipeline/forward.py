@@ -79,21 +79,26 @@ class Predictor:
             yield on_the_way.popleft().arrays()
 
     def _read(self, pixels_NHWB: np.ndarray, row_N: np.ndarray) -> list[torch.Tensor]:
-        """The pictures of some tiles; from pinned memory a copy waits its turn on the device, not the host for it."""
-        if self.device.type != "cuda":
-            return [torch.from_numpy(each) for each in self._pictures_of(read_rows(pixels_NHWB, row_N))]
-        shape, dtype = (len(row_N), *pixels_NHWB.shape[1:]), torch.from_numpy(np.empty(0, pixels_NHWB.dtype)).dtype
-        tiles = torch.empty(shape, dtype=dtype, pin_memory=True)
-        _, *others = self._pictures_of(read_rows(pixels_NHWB, row_N, tiles.numpy()))
-        return [tiles, *(torch.from_numpy(each).pin_memory() for each in others)]
-
-    def _pictures_of(self, pixels_NHWB: np.ndarray) -> list[np.ndarray]:
-        """The tiles as they are, and stretched by each of `predict.stretch`."""
-        scale = self.preparation.scale_of(pixels_NHWB.dtype)
-        return [pixels_NHWB] + [
-            np.stack([stretched(pixels_HWB, percent, scale) for pixels_HWB in pixels_NHWB])
+        """The pictures of some tiles: as they are, and stretched by each of `predict.stretch`."""
+        tiles, scale = read_pixels(pixels_NHWB, row_N, self.device), self.preparation.scale_of(pixels_NHWB.dtype)
+        others = [
+            torch.from_numpy(np.stack([stretched(pixels_HWB, percent, scale) for pixels_HWB in tiles.numpy()]))
             for percent in self.settings.stretch
         ]
+        return [tiles, *(each.pin_memory() if self.device.type == "cuda" else each for each in others)]
+
+
+def read_pixels(pixels_NHWB: np.ndarray, row_N: np.ndarray, device: torch.device) -> torch.Tensor:
+    """Rows of a packed array, copied, on their way to a device.
+
+    For a GPU in pinned memory: a copy from there waits its turn on the device, and the host does not wait for it.
+    """
+    if device.type != "cuda":
+        return torch.from_numpy(read_rows(pixels_NHWB, row_N))
+    shape, dtype = (len(row_N), *pixels_NHWB.shape[1:]), torch.from_numpy(np.empty(0, pixels_NHWB.dtype)).dtype
+    tiles = torch.empty(shape, dtype=dtype, pin_memory=True)
+    read_rows(pixels_NHWB, row_N, tiles.numpy())
+    return tiles
 
 
 def _read_ahead(

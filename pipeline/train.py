@@ -21,7 +21,7 @@ from pipeline.curves import Curves
 from pipeline.data import target_table
 from pipeline.device import autocast, make_deterministic, pick_device, set_up_cpu
 from pipeline.finished import member_is_finished
-from pipeline.forward import Predictor
+from pipeline.forward import Predictor, read_pixels
 from pipeline.loop import Hooks, fit
 from pipeline.members import add_member_options, clear_killed, member_of, write_weights
 from pipeline.objective import Objective
@@ -123,8 +123,8 @@ def plain_batches(pack: Pack, tile_N: np.ndarray, batch: int, objective: Objecti
     """
     tile_N = np.random.default_rng(0).permutation(tile_N)
     for first in range(0, max(len(tile_N) - batch, 0) + 1, batch):
-        pixels = np.array(pack.train_image_NHWB[tile_N[first : first + batch]])
-        yield objective.image(torch.from_numpy(pixels))
+        row_N = tile_N[first : first + batch]
+        yield objective.image(read_pixels(pack.train_image_NHWB, row_N, objective.device))
 
 
 def main(argv: list[str] | None = None) -> int:

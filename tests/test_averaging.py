@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch import nn
 
-from config.training import Train
+from config.training import Model, Train
 from models.averaging import Averages, update_batch_statistics
+from models.zoo import build_model
 
 
 def network(seed=0):
@@ -120,6 +121,32 @@ def test_batch_statistics_are_those_of_the_batches():
     torch.testing.assert_close(net[1].running_var, torch.stack([out.var((0, 2, 3)) for out in outputs]).mean(0))
     assert net[1].momentum == pytest.approx(0.1)
     assert net.training
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-mobilenetv3_small_100"])
+def test_batch_statistics_have_the_bits_of_torchs_own_mean_and_no_layer_is_asked_for_a_number(monkeypatch, encoder):
+    """torch's and timm's layers without a momentum, which read how many batches they have seen."""
+    ours = build_model(Model(name="unet", encoder=encoder), 4, 3)
+    theirs, generator = copy.deepcopy(ours).eval(), torch.Generator().manual_seed(1)
+    batches = [3 + 2 * torch.randn(2, 4, 32, 64, generator=generator) for _ in range(3)]
+    layers = [layer for layer in theirs.modules() if isinstance(layer, nn.BatchNorm2d)]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None
+        layer.train()
+    with torch.no_grad():
+        for batch in batches:
+            theirs(batch)
+
+    def refuse(value):
+        raise AssertionError("a number was asked for")
+
+    momenta = [layer.momentum for layer in ours.modules() if isinstance(layer, nn.BatchNorm2d)]
+    monkeypatch.setattr(torch.Tensor, "__float__", refuse)
+    update_batch_statistics(ours, batches)
+    assert len(layers) > 20
+    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
+    assert [layer.momentum for layer in ours.modules() if isinstance(layer, nn.BatchNorm2d)] == momenta
 
 
 def test_batch_statistics_do_not_depend_on_what_was_there_nor_on_chance():

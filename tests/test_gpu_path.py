@@ -17,6 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from config.ensemble import Predict
 from config.losses import LossTerm
 from config.training import Model, Train
+from models.averaging import update_batch_statistics
 from models.losses import build_loss
 from models.zoo import build_model, padded_logits
 from pipeline import loop, prepare
@@ -109,6 +110,13 @@ def test_a_training_step_mixes_no_devices_and_waits_for_nothing(name, binary, mi
 @pytest.mark.parametrize("name", ["adamw", "nadamw", "lamb", "adoptw", "lion"])
 def test_nor_with_another_optimizer(name):
     step(Train().loss, batch_of(mixed=False), False, optimizer={"name": name})
+
+
+def test_nor_do_the_batch_statistics_of_averaged_weights():
+    images = [preparation()(torch.empty((2, HEIGHT, WIDTH, len(BANDS)), dtype=torch.uint8, device=GPU))] * 3
+    network = network_of(3)
+    update_batch_statistics(network, images)
+    assert {value.device for value in network.state_dict().values()} == {GPU}
 
 
 @pytest.mark.parametrize("normalize", ["dataset", "tile"])
