@@ -1,7 +1,7 @@
 """Averages of the weights, kept beside them while training: EMA over steps, SWA over the last epochs."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -62,24 +62,37 @@ class Ema(AveragedModel):
     def __init__(self, network: nn.Module, decay: float) -> None:
         super().__init__(network, use_buffers=True)
         self.decay = decay
+        self._of: tuple[nn.Module, Tensors, Tensors] | None = None
+        """The network of the last update, and tensors of the average and its own."""
 
     @torch.no_grad()
     def update_parameters(self, model: nn.Module) -> None:
-        pairs = [
-            (average, value)
-            for of in (nn.Module.parameters, nn.Module.buffers)
-            for average, value in zip(of(self.module), of(model), strict=True)
-        ]
+        if self._of is None or self._of[0] is not model:
+            # Once: finding the tensors of a large network takes longer than naming its kernels.
+            self._of = (model, Tensors.of(self.module), Tensors.of(model))
+        _, average, now = self._of
         steps = int(self.n_averaged)  # stays on the host
-        begun = steps > 0
-        moved = [pair for pair in pairs if begun and pair[0].is_floating_point()]
-        copied = [pair for pair in pairs if not (begun and pair[0].is_floating_point())]
-        if moved:
+        if steps == 0:
+            torch._foreach_copy_(average.floats, now.floats)
+        else:
             decay = min(self.decay, (1 + steps) / (10 + steps))
-            torch._foreach_lerp_(*map(list, zip(*moved, strict=True)), 1 - decay)
-        if copied:
-            torch._foreach_copy_(*map(list, zip(*copied, strict=True)))
+            torch._foreach_lerp_(average.floats, now.floats, 1 - decay)
+        if now.others:
+            torch._foreach_copy_(average.others, now.others)
         self.n_averaged += 1
+
+
+class Tensors(NamedTuple):
+    """A network's parameters and buffers."""
+
+    floats: list[Tensor]
+    others: list[Tensor]
+    """Integers, as counters are; no average of them means anything."""
+
+    @classmethod
+    def of(cls, network: nn.Module) -> "Tensors":
+        both = [*network.parameters(), *network.buffers()]
+        return cls(*([each for each in both if each.is_floating_point() == wanted] for wanted in (True, False)))
 
 
 @torch.no_grad()

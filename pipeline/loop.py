@@ -152,7 +152,7 @@ def optimizer_step(
         if not np.isfinite(losses[-1]):
             raise _not_finite(plan, state, lr, [batch], f"the loss is {losses[-1]}", "no step was taken with it")
     state.scaler.unscale_(state.optimizer)
-    norm = ToHost(nn.utils.clip_grad_norm_(state.network.parameters(), train.clip_grad_norm or math.inf))
+    norm = ToHost(nn.utils.clip_grad_norm_(objective.parameters, train.clip_grad_norm or math.inf))
     state.scaler.step(state.optimizer)
     state.scaler.update()
     # Asked when the step is queued, so that a GPU has that to do meanwhile.

@@ -1,6 +1,7 @@
 """From a batch to its loss."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import nn
@@ -24,6 +25,11 @@ class Objective:
     """Autocast type; None: float32."""
     channels_last: bool = True
     """The memory layout of images; the layers between keep to it."""
+
+    @cached_property
+    def parameters(self) -> list[nn.Parameter]:
+        """What training changes: found once, since that takes a walk through all layers."""
+        return list(self.forward.parameters())
 
     def loss(self, batch: Batch) -> torch.Tensor:
         """A scalar on the device: the mean over the batch's valid pixels."""

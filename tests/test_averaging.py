@@ -57,6 +57,27 @@ def test_ema_is_the_recursion_of_tensorflow(decay):
         torch.testing.assert_close(value, expected)
 
 
+def test_ema_looks_for_a_networks_tensors_once_and_finds_another_networks(monkeypatch):
+    net, other, walks = network(), network(seed=5), []
+    averages = Averages(net, Train(ema={"decay": 0.8}))
+    walk = nn.Module.named_modules
+    monkeypatch.setattr(
+        nn.Module, "named_modules", lambda self, *args, **kw: walks.append(self) or walk(self, *args, **kw)
+    )
+    for _ in range(3):
+        averages.after_step(net)
+    found = len(walks)
+    averages.after_step(net)
+    assert len(walks) == found
+    average = averages.networks()["ema"]
+    for buffer in other.buffers():
+        buffer += 7
+    kept, before = (1 + 4) / (10 + 4), [value.clone() for value in average.state_dict().values()]
+    averages.after_step(other)
+    for now, then, value in zip(average.state_dict().values(), before, other.state_dict().values(), strict=True):
+        torch.testing.assert_close(now, kept * then + (1 - kept) * value if value.is_floating_point() else value)
+
+
 def test_a_short_training_forgets_its_beginning():
     net = network()
     averages = Averages(net, Train(ema={}))
