@@ -24,6 +24,7 @@ HELP_COLUMNS = 100
 MENDABLE = {
     errno.ENOSPC: "the disk is full",
     errno.EDQUOT: "the disk quota is used up",
+    errno.EFBIG: "no file may be that large here (ulimit -f, or the file system)",
     errno.EACCES: "no permission",
     errno.EPERM: "no permission",
     errno.EROFS: "the file system is read-only",

@@ -11,7 +11,9 @@ import glob
 import hashlib
 import json
 import os
+import resource
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -47,31 +49,38 @@ FULL_BYTES = 1 << 16  # so little left means that what was just being written di
 
 @contextlib.contextmanager
 def _names_a_full_disk(path: Path) -> Iterator[None]:
-    """What fails in the block because the disk is full says so, with `path`, whoever wrote.
+    """What fails in the block because no more can be written says so, with `path`, whoever wrote.
 
     numpy reports a short write without an error number, torch and safetensors raise errors of their own.
 
     Raises:
-        OSError: ENOSPC in place of such errors.
+        OSError: ENOSPC, EDQUOT or EFBIG in place of such errors.
     """
     try:
         yield
-    except OSError as error:
-        if error.errno is None and _is_full(path):
-            raise OSError(errno.ENOSPC, "no space left", str(path)) from error
-        if error.errno is not None and error.filename is None:
-            error.filename = str(path)
-        raise
     except UserError:
         raise
     except Exception as error:
-        if _is_full(path):
-            raise OSError(errno.ENOSPC, "no space left", str(path)) from error
+        if isinstance(error, OSError) and error.errno is not None:
+            error.filename = error.filename or str(path)
+            raise
+        if number := _what_is_full(_target(path).parent):
+            raise OSError(number, os.strerror(number), str(path)) from error
         raise
 
 
-def _is_full(path: Path) -> bool:
-    return shutil.disk_usage(_target(path).parent).free < FULL_BYTES
+def _what_is_full(folder: Path) -> int | None:
+    """Why nothing more can be written to a folder, as an error number; None: for no reason that could be found."""
+    if shutil.disk_usage(folder).free < FULL_BYTES:
+        return errno.ENOSPC
+    try:
+        with tempfile.TemporaryFile(dir=folder) as probe:  # a quota is not seen in what the disk has free
+            probe.write(bytes(FULL_BYTES))
+            probe.flush()
+            os.fsync(probe.fileno())
+    except OSError as error:
+        return error.errno
+    return None if resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY else errno.EFBIG
 
 
 def clear_aside(path: str | Path) -> None:

@@ -1,5 +1,6 @@
 import errno
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -105,7 +106,7 @@ def test_what_a_killed_writer_left_is_cleared_where_the_link_leads(tmp_path):
 def test_a_full_disk_is_named_whoever_was_writing(tmp_path, monkeypatch, whole, error):
     """numpy, torch and safetensors do not say it themselves; on a disk with room, their errors are bugs."""
     monkeypatch.setattr("base.files.FULL_BYTES", 2**80)
-    with pytest.raises(OSError, match="no space left") as full, whole(tmp_path / "weights"):
+    with pytest.raises(OSError, match="No space left") as full, whole(tmp_path / "weights"):
         raise error
     assert (full.value.errno, full.value.filename) == (errno.ENOSPC, str(tmp_path / "weights"))
     with pytest.raises(UserError), whole(tmp_path / "weights"):
@@ -114,6 +115,35 @@ def test_a_full_disk_is_named_whoever_was_writing(tmp_path, monkeypatch, whole, 
     with pytest.raises(type(error), match=str(error)), whole(tmp_path / "weights"):
         raise error
     assert os.listdir(tmp_path) == []
+
+
+def test_a_quota_and_a_limit_of_files_are_named_whoever_was_writing(tmp_path, monkeypatch, capsys):
+    """Neither shows in what the disk has free."""
+
+    def main() -> None:
+        with whole_file(tmp_path / "last.pt") as aside:
+            aside.write_bytes(b"half")
+            raise RuntimeError("unexpected pos 2761664 vs 2761560")  # torch's, of a write that was cut short
+
+    def said() -> str:
+        with pytest.raises(SystemExit) as left:
+            run(main)
+        assert left.value.code == 2
+        assert os.listdir(tmp_path) == []
+        return capsys.readouterr().err
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, hard))
+    try:
+        assert f"error: {tmp_path / 'last.pt'}: no file may be that large here (ulimit -f" in said()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+    def used_up(number: int) -> None:
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+
+    monkeypatch.setattr("base.files.os.fsync", used_up)
+    assert f"error: {tmp_path / 'last.pt'}: the disk quota is used up" in said()
 
 
 def test_an_error_of_the_system_has_the_name_of_the_file(tmp_path):
