@@ -28,16 +28,14 @@ for ((left = $#; left > 0; left--)); do  # takes the config out; what remains go
     config=$file
 done
 config=${config:-configs/demo.yaml}
-if [[ $config != /* && -f $given_in/$config && ! $given_in -ef . ]]; then config=$given_in/$config; fi
+if ! [[ $given_in -ef . ]]; then
+    export FOLDSCAPE_CALLED_IN=$given_in  # for errors about paths that were taken to be of another folder
+    if [[ $config != /* && -f $given_in/$config ]]; then config=$given_in/$config; fi
+fi
 source scripts/environment.sh requirements.txt
 
 stage() {
-    "$PYTHON" -m base.stage "$@" && return
-    local code=$?
-    if [[ $code == 2 && ! $given_in -ef . ]]; then
-        echo "relative paths, in the config and in key=value, are of $PWD, not of $given_in" >&2
-    fi
-    return $code
+    "$PYTHON" -m base.stage "$@"
 }
 trap 'exit 130' INT  # the stage that Ctrl-C reaches says so; none follows it
 

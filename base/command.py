@@ -129,4 +129,7 @@ def run(main: Callable[[], int | None]) -> None:
 def _fail(message: str, code: int = 2) -> int:
     sys.stdout.flush()
     print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    called_in, here = os.environ.get("FOLDSCAPE_CALLED_IN"), Path.cwd()
+    if called_in and f"{here}/" in message:
+        print(f"relative paths, in the config and in key=value, are of {here}, not of {called_in}", file=sys.stderr)
     return code
