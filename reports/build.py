@@ -60,7 +60,7 @@ def summary(material: Material) -> Facts:
 def make_report(run: Run) -> bool:
     """Write the report unless it holds already; whether it was written."""
     inputs = report_inputs(run)
-    if _result(run, inputs).is_fresh():
+    if report_result(run, inputs).is_fresh():
         return False
     material = Material(run)
     sections = build_sections(material)
@@ -71,11 +71,12 @@ def make_report(run: Run) -> bool:
         footer += f" · {len(stale)} members were trained on other keys or files than those of now"
     write_pngs(run.dir / "report", sections)
     write_page(run.dir / REPORT, render(sections, run.experiment.name, summary(material), footer))
-    _result(run, inputs).finish()
+    report_result(run, inputs).finish()
     return True
 
 
-def _result(run: Run, inputs: dict[str, str]) -> FileResult:
+def report_result(run: Run, inputs: dict[str, str]) -> FileResult:
+    """The page, of `report_inputs`."""
     keys = run.folds_keys | run.blend_keys | {"data.test_masks": run.experiment.data.test_masks}
     # As it is by now: the report writes the suspects, or shows those of a wider search.
     return FileResult(run.dir / REPORT, keys, inputs | hash_files([run.dir / SUSPECTS]))
