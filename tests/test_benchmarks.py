@@ -17,6 +17,7 @@ import pytest
 from base.errors import UserError
 from benchmarks import records, run, table
 from benchmarks.catalogue import BENCHMARKS, METAVARS
+from benchmarks.intervals import PIXELS, world
 from benchmarks.machine import describe_machine
 from benchmarks.main_job import over_best_member
 from benchmarks.records import keep, measured, read_results
@@ -234,3 +235,16 @@ def test_a_blend_stands_beside_the_best_member_of_each_fold_on_the_same_tiles():
     made = pd.DataFrame(rows, columns=["kind", "name", "fold", "miou"])
     assert over_best_member(made) == pytest.approx(0.01)
     assert over_best_member(made.replace(0.64, 0.605)) == pytest.approx(-0.005)
+
+
+def test_worlds_of_the_intervals_are_what_they_are_called():
+    plain, again = (world(np.random.default_rng(2), 7, 2) for _ in range(2))
+    alone = world(np.random.default_rng(2), 7, alone=True)[0].truth_GC
+    sizes = world(np.random.default_rng(2), 40, sizes=1.0)[0].truth_GC.sum(1)
+    assert (plain[1].hit_GC == again[1].hit_GC).all()
+    assert (plain[0].hit_GC != plain[1].hit_GC).any()
+    assert (plain[0].truth_GC.sum(1) == PIXELS).all()
+    assert (alone.sum(1) == PIXELS).all()
+    assert (alone > 0).sum(0)[-1] == 1
+    assert ((alone > 0).sum(0)[:-1] > 4).all()
+    assert 0.7 < np.log(sizes).std() < 1.3
