@@ -6,12 +6,13 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from base.errors import UserError
+from base.files import clear_aside, whole_folder
 
 ASKED_S = 0.5  # as long `held` tries: `is_free` takes a lock for a moment, only to ask
 NO_LOCKS = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}
@@ -47,6 +48,21 @@ def waited(path: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def make_once(folder: Path, make: Callable[[Path], None]) -> None:
+    """Have a folder that several runs share: the first one that wants it makes it, the others wait for that.
+
+    Args:
+        make: fills an empty folder, which becomes `folder` when it is whole.
+    """
+    if folder.exists():
+        return
+    with waited(folder.with_suffix(".lock")):
+        if not folder.exists():
+            clear_aside(folder)  # what somebody who was killed was making, which may be large
+            with whole_folder(folder) as aside:
+                make(aside)
 
 
 def try_lock(path: str | Path, for_everybody: bool = False) -> FileLock | None:

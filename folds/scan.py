@@ -17,7 +17,8 @@ import numpy as np
 import pandas as pd
 
 from base.errors import UserError, listed, refuse_all
-from base.files import hash_value, whole_folder, write_npy_head
+from base.files import hash_value, write_npy_head
+from base.locks import make_once
 from base.progress import track
 from base.threads import in_threads
 from config import Run
@@ -78,9 +79,7 @@ def open_scan(run: Run, found: pd.DataFrame, sources: str) -> Scan:
     reader = TileReader.of(data)
     fingerprint = hash_value([FORMAT, reader.folder, sources, *reader.coding, len(data.bands)])
     folder = run.scans_dir / fingerprint[:16]
-    if not folder.exists():
-        with whole_folder(folder) as aside:
-            scan_tiles(found, reader, len(data.bands), aside)
+    make_once(folder, lambda aside: scan_tiles(found, reader, len(data.bands), aside))
     return read_scan(folder)
 
 

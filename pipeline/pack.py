@@ -17,8 +17,8 @@ import pandas as pd
 
 from base.command import run, stage_parser
 from base.errors import UserError, refuse_all
-from base.files import clear_aside, hash_value, read_json, whole_folder, write_json, write_npy_head
-from base.locks import waited
+from base.files import hash_value, read_json, write_json, write_npy_head
+from base.locks import make_once
 from base.progress import track
 from base.threads import in_threads
 from config import Run, load_experiment, open_run
@@ -76,13 +76,7 @@ def open_pack(run: Run, tiles: pd.DataFrame) -> Pack:
         UserError: images or masks have changed since the run's table was made; or the pack is not as it was written.
     """
     folder = pack_dir(run, sources_of(run, tiles))
-    if not folder.exists():
-        # Members start side by side: the first one packs, the others wait for it.
-        with waited(folder.with_suffix(".lock")):
-            if not folder.exists():
-                clear_aside(folder)  # what a killed packer was writing, as large as the data
-                with whole_folder(folder) as aside:
-                    write_pack(aside, tiles, TileReader.of(run.experiment.data))
+    make_once(folder, lambda aside: write_pack(aside, tiles, TileReader.of(run.experiment.data)))
     return _read_pack(folder, tiles)
 
 

@@ -2,13 +2,16 @@
 
 import errno
 import threading
+from pathlib import Path
 
 import pytest
 
 from base.errors import UserError
-from base.locks import is_free, waited
+from base.locks import is_free, make_once, waited
 from config import load_experiment, open_run
-from folds.tiles import make_tiles
+from folds import scan
+from folds.files import find_tiles
+from folds.tiles import make_tiles, sources_hash
 from pipeline.pack import open_pack
 from submissions.ledger import add_score, read_ledger
 from tests.test_ledger import enter
@@ -66,3 +69,60 @@ def test_a_pack_needs_a_file_system_with_locks(tmp_path, monkeypatch):
     monkeypatch.setattr("fcntl.flock", no_locks)
     with pytest.raises(UserError, match="has no file locks"):
         open_pack(run, tiles)
+
+
+def at_once(work, count: int = 3) -> None:
+    threads = [threading.Thread(target=work) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+def test_a_shared_folder_is_made_by_one_of_those_who_want_it_at_once(tmp_path):
+    made, had = [], []
+
+    def make(aside: Path) -> None:
+        made.append(aside)
+        (aside / "array").write_text("whole")
+
+    def have() -> None:
+        make_once(tmp_path / "packs" / "ab12", make)
+        had.append((tmp_path / "packs" / "ab12" / "array").read_text())
+
+    at_once(have)
+    assert len(made) == 1
+    assert had == ["whole"] * 3
+
+
+def test_what_was_left_half_made_is_cleared_and_made_anew(tmp_path):
+    left, others = tmp_path / ".ab12.77-0123abcd.part", tmp_path / ".ffff.77-0123abcd.part"
+    for folder in (left, others):
+        folder.mkdir()
+
+    def fail(aside: Path) -> None:
+        raise UserError("a tile that cannot be read")
+
+    with pytest.raises(UserError):
+        make_once(tmp_path / "ab12", fail)
+    assert not left.exists()
+    make_once(tmp_path / "ab12", lambda aside: (aside / "array").write_text("whole"))
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [others.name, "ab12"]
+
+
+def test_two_runs_on_the_same_new_tiles_read_them_once(tmp_path, monkeypatch):
+    root = write_tiny(tmp_path / "data")
+    run = open_run(load_experiment(write_config(tmp_path / "t.yaml", tiny_values(root, tmp_path))))
+    found = find_tiles(run.experiment.data)
+    sources, read, scanned = sources_hash(found, root), scan.scan_tiles, []
+
+    def counted(*args) -> None:
+        scanned.append(args[-1])
+        read(*args)
+
+    monkeypatch.setattr(scan, "scan_tiles", counted)
+    scans = []
+    at_once(lambda: scans.append(scan.open_scan(run, found, sources)))
+    assert len(scanned) == 1
+    assert len(scans) == 3
+    assert all((each.hist_NC == scans[0].hist_NC).all() for each in scans)
