@@ -7,6 +7,8 @@ from typing import TypeVar
 
 from joblib import cpu_count
 
+from base.progress import track
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 AHEAD = 4  # items in flight per thread: enough to keep all busy, few enough to hold in memory
@@ -26,3 +28,15 @@ def in_threads(work: Callable[[Item], Result], items: Iterable[Item], threads: i
                 yield flying.popleft().result()
         while flying:
             yield flying.popleft().result()
+
+
+def track_in_threads(
+    work: Callable[[Item], Result], items: Iterable[Item], what: str, total: int | None = None
+) -> Iterator[Result]:
+    """`in_threads` with a progress bar.
+
+    Args:
+        what: for the bar.
+        total: the number of items, where `len(items)` does not tell.
+    """
+    return track(in_threads(work, items), what, total if total is not None else len(items))

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from base.progress import track
-from base.threads import in_threads
+from base.threads import track_in_threads
 from ensemble.fitted import FittedBlend
 from ensemble.formulas import add_evidence, calibrate, calibrated_evidence, combine, floored, override, scores
 from ensemble.labels import class_order, top_class
@@ -27,7 +26,7 @@ def labels_of(blend: FittedBlend, source: Source) -> Iterator[tuple[str, np.ndar
     def label(i: int) -> tuple[str, np.ndarray]:
         return source.names[i], apply_tile(blend, source, i)[1]
 
-    yield from track(in_threads(label, range(len(source.names))), "label tiles", len(source.names))
+    yield from track_in_threads(label, range(len(source.names)), "label tiles")
 
 
 def apply_tile(blend: FittedBlend, source: Source, i: int) -> tuple[np.ndarray, np.ndarray]:

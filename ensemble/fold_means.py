@@ -21,8 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 
-from base.progress import track
-from base.threads import in_threads
+from base.threads import track_in_threads
 from ensemble.apply import apply_tile
 from ensemble.fitted import FittedBlend
 from ensemble.formulas import FLOOR, tempered
@@ -112,7 +111,7 @@ def draw_opinions(
         probs_CP = probs_CHW.reshape(len(probs_CHW), -1)[:, ::stride].copy()
         return probs_CP, [label.ravel()[::stride].copy() for label in labels]
 
-    looks = in_threads(look, range(len(names)))
-    probs, labels = zip(*track(looks, "members' own labels", len(names)), strict=True)
+    looks = track_in_threads(look, range(len(names)), "members' own labels")
+    probs, labels = zip(*looks, strict=True)
     mean_P, *fold_LP = (np.concatenate(each) for each in zip(*labels, strict=True))
     return Opinions(np.concatenate(probs, axis=1), mean_P, fold_LP)

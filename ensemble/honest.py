@@ -9,8 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from base.progress import track
-from base.threads import in_threads
+from base.threads import track_in_threads
 from config.ensemble import Blend
 from ensemble.apply import apply_blend
 from ensemble.evidence import Counter, Estimate, Tally, gain, joined, score
@@ -70,8 +69,7 @@ def fit_honestly(sample: Sample, settings: Blend, temperatures: str | None = Non
         return fit_blend(sample if fold is None else sample.without(fold), settings, ask, temperatures)
 
     keys = [None, *sample.folds]
-    fits = in_threads(fit, keys)
-    by_fold = dict(zip(keys, track(fits, "fit blend", total=len(keys)), strict=True))
+    by_fold = dict(zip(keys, track_in_threads(fit, keys, "fit blend"), strict=True))
     return HonestFit(by_fold.pop(None), by_fold)
 
 
@@ -112,9 +110,7 @@ def score_tiles(fits: HonestFit, source: OofSource) -> dict[str, Scored]:
         return of(fits.without[int(source.fold_N[i])]), of(fits.whole)
 
     tiles = range(len(source.fold_N))
-    for i, (held_out, seen) in zip(
-        tiles, track(in_threads(confusions, tiles), "score blend", total=len(tiles)), strict=True
-    ):
+    for i, (held_out, seen) in zip(tiles, track_in_threads(confusions, tiles, "score blend"), strict=True):
         for stage in stages:
             honest[stage].add(source.group_N[i], held_out[stage])
             in_sample[stage].add(source.group_N[i], seen[stage])

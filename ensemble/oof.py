@@ -16,11 +16,10 @@ from base.command import add_json, stage_parser, write_figures
 from base.command import run as run_command
 from base.errors import UserError
 from base.files import hash_file, whole_file
-from base.progress import track
 from base.screen import screen
 from base.stamps import FileResult
-from base.tables import read_csv
-from base.threads import in_threads
+from base.tables import read_csv, write_csv
+from base.threads import track_in_threads
 from config import Member, Run, load_experiment, open_run
 from config.data import IGNORE_INDEX, OOF_COLUMNS
 from config.ensemble import Predict
@@ -87,8 +86,7 @@ def _write_table(stores: ProvenStores, built: RunBlend, variants: list[ProvenSto
     rows = [*score_members(stores), *others, *blend_rows(run, built)]
     columns = [*OOF_COLUMNS, *run.experiment.data.class_names]
     table = pd.DataFrame(rows, columns=columns).astype({"fold": "Int64", "seed": "Int64"})
-    with whole_file(run.oof_csv) as aside:
-        table.to_csv(aside, index=False)
+    write_csv(run.oof_csv, table)
 
 
 def other_variants(run: Run) -> list[ProvenStores]:
@@ -133,9 +131,7 @@ def score_members(stores: ProvenStores) -> Iterator[dict[str, Any]]:
         return found
 
     everything = range(len(source.names))
-    for i, found in zip(
-        everything, track(in_threads(confusions, everything), "score OOF", len(everything)), strict=True
-    ):
+    for i, found in zip(everything, track_in_threads(confusions, everything, "score OOF"), strict=True):
         for whose, conf_CC in found.items():
             counters.setdefault(whose, Counter(num_groups, num_classes)).add(source.group_N[i], conf_CC)
             tiles[whose] = tiles.get(whose, 0) + 1

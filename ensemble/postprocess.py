@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from base.progress import track
-from base.threads import in_threads
+from base.threads import track_in_threads
 from config.data import IGNORE_INDEX
 from config.ensemble import Blend
 from ensemble.apply import apply_blend
@@ -102,8 +101,7 @@ def _count(blend: FittedBlend, source: OofSource, tiles: Sequence[int]) -> tuple
         probs_CHW, index_HW = apply_blend(blend, probs_MCHW, evidence_SHW)
         return _count_tile(position, index_HW, scores(blend, probs_CHW), source.truth(i), class_order(blend.classes))
 
-    counted = in_threads(count, enumerate(tiles))
-    rows = list(track(counted, "post-processing", total=len(tiles)))
+    rows = list(track_in_threads(count, enumerate(tiles), "post-processing", total=len(tiles)))
     columns = {
         name: np.concatenate([getattr(table, name) for _, table in rows]) for name in PatchTable.__dataclass_fields__
     }

@@ -11,8 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from base.progress import track
-from base.threads import in_threads
+from base.threads import track_in_threads
 from config.data import IGNORE_INDEX
 from ensemble.labels import class_order, top_class
 from ensemble.source import OofSource
@@ -142,7 +141,7 @@ def draw_sample(source: OofSource, pixels: int, seed: int = 0) -> Sample:
     parts: list[dict[str, np.ndarray]] = []
     for fold in folds:
         tiles = np.flatnonzero(fold_N == fold)
-        of_tiles = track(in_threads(draw, tiles), f"draw OOF sample, fold {fold}", total=len(tiles))
+        of_tiles = track_in_threads(draw, tiles, f"draw OOF sample, fold {fold}")
         parts += _within(of_tiles, pixels // len(folds))
 
     drawn = _joined(parts)

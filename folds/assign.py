@@ -12,9 +12,10 @@ from rich.table import Table
 
 from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError, listed
-from base.files import hash_file, whole_file
+from base.files import hash_file
 from base.screen import screen, text_table
 from base.stamps import FileResult, file_stamp, hash_files, read_stamp
+from base.tables import write_csv
 from config import Run, load_experiment, open_run
 from config.data import Folds
 from folds.balance import PARTS, cover_classes, greedy_folds, search_folds
@@ -161,8 +162,7 @@ def make_folds(run: Run) -> pd.DataFrame:
         folds = train[["name", "group"]].assign(fold=fold_N).reset_index(drop=True)
     # Begun first: a stop between the two must look neither like an edit nor like folds of the old keys.
     result.begin()
-    with whole_file(run.folds_csv) as aside:
-        folds.to_csv(aside, index=False)
+    write_csv(run.folds_csv, folds)
     result.finish()
     return folds
 

@@ -15,8 +15,9 @@ from rich.table import Table
 
 from base.command import run, stage_parser
 from base.errors import refuse_all
-from base.files import whole_file, write_json
+from base.files import write_json
 from base.screen import screen, text_table
+from base.tables import write_csv
 from config import Run, load_experiment, open_run
 from folds.assign import assign_folds, deviation_table, least_deviation, make_folds, relative_deviation
 from folds.audit import (
@@ -156,10 +157,8 @@ def audit_folds(run: Run, audited: Audited, folds_file: Path | None) -> FoldAudi
 def _write_findings(folder: Path, findings: list[Finding], about: dict[str, Any]) -> None:
     """Of the run's own folds, which its report shows; of another folds file nothing is kept."""
     records = [{"severity": f.severity, "kind": f.kind, "what": f.what, "tiles": f.tiles} for f in findings]
-    with whole_file(folder / "check.csv") as aside:
-        columns = ["severity", "kind", "tiles", "what"]
-        rows = [(r["severity"], r["kind"], len(r["tiles"]), r["what"]) for r in records]
-        pd.DataFrame(rows, columns=columns).to_csv(aside, index=False)
+    rows = [(r["severity"], r["kind"], len(r["tiles"]), r["what"]) for r in records]
+    write_csv(folder / "check.csv", pd.DataFrame(rows, columns=["severity", "kind", "tiles", "what"]))
     write_json(folder / "check.json", about | {"findings": records})
 
 

@@ -13,6 +13,7 @@ Whole scenes are labelled by `python -m ensemble.predict --images GLOB`, so test
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,7 @@ from rasterio.errors import RasterioError
 from base.command import run, stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import whole_folder
-from base.progress import track
-from base.threads import in_threads
+from base.threads import track_in_threads
 from config import Experiment, load_experiment
 from config.data import IGNORE_INDEX, NAME, Data
 from folds.classes import ClassTable
@@ -74,8 +74,8 @@ def cut_scenes(config: Path, experiment: Experiment, px: int, out: Path) -> tupl
     with whole_folder(out) as aside:
         for folder in (IMAGES, MASKS):
             (aside / folder).mkdir()
-        cut_each = in_threads(lambda scene: _cut_scene(scene, experiment.data, px, block_tiles, aside), scenes)
-        pieces = list(track(cut_each, "cut scenes", total=len(scenes)))
+        cut_each = partial(_cut_scene, data=experiment.data, px=px, block_tiles=block_tiles, out=aside)
+        pieces = list(track_in_threads(cut_each, scenes, "cut scenes"))
         refuse_all(f"scenes in {experiment.data.root}", [each for each in pieces if isinstance(each, str)])
         tiles = pd.DataFrame([row for rows, _ in pieces for row in rows])
         if tiles.empty:

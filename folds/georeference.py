@@ -16,8 +16,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
 from base.errors import UserError, listed
-from base.progress import track
-from base.threads import in_threads
+from base.threads import track_in_threads
 
 PX = 0.5  # of a pixel: how far apart the borders of tiles that touch may be, for the rounding of coordinates
 TURN = 360.0  # degrees
@@ -86,8 +85,7 @@ def read_footprints(root: Path, images: list[str]) -> Footprints:
 
 def find_footprints(root: Path, images: list[str]) -> tuple[Footprints, dict[str, str]]:
     """The footprints of those images that say where they lie, and image -> why not of the others."""
-    each_placed = in_threads(lambda image: _placed(root / image), images)
-    placed = list(track(each_placed, "read coordinates", total=len(images)))
+    placed = list(track_in_threads(lambda image: _placed(root / image), images, "read coordinates"))
     systems = Counter(each.crs for each in placed if isinstance(each, _Placed) and each.crs is not None)
     common = systems.most_common(1)[0][0] if systems else None  # None: as world files give them
     lost_of, box_N4 = {}, np.full((len(images), 4), np.nan)

@@ -7,6 +7,7 @@ flattered it by.
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,7 +19,7 @@ from base.errors import UserError
 from base.files import hash_value
 from base.progress import track
 from base.screen import screen, text_table
-from base.threads import in_threads
+from base.threads import track_in_threads
 from config import Run, load_experiment, open_run
 from config.data import IGNORE_INDEX
 from folds.assign import assign_folds
@@ -74,8 +75,11 @@ def measure_leak(run: Run) -> Leak:
 
 def sample_pixels(train: pd.DataFrame, reader: TileReader, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(P, F) features, (P,) indices and (P,) tile positions of some labelled pixels of every tile."""
-    sampled = in_threads(lambda row: _sample_tile(reader, row.image, row.mask, seed), train.itertuples())
-    parts = list(track(sampled, "sample pixels", total=len(train)))
+
+    def sample(row: Any) -> tuple[np.ndarray, np.ndarray]:
+        return _sample_tile(reader, row.image, row.mask, seed)
+
+    parts = list(track_in_threads(sample, train.itertuples(), "sample pixels", total=len(train)))
     tile_P = np.repeat(np.arange(len(train)), [len(truth) for _, truth in parts])
     return np.concatenate([features for features, _ in parts]), np.concatenate([truth for _, truth in parts]), tile_P
 

@@ -7,9 +7,8 @@ import pandas as pd
 from PIL import Image
 
 from base.files import whole_folder
-from base.progress import track
 from base.stamps import FolderResult, hash_files
-from base.threads import in_threads
+from base.threads import track_in_threads
 from config import Run
 from folds.reader import TileReader
 from folds.scan import Scan, thumbnail
@@ -43,10 +42,9 @@ def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Sca
             of = places.mosaic == mosaic
             return _draw(tiles[of], places[of], reader, stretch)
 
-        drawn = in_threads(draw, chosen.index)
         with whole_folder(folder) as aside:
             names = []
-            pictures = track(drawn, "draw mosaics", len(chosen))
+            pictures = track_in_threads(draw, chosen.index, "draw mosaics")
             for rank, (mosaic, picture) in enumerate(zip(chosen.index, pictures, strict=True)):
                 first = tiles.iloc[mosaic]
                 name = f"{rank + 1:02d}-{first.split}-{first['name']}-{chosen[mosaic]}-tiles.png"

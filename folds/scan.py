@@ -19,8 +19,7 @@ import pandas as pd
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_value, write_npy_head
 from base.locks import make_once
-from base.progress import track
-from base.threads import in_threads
+from base.threads import track_in_threads
 from config import Run
 from config.data import IGNORE_INDEX, Nodata
 from folds.reader import TileReader, ignore_empty
@@ -95,11 +94,11 @@ def scan_tiles(found: pd.DataFrame, reader: TileReader, bands: int, folder: Path
         UserError: lists every unreadable file, size, dtype or band count that differs, and unknown label.
     """
     jobs = [(row.image, row.mask if row.split == "train" else None) for row in found.itertuples()]
-    scanned = in_threads(lambda job: _scan_tile(reader, *job, bands), jobs)
+    scanned = track_in_threads(lambda job: _scan_tile(reader, *job, bands), jobs, "read tiles")
     sizes, dtypes, found_wrong = [], [], []
     with ExitStack() as stack:
         files = {field.name: stack.enter_context(open(folder / f"{field.name}.npy", "wb")) for field in fields(Scan)}
-        for n, (row, wrong) in enumerate(track(scanned, "read tiles", total=len(jobs))):
+        for n, (row, wrong) in enumerate(scanned):
             found_wrong += wrong
             sizes.append("x".join(map(str, row["size_N2"])) if row else None)
             dtypes.append(str(row["sample_NPB"].dtype) if row else None)

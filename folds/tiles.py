@@ -8,9 +8,9 @@ import pandas as pd
 
 from base.command import add_json, run, stage_parser, write_figures
 from base.errors import UserError, listed
-from base.files import hash_stats, hash_value, whole_file
+from base.files import hash_stats, hash_value
 from base.stamps import FileResult, file_stamp, read_stamp
-from base.tables import read_csv
+from base.tables import read_csv, write_csv
 from config import Run, load_experiment, open_run, refuse_unwritable
 from config.data import TILE_COLUMNS
 from folds.classes import ClassTable
@@ -107,8 +107,7 @@ def make_tiles(run: Run) -> pd.DataFrame:
     scan = open_scan(run, found, sources)
     table = tile_table(found, scan, ClassTable.of(data))
     table.insert(TILE_COLUMNS.index("group"), "group", tile_groups(run, table, scan, sources, folds, given))
-    with whole_file(run.tiles_csv) as aside:
-        table.to_csv(aside, index=False)
+    write_csv(run.tiles_csv, table)
     result.finish()
     return table
 

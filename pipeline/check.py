@@ -15,9 +15,8 @@ from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import hash_file, read_json
-from base.progress import track
 from base.stamps import read_stamp
-from base.threads import in_threads
+from base.threads import track_in_threads
 from config import Member, Run, load_experiment
 from config.training import Model
 from folds.folds_csv import folds_of
@@ -66,9 +65,8 @@ def check_stores(run: Run, content: bool = False, kinds: Sequence[Kind] = get_ar
     for model in run.experiment.models:
         if "test" in kinds and (path := run.test_store(model)).exists():
             work[path] = partial(_mean_store_problems, run, model, path, truth, content)
-    found = in_threads(lambda check: check(), work.values())
     problems = folds_problems(truth) if work else []
-    for each in track(found, "check stores", total=len(work)):
+    for each in track_in_threads(lambda check: check(), work.values(), "check stores"):
         problems += each
     headline = f"run {run.experiment.name!r}: {len(problems)} things contradict where predictions come from"
     refuse_all(

@@ -19,6 +19,7 @@ from base.command import run as run_command
 from base.errors import UserError
 from base.files import whole_file
 from base.progress import track
+from base.tables import write_csv
 from config import Member, Run, load_experiment, open_run
 from pipeline.data import Batch
 from pipeline.device import make_deterministic, pick_device, set_up_cpu
@@ -112,8 +113,8 @@ def find_lr(run: Run, member: Member, device: torch.device, first: float, last: 
     with in_users_words(member, setup.plan):
         test = range_test(setup, first, last, steps)
     folder = run.dir / "find_lr"
-    with whole_file(folder / f"{member.model.name}.csv") as aside:
-        pd.DataFrame({"lr": test.lr, "loss": test.loss, "smooth": test.smooth}).to_csv(aside, index=False)
+    curve = pd.DataFrame({"lr": test.lr, "loss": test.loss, "smooth": test.smooth})
+    write_csv(folder / f"{member.model.name}.csv", curve)
     draw(folder / f"{member.model.name}.png", test, setup.plan.train.lr, f"{member}, {len(test.lr)} steps")
     return test
 

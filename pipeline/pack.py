@@ -19,8 +19,7 @@ from base.command import run, stage_parser
 from base.errors import UserError, refuse_all
 from base.files import hash_value, read_json, write_json, write_npy_head
 from base.locks import make_once
-from base.progress import track
-from base.threads import in_threads
+from base.threads import track_in_threads
 from config import Run, load_experiment, open_run
 from folds.images import full_scale
 from folds.reader import TileReader
@@ -104,7 +103,7 @@ def write_pack(folder: Path, tiles: pd.DataFrame, reader: TileReader) -> None:
 
     def images(split: str, paths: Sequence[str]) -> Iterator[np.ndarray]:
         nonlocal sums
-        decoded = track(in_threads(read, paths), f"pack {split} images", total=len(paths))
+        decoded = track_in_threads(read, paths, f"pack {split} images")
         for row, (image_HWB, empty, sums_of_it) in enumerate(decoded):
             if empty is not None:
                 empty_at[split][row] = empty
@@ -113,8 +112,9 @@ def write_pack(folder: Path, tiles: pd.DataFrame, reader: TileReader) -> None:
             yield image_HWB
 
     _write_array(folder / "train_image.npy", images("train", train.image.tolist()), len(train))
-    truth = in_threads(lambda files: reader.truth(*files), zip(train.image, train["mask"], strict=True))
-    _write_array(folder / "train_mask.npy", track(truth, "pack masks", total=len(train)), len(train))
+    files = zip(train.image, train["mask"], strict=True)
+    truth = track_in_threads(lambda each: reader.truth(*each), files, "pack masks", total=len(train))
+    _write_array(folder / "train_mask.npy", truth, len(train))
     if len(test):
         _write_array(folder / "test_image.npy", images("test", test.image.tolist()), len(test))
     mean_B, std_B = sums.mean_std()

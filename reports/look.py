@@ -9,8 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from base.errors import UserError
-from base.progress import track
-from base.threads import in_threads
+from base.threads import track_in_threads
 from config.data import IGNORE_INDEX
 from ensemble.apply import apply_uncleaned, cleaned
 from ensemble.evidence import Counter, Tally
@@ -104,7 +103,7 @@ def look_at_oof(source: OofSource, blend_of: dict[int, FittedBlend], at_most: in
     def look(i: int) -> TileLook:
         return look_at_tile(source, i, blend_of[int(source.fold_N[i])])
 
-    tiles = list(track(in_threads(look, tile_n.tolist()), "look at OOF", total=len(tile_n)))
+    tiles = list(track_in_threads(look, tile_n.tolist(), "look at OOF"))
     return OofLook(tile_n, drawn_n, tiles, len(source.hist_NC))
 
 

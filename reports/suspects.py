@@ -15,9 +15,8 @@ import pandas as pd
 
 from base.command import run as run_command
 from base.command import stage_parser
-from base.files import whole_file
 from base.stamps import FileResult
-from base.tables import read_csv
+from base.tables import read_csv, write_csv
 from reports.look import OofLook, look_at_oof
 from reports.material import Material, run_to_look_at
 from reports.patches import FLOOR, HABIT_STEP, Habits, Patch, probability_bin
@@ -95,8 +94,7 @@ def make_suspects(material: Material, everything: bool = False) -> tuple[pd.Data
         return read_csv(path, dtype=dict.fromkeys(("name", "label", "suggested"), str)), len(source.names)
     seen = look_at_oof(source, material.blend_of, len(source.names)) if everything else material.look
     table = suspects_of(seen, material)
-    with whole_file(path) as aside:
-        table.to_csv(aside, index=False, float_format="%.4f")
+    write_csv(path, table, float_format="%.4f")
     of_search(len(seen.tiles)).finish()
     return table, len(seen.tiles)
 

@@ -3,11 +3,9 @@
 import numpy as np
 import pandas as pd
 
-from base.files import whole_file
-from base.progress import track
 from base.stamps import FileResult
-from base.tables import read_csv
-from base.threads import in_threads
+from base.tables import read_csv, write_csv
+from base.threads import track_in_threads
 from folds.metrics import confusion, iou_per_class, mean_over_classes
 from reports.material import Material
 
@@ -28,8 +26,7 @@ def make_tile_scores(material: Material) -> pd.DataFrame:
     result = FileResult(path, run.blend_keys, material.oof_inputs())
     if not result.is_fresh():
         table = tile_scores(material)
-        with whole_file(path) as aside:
-            table.to_csv(aside, index=False, float_format="%.4f")
+        write_csv(path, table, float_format="%.4f")
         result.finish()
     texts = {"name": str, "group": str}
     return read_csv(path, dtype=texts)
@@ -43,7 +40,7 @@ def tile_scores(material: Material) -> pd.DataFrame:
         return iou_per_class(confusion(index_HW, source.truth(i), num_classes))
 
     count = len(source.names)
-    iou_NC = np.stack(list(track(in_threads(iou, range(count)), "score tiles", total=count)))
+    iou_NC = np.stack(list(track_in_threads(iou, range(count), "score tiles")))
     table = pd.DataFrame({
         "name": source.names,
         "fold": source.fold_N,

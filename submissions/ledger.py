@@ -12,9 +12,9 @@ from scipy import stats
 
 from base.command import add_json, run, split_operands, stage_parser, write_figures
 from base.errors import UserError, listed
-from base.files import hash_file, whole_file
+from base.files import hash_file
 from base.locks import waited
-from base.tables import read_csv
+from base.tables import read_csv, write_csv
 from config import Experiment, load_experiment
 from submissions.receipt import read_receipt, receipt_path
 
@@ -58,7 +58,7 @@ def add_to_ledger(path: Path, receipt: Path) -> None:
     with waited(_lock_path(path)):
         ledger = read_ledger(path)
         if not ((ledger["zip"] == row["zip"]) & (ledger.sha256 == row["sha256"])).any():
-            _write(path, _with_row(ledger, {column: row.get(column) for column in COLUMNS}))
+            write_csv(path, _with_row(ledger, {column: row.get(column) for column in COLUMNS}))
 
 
 def add_score(path: Path, which: str, score: float, board: str, date: str) -> pd.Series:
@@ -85,7 +85,7 @@ def add_score(path: Path, which: str, score: float, board: str, date: str) -> pd
         else:
             at = free[0]
             ledger.loc[at, list(values)] = list(values.values())
-        _write(path, ledger)
+        write_csv(path, ledger)
     return ledger.loc[at]
 
 
@@ -210,11 +210,6 @@ def _lock_path(path: Path) -> Path:
 def _with_row(ledger: pd.DataFrame, row: dict) -> pd.DataFrame:
     row = pd.DataFrame([row], columns=ledger.columns)
     return pd.concat([ledger, row.astype(ledger[COLUMNS].dtypes)], ignore_index=True)
-
-
-def _write(path: Path, ledger: pd.DataFrame) -> None:
-    with whole_file(path) as aside:
-        ledger.to_csv(aside, index=False)
 
 
 def _find(ledger: pd.DataFrame, which: str, path: Path) -> int:

@@ -7,12 +7,14 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from base.command import run, stage_parser
 from base.errors import UserError, listed, refuse_all
 from base.files import clear_aside, hash_file, hash_value, read_json, whole_file, whole_folder, write_json, write_text
 from base.stamps import FileResult, FolderResult, Stamp, read_stamp
+from base.tables import read_csv, write_csv
 
 
 def test_listed_counts_what_it_leaves_out():
@@ -175,6 +177,17 @@ def test_a_disk_that_is_really_full(tiny_disk, capsys):
     assert left.value.code == 2
     assert f"error: {tiny_disk / 'scan'}: the disk is full" in capsys.readouterr().err
     assert os.listdir(tiny_disk) == ["kept.txt"]
+
+
+def test_a_table_is_written_whole_or_not_at_all_and_without_its_index(tmp_path):
+    path = tmp_path / "deep" / "table.csv"
+    table = pd.DataFrame({"name": ["NA", "b"], "iou": [0.123456, np.nan]}, index=[7, 9])
+    write_csv(path, table, float_format="%.4f")
+    assert path.read_text() == "name,iou\nNA,0.1235\nb,\n"
+    with pytest.raises(ValueError, match="float_format"):
+        write_csv(path, table.iloc[:1], float_format=3)
+    assert read_csv(path).name.tolist() == ["NA", "b"]
+    assert os.listdir(path.parent) == ["table.csv"]
 
 
 def test_hashes_know_content_and_not_the_order_of_keys(tmp_path):

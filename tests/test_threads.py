@@ -2,7 +2,7 @@ import threading
 
 import pytest
 
-from base.threads import AHEAD, in_threads
+from base.threads import AHEAD, in_threads, track_in_threads
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -43,3 +43,16 @@ def test_an_error_is_raised_where_its_result_is_due_and_ends_the_threads():
     with pytest.raises(ValueError, match="three"):
         next(results)
     assert threading.active_count() == before
+
+
+@pytest.mark.parametrize(("items", "total"), [(range(3, 40, 3), None), (iter(range(3, 40, 3)), 13)])
+def test_a_bar_knows_how_many_items_there_are_and_changes_no_result(items, total, monkeypatch):
+    bars = []
+
+    def bar(results, what, total):
+        bars.append((what, total))
+        return results
+
+    monkeypatch.setattr("base.threads.track", bar)
+    assert list(track_in_threads(lambda item: item * item, items, "square", total)) == [n * n for n in range(3, 40, 3)]
+    assert bars == [("square", 13)]
