@@ -6,7 +6,6 @@ Ignored pixels (255) have exactly zero gradient in every term, and a batch that 
 from collections.abc import Sequence
 
 import torch
-from segmentation_models_pytorch.losses import LovaszLoss
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -46,7 +45,6 @@ class WeightedSum(nn.Module):
         self.register_buffer("weight_C", weight_C, persistent=False)
         index_C = torch.tensor([1]) if binary else torch.arange(num_classes)  # a specialist's one channel is class 1
         self.register_buffer("index_C11", index_C[:, None, None], persistent=False)
-        self.lovasz = LovaszLoss("binary" if binary else "multiclass", ignore_index=IGNORE_INDEX)
 
     def forward(
         self, logits: Tensor, target_NHW: Tensor, second_NHW: Tensor | None = None, share_N: Tensor | None = None
@@ -61,7 +59,8 @@ class WeightedSum(nn.Module):
         return self._loss(logits, [(target_NHW, share_N), (second_NHW, 1 - share_N)])
 
     def _loss(self, logits: Tensor, targets: list[tuple[Tensor, Tensor | None]]) -> Tensor:
-        probs = self._probs(logits) if any(term.name in ("dice", "jaccard") for term in self.terms) else None
+        pixel_means = all(isinstance(term, CrossEntropy | Focal) for term in self.terms)
+        probs = None if pixel_means else logits.sigmoid() if self.binary else logits.softmax(1)
         total = logits.new_zeros(())
         for term in self.terms:
             if isinstance(term, CrossEntropy | Focal):
@@ -72,9 +71,6 @@ class WeightedSum(nn.Module):
                 loss = sum(share * loss for share, loss in zip(shares, losses, strict=True))
             total = total + term.weight * loss
         return total
-
-    def _probs(self, logits: Tensor) -> Tensor:
-        return logits.sigmoid() if self.binary else logits.softmax(1)
 
     def _pixel_mean(
         self, term: CrossEntropy | Focal, logits: Tensor, targets: list[tuple[Tensor, Tensor | None]]
@@ -123,10 +119,21 @@ class WeightedSum(nn.Module):
         return loss_NHW * self.weight_C[torch.where(target_NHW == IGNORE_INDEX, 0, target_NHW)]
 
     def _statistic(self, name: str, logits: Tensor, probs: Tensor | None, target_NHW: Tensor) -> Tensor:
-        if name == "lovasz":
-            # sum: where nothing is valid smp returns an empty tensor instead of 0
-            return self.lovasz(logits[:, 0] if self.binary else logits, target_NHW).sum()
-        return self._overlap(name, probs, target_NHW)
+        return self._lovasz(logits, probs, target_NHW) if name == "lovasz" else self._overlap(name, probs, target_NHW)
+
+    def _lovasz(self, logits: Tensor, probs: Tensor, target_NHW: Tensor) -> Tensor:
+        """Of all classes the Lovász-softmax, the mean over classes with truth; of a specialist the Lovász hinge.
+
+        Equal to smp's LovaszLoss (a test says so), which asks the device for the valid pixels and for each class
+        whether it has truth: the host waits for the answer C + 1 times a batch.
+        """
+        truth_NCHW = target_NHW[:, None] == self.index_C11
+        error_NCHW = 1 - logits * (2.0 * truth_NCHW - 1) if self.binary else (truth_NCHW.float() - probs).abs()
+        # Ignored pixels come last, where they weigh nothing.
+        error_NCHW = torch.where((target_NHW != IGNORE_INDEX)[:, None], error_NCHW, -torch.inf)
+        error_CP, truth_CP = (each.movedim(1, 0).flatten(1) for each in (error_NCHW, truth_NCHW))
+        loss_C, has_truth_C = lovasz_extension(error_CP, truth_CP), truth_CP.any(1)
+        return loss_C[0] if self.binary else (loss_C * has_truth_C).sum() / has_truth_C.sum().clamp_min(1)
 
     def _overlap(self, name: str, probs: Tensor, target_NHW: Tensor) -> Tensor:
         """Mean over classes of 1 - soft dice (or IoU) of the whole batch; a class without truth counts 0.
@@ -141,3 +148,18 @@ class WeightedSum(nn.Module):
         total_C = pred_C + truth_C
         score_C = 2 * both_C / total_C.clamp_min(EPS) if name == "dice" else both_C / (total_C - both_C).clamp_min(EPS)
         return ((1 - score_C) * (truth_C > 0)).mean()
+
+
+def lovasz_extension(error_CP: Tensor, truth_CP: Tensor) -> Tensor:
+    """(C,) the Lovász extension of 1 - IoU at the errors of pixels (Berman et al. 2018, algorithm 1).
+
+    Args:
+        error_CP: float; negative ones count as 0.
+        truth_CP: bool, whether the pixel is of the class.
+    """
+    error_CP, order_CP = error_CP.sort(1, descending=True)
+    truth_CP = truth_CP.gather(1, order_CP).float()
+    missed_C1 = truth_CP.sum(1, keepdim=True)
+    jaccard_CP = 1 - (missed_C1 - truth_CP.cumsum(1)) / (missed_C1 + (1 - truth_CP).cumsum(1))
+    weight_CP = torch.cat([jaccard_CP[:, :1], jaccard_CP.diff(dim=1)], 1)
+    return (error_CP.relu() * weight_CP).sum(1)

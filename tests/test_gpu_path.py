@@ -1,8 +1,8 @@
 """What runs on a GPU, on tensors that have a device and a shape but no numbers (torch's FakeTensorMode).
 
 As a real one it refuses a tensor of the host among its own. And nobody can ask it for a number, for which the host
-would wait until the device has done all its work. Not run are backward passes, since autograd asks for a driver,
-torch's fused SGD, which knows no such tensors, and smp's Lovász, which asks for numbers.
+would wait until the device has done all its work. Not run are backward passes, since autograd asks for a driver, and
+torch's fused SGD, which knows no such tensors.
 """
 
 from functools import partial
@@ -101,7 +101,7 @@ def step(terms: list[LossTerm], batch: Batch, binary: bool, **train: object) -> 
 
 @pytest.mark.parametrize("mixed", [False, True])
 @pytest.mark.parametrize("binary", [False, True])
-@pytest.mark.parametrize("name", ["ce", "focal", "dice", "jaccard"])
+@pytest.mark.parametrize("name", ["ce", "focal", "dice", "jaccard", "lovasz"])
 def test_a_training_step_mixes_no_devices_and_waits_for_nothing(name, binary, mixed):
     terms = TypeAdapter(list[LossTerm]).validate_python([{"name": name}])
     step(terms, batch_of(mixed), binary)

@@ -126,6 +126,33 @@ def test_overlaps_are_smps(name, binary):
         torch.testing.assert_close(gradient, torch.autograd.grad(theirs(logits, target), logits)[0])
 
 
+def ties(logits, target):
+    """Beside ignored pixels equal errors may be sorted another way, which is another gradient of the same loss."""
+    logits = logits[:, :, :1, :1].expand_as(logits)
+    return logits.detach().clone().requires_grad_(), torch.where(target == 255, 0, target)
+
+
+LOVASZ_CASES = {
+    "ignored": lambda logits, target: (logits, target),
+    "plain": lambda logits, target: (logits, torch.where(target == 255, 0, target)),
+    "absent": lambda logits, target: (logits, torch.where(target == 1, 0, target)),
+    "one pixel": lambda logits, target: (logits, torch.where(torch.arange(9) + target.cumsum(0) == 0, target, 255)),
+    "nothing valid": lambda logits, target: (logits, torch.full_like(target, 255)),
+    "ties": ties,
+}
+
+
+@pytest.mark.parametrize("case", LOVASZ_CASES)
+@MULTI_AND_BINARY
+def test_lovasz_is_smps_to_the_bit_of_the_gradient(case, binary):
+    theirs = smp.losses.LovaszLoss("binary" if binary else "multiclass", ignore_index=255)
+    for seed in range(5):
+        logits, target = LOVASZ_CASES[case](*scene(binary, seed=seed))
+        ours, expected = loss_of("lovasz", binary=binary)(logits, target), theirs(logits, target).sum()
+        assert ours.item() == pytest.approx(expected.item(), abs=1e-6)
+        assert torch.equal(*(torch.autograd.grad(loss, logits)[0] for loss in (ours, expected)))
+
+
 def test_cross_entropy_is_torchs_and_focal_without_gamma_is_cross_entropy():
     logits, target = scene()
     ours = loss_of("smooth ce")(logits, target)
