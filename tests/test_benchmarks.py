@@ -3,6 +3,7 @@
 import ast
 import json
 import re
+import shutil
 import sys
 from dataclasses import replace
 from functools import cache
@@ -15,7 +16,7 @@ import pandas as pd
 import pytest
 
 from base.errors import UserError
-from benchmarks import records, run, table
+from benchmarks import measure, prediction, records, run, table
 from benchmarks.catalogue import BENCHMARKS, METAVARS
 from benchmarks.intervals import PIXELS, world
 from benchmarks.machine import describe_machine
@@ -248,3 +249,21 @@ def test_worlds_of_the_intervals_are_what_they_are_called():
     assert (alone > 0).sum(0)[-1] == 1
     assert ((alone > 0).sum(0)[:-1] > 4).all()
     assert 0.7 < np.log(sizes).std() < 1.3
+
+
+def test_a_prediction_is_not_charged_with_removing_the_store_of_the_round_before(tmp_path, monkeypatch):
+    path, clock = tmp_path / "store", [0.0]
+    remove = shutil.rmtree
+
+    def slowly(path, **how):
+        clock[0] += 100.0
+        remove(path, **how)
+
+    def write():
+        assert not path.exists()
+        path.mkdir()
+        clock[0] += 3.0
+
+    monkeypatch.setattr(shutil, "rmtree", slowly)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: clock[0])
+    assert [prediction.seconds_of_new(path, write) for _ in range(2)] == [3.0, 3.0]
