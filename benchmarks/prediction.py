@@ -206,7 +206,6 @@ def against_ttach(run: Run, loaded: LoadedMember, pack: Pack) -> dict[str, float
     def largest(probs: torch.Tensor, of_ttach: torch.Tensor) -> float:
         return float((probs - of_ttach.float()).abs().max())
 
-    torch.backends.cudnn.allow_tf32 = False  # on a GPU TF32 rounds by more than what is asked about
     plain, own, half = theirs(None), theirs(), largest(ours(), theirs(wrapper=as_it_comes))
     differ = {"float32": largest(ours(None), plain), str(dtype): largest(ours(), own)}
     differ["float32, norms folded"] = largest(ours(None, folded), plain)

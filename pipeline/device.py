@@ -16,9 +16,12 @@ MOST_WORKERS = 8  # each is a whole interpreter with its libraries
 def pick_device(jobs: Jobs) -> torch.device:
     """The device of this process: `jobs.device`, for auto the first GPU or the CPU. A GPU becomes torch's current one.
 
+    What is done on it is deterministic from here on, whichever command asks.
+
     Raises:
         UserError: a GPU that is not there.
     """
+    make_deterministic()
     gpu_count = torch.cuda.device_count()
     name = jobs.device
     if name == "auto":
@@ -72,7 +75,9 @@ def autocast(device: torch.device, dtype: torch.dtype | None) -> torch.autocast:
 
 
 def make_deterministic() -> None:
-    """The same bits for the same input on one machine: cuDNN picks its algorithms without measuring."""
+    """The same bits for the same input on one machine: cuDNN picks its algorithms without measuring. And float32 is
+    float32: as TF32, torch's default for convolutions, it would be rounded nearly as bf16 is."""
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
+    torch.backends.cudnn.allow_tf32 = False

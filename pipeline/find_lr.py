@@ -22,7 +22,7 @@ from base.progress import track
 from base.tables import write_csv
 from config import Member, Run, load_experiment, open_run
 from pipeline.data import Batch
-from pipeline.device import make_deterministic, pick_device, set_up_cpu
+from pipeline.device import pick_device, set_up_cpu
 from pipeline.loop import chunks, optimizer_step
 from pipeline.members import add_member_options, member_of
 from pipeline.schedule import set_lr
@@ -108,7 +108,6 @@ def find_lr(run: Run, member: Member, device: torch.device, first: float, last: 
     Raises:
         UserError: as `train_member`; or the loss fell at no rate.
     """
-    make_deterministic()
     setup = set_up(run, member, device)
     with in_users_words(member, setup.plan):
         test = range_test(setup, first, last, steps)

@@ -19,7 +19,7 @@ from models.averaging import update_batch_statistics
 from pipeline.checkpoint import TrainState
 from pipeline.curves import Curves
 from pipeline.data import target_table
-from pipeline.device import autocast, make_deterministic, pick_device, set_up_cpu
+from pipeline.device import autocast, pick_device, set_up_cpu
 from pipeline.finished import member_is_finished
 from pipeline.forward import Predictor, read_pixels
 from pipeline.loop import Hooks, fit
@@ -47,7 +47,6 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
     if member_is_finished(run, member):
         (folder / "last.pt").unlink(missing_ok=True)  # killed between its last two lines
         return folder
-    make_deterministic()
     setup = set_up(run, member, device)
     plan, state, pack = setup.plan, setup.state, setup.pack
     train, objective = plan.train, setup.objective

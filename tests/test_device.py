@@ -78,6 +78,14 @@ def test_the_gpu_that_is_asked_for_is_the_one_whose_stream_events_mark(current, 
     assert current == [device]
 
 
+def test_a_gpu_is_deterministic_and_exact_in_float32_for_whoever_picks_it(current, monkeypatch):
+    cudnn = torch.backends.cudnn
+    for name, value in {"benchmark": True, "deterministic": False, "allow_tf32": True}.items():
+        monkeypatch.setattr(cudnn, name, value)
+    pick_device(Jobs(devices="cuda:1"))
+    assert (cudnn.benchmark, cudnn.deterministic, cudnn.allow_tf32) == (False, True, False)
+
+
 def test_a_cpu_that_is_asked_for_leaves_the_gpus_alone(current):
     assert pick_device(Jobs(devices="cpu")) == CPU
     assert current == []
