@@ -63,8 +63,8 @@ def _predict_split(
     manifest = member_facts(run, member, kind) | about
     progress, task = bar(f"{kind} {member}", len(rows))
     begin = time.perf_counter()
-    size, in_turn = pixels.shape[1:3], device.type == "cpu"
-    store = write_store(path, names, loaded.record.classes, *size, manifest, settings.dtype, in_turn)
+    size, in_turn, threads = pixels.shape[1:3], device.type == "cpu", torch.get_num_threads()
+    store = write_store(path, names, loaded.record.classes, *size, manifest, settings.dtype, in_turn, threads=threads)
     with progress, store as writer:
         for outputs in batches:
             writer.append(*outputs)

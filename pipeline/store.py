@@ -23,6 +23,7 @@ from typing import Any, BinaryIO
 import numcodecs
 import numpy as np
 import pandas as pd
+from joblib import cpu_count
 from numcodecs import Blosc
 
 from base.errors import UserError, listed, refuse_all
@@ -35,7 +36,7 @@ MANIFEST, INDEX, PROBS = "manifest.json", "index.csv", "probs.bin"
 FACTS = ("tiles", "classes", "height", "width", "dtype", "bytes", "index_sha256")  # readers need them
 EXCERPT_KIND = "test-excerpt"  # of `Run.test_excerpt`
 COLUMNS = ("name", "bytes", "crc32", "sha256")
-THREADS = 16  # that round and compress, of as many cores as there are: one does 700 tiles/s, a GPU thousands
+THREADS = 16  # at most, that round and compress: one does 700 tiles/s, a GPU thousands
 WAITING_BYTES = 2**27  # of tiles that may wait for them beside a GPU: neither side idles, and memory stays bounded
 SYNC_BYTES = 2**26  # that are handed to the disk at once, so that little of it is left to wait for at the end
 
@@ -54,13 +55,14 @@ class StoreWriter:
         size_px: tuple[int, int],
         dtype: StoreDtype,
         in_turn: bool,
+        threads: int,
     ) -> None:
         self.rows: list[tuple[str, int, int, str]] = []
         """`COLUMNS` of the frames written so far."""
         self._file, self._names, self._dtype, self._in_turn = file, names, dtype, in_turn
         self._tile_shape = (channels, *size_px)
         self._codec = _codec(dtype)
-        self._threads = min(THREADS, os.cpu_count() or 1)
+        self._threads = threads
         self._workers, self._disk = ThreadPoolExecutor(self._threads), ThreadPoolExecutor(1)
         self._waiting: deque[tuple[Future[None], int]] = deque()
         """Writes of a batch that have not been waited for, and the memory that it holds."""
@@ -160,6 +162,8 @@ def write_store(
     manifest: dict[str, Any],
     dtype: StoreDtype = "uint8",
     in_turn: bool = False,
+    *,
+    threads: int | None = None,
 ) -> Iterator[StoreWriter]:
     """A writer for the tiles `names`; the store stands at `path` once the block ends well, and not before.
 
@@ -170,14 +174,17 @@ def write_store(
         manifest: JSON-able facts about what makes the probabilities, kept in the store's manifest.
         in_turn: `append` waits until its tiles are compressed: for a caller that keeps all cores busy itself. Threads
             beside a network on the CPU hold up each of its layers (.935 of its speed, not .972).
+        threads: of the caller's job, which shares the machine with others; None: as many as it may have cores. The
+            bytes are the same with any number.
     """
     names, classes = list(names), list(classes)
     if len(set(names)) < len(names):
         raise ValueError(f"tile names are given twice in {path}")
     clear_aside(path)
+    threads = min(THREADS, threads or cpu_count())  # joblib's: knows of containers and of cores taken from this process
     with whole_folder(path) as aside:
         with open(aside / PROBS, "wb") as file:
-            writer = StoreWriter(file, names, len(classes), (height, width), dtype, in_turn)
+            writer = StoreWriter(file, names, len(classes), (height, width), dtype, in_turn, threads)
             try:
                 yield writer
                 writer.finish()

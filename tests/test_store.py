@@ -112,11 +112,29 @@ def test_what_waits_and_what_is_synced_changes_no_byte(tmp_path, monkeypatch, in
         monkeypatch.setattr(module, "WAITING_BYTES", waiting)
         monkeypatch.setattr(module, "SYNC_BYTES", unsynced)
         monkeypatch.setattr(module, "THREADS", threads)
-        with write_store(tmp_path / name, names, CLASSES, *probs.shape[2:], {}, in_turn=in_turn) as writer:
+        with write_store(tmp_path / name, names, CLASSES, *probs.shape[2:], {}, in_turn=in_turn, threads=16) as writer:
             for first, last in ((0, 1), (1, 6), (6, 9)):
                 writer.append(probs[first:last])
         written.append([(tmp_path / name / file).read_bytes() for file in (MANIFEST, INDEX, PROBS)])
     assert written[0] == written[1] == written[2]
+
+
+@pytest.mark.parametrize(("given", "cores", "threads"), [(None, 3, 3), (2, 3, 2), (None, 64, 16), (5, 3, 5)])
+def test_threads_are_those_of_the_job_or_of_the_cores_that_this_process_may_have(
+    tmp_path, monkeypatch, given, cores, threads
+):
+    pools = []
+
+    def pool(size: int) -> ThreadPoolExecutor:
+        pools.append(size)
+        return ThreadPoolExecutor(size)
+
+    monkeypatch.setattr(module, "ThreadPoolExecutor", pool)
+    monkeypatch.setattr(module, "cpu_count", lambda: cores)
+    probs = random_probs(7)
+    with write_store(tmp_path / "store", list("abcdefg"), CLASSES, *probs.shape[2:], {}, threads=given) as writer:
+        writer.append(probs)
+    assert pools == [threads, 1]  # one writes
 
 
 def test_a_disk_that_fails_while_tiles_wait_leaves_nothing(tmp_path, monkeypatch):
