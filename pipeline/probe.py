@@ -12,7 +12,7 @@ from base.command import run as run_command
 from base.files import read_json, write_json
 from base.progress import track
 from base.screen import screen, text_table
-from config import Run, load_experiment
+from config import Experiment, Run, load_experiment
 from config.training import Model
 from folds.folds_csv import folds_of
 from folds.tiles import tiles_of
@@ -20,7 +20,7 @@ from models.zoo import build_model, padded_logits
 from pipeline.costs import Cost, TileCounts, as_entry, cost_key, costs_path, read_costs
 from pipeline.device import autocast, autocast_dtype, pick_device, set_up_cpu
 
-BATCH = 4  # enough for the time per tile to settle, and fits where training fits
+CPU_BATCH = 4  # enough for a CPU's time per tile to settle, and fits where training fits
 REPEATS = 3
 
 
@@ -31,27 +31,36 @@ def measure(run: Run, model: Model, height: int, width: int, device: torch.devic
     network = build_model(model.model_copy(update={"encoder_weights": None}), channels, outputs).to(device)
     layout = torch.channels_last if train.channels_last else torch.contiguous_format
     network = network.to(memory_format=layout)
-    part = train.batch // run.experiment.jobs.split_batch
-    batch = max(2, min(BATCH, part))  # batch norm needs two where the deepest layer is one pixel
-    image_NCHW = torch.randn(batch, channels, height, width, device=device).to(memory_format=layout)
+    trained, predicted = (
+        torch.randn(batch, channels, height, width, device=device).to(memory_format=layout)
+        for batch in batches_of(run.experiment, model, device)
+    )
     optimizer = torch.optim.AdamW(network.parameters())
     dtype = autocast_dtype(train.precision, device)
 
     def forward() -> None:
         with torch.inference_mode(), autocast(device, dtype):
-            padded_logits(network, image_NCHW)
+            padded_logits(network, predicted)
 
     def step() -> None:
         with autocast(device, dtype):
-            logits_NCHW = padded_logits(network, image_NCHW)
+            logits_NCHW = padded_logits(network, trained)
         optimizer.zero_grad(set_to_none=True)
         logits_NCHW.float().square().mean().backward()
         optimizer.step()
 
     parameters = sum(each.numel() for each in network.parameters())
-    train_s = seconds(step, device) / batch
+    train_s = seconds(step, device) / len(trained)
     network.eval()
-    return Cost(train_s, seconds(forward, device) / batch, parameters)
+    return Cost(train_s, seconds(forward, device) / len(predicted), parameters)
+
+
+def batches_of(experiment: Experiment, model: Model, device: torch.device) -> tuple[int, int]:
+    """Images of a step and of a pass of prediction. On a GPU the run's: of few, the host is what is timed."""
+    part, at_once = experiment.train_of(model).batch // experiment.jobs.split_batch, experiment.images_at_once
+    if device.type == "cpu":
+        part = at_once = min(CPU_BATCH, part)
+    return max(2, part), max(2, at_once)  # batch norm needs two where the deepest layer is one pixel
 
 
 def seconds(work: Callable[[], None], device: torch.device) -> float:
