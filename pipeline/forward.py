@@ -20,6 +20,7 @@ from pipeline.pixels import stretched
 from pipeline.prepare import Preparation
 from pipeline.to_host import ToHost
 from pipeline.tta import build_views, predict_probs
+from pipeline.waits import Waits
 
 AHEAD = 2  # batches of a GPU: read before they are asked for, and on their way while the next are computed
 
@@ -48,7 +49,12 @@ class Predictor:
             yield probs_NCHW
 
     def outputs(
-        self, pixels_NHWB: np.ndarray, tile_N: np.ndarray, output: Output, batch: int | None = None
+        self,
+        pixels_NHWB: np.ndarray,
+        tile_N: np.ndarray,
+        output: Output,
+        batch: int | None = None,
+        waits: Waits | None = None,
     ) -> Iterator[tuple[np.ndarray, ...]]:
         """What `output` makes of the probabilities of tiles, batch by batch, views and networks averaged.
 
@@ -56,14 +62,20 @@ class Predictor:
             pixels_NHWB: an array or memory map; only the rows `tile_N` are read, in that order.
             output: is given (n, C, H, W) float32 on the device.
             batch: images of one pass; None: as many as the settings say.
+            waits: where to count what is waited for.
         """
-        batch = batch or self.settings.batch
+        batch, waits = batch or self.settings.batch, waits or Waits()
         views, merge = build_views(self.settings), self.settings.merge
         tiles_at_once = max(1, batch // (len(views) * (1 + len(self.settings.stretch))))
         rows = [tile_N[first : first + tiles_at_once] for first in range(0, len(tile_N), tiles_at_once)]
         ahead = AHEAD if self.device.type == "cuda" else 0  # a CPU has nothing to wait for
         on_the_way: deque[ToHost] = deque()
-        for pictures in _read_ahead(partial(self._read, pixels_NHWB), rows, ahead):
+
+        def arrived() -> tuple[np.ndarray, ...]:
+            with waits.on("device"):
+                return on_the_way.popleft().arrays()
+
+        for pictures in waits.for_each("reading", _read_ahead(partial(self._read, pixels_NHWB), rows, ahead)):
             with torch.inference_mode(), autocast(self.device, autocast_dtype(self.precision, self.device)):
                 images = [self.preparation(picture.to(self.device, non_blocking=True)) for picture in pictures]
                 first, *others = self._forwards
@@ -74,9 +86,9 @@ class Predictor:
                     total_NCHW /= len(self.networks)
                 on_the_way.append(ToHost(*output(total_NCHW)))
             if len(on_the_way) > ahead:
-                yield on_the_way.popleft().arrays()
+                yield arrived()
         while on_the_way:
-            yield on_the_way.popleft().arrays()
+            yield arrived()
 
     def _read(self, pixels_NHWB: np.ndarray, row_N: np.ndarray) -> list[torch.Tensor]:
         """The pictures of some tiles: as they are, and stretched by each of `predict.stretch`."""

@@ -24,6 +24,7 @@ from pipeline.pack import open_pack
 from pipeline.record import MemberRecord
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import write_store
+from pipeline.waits import Waits
 
 
 def predict_oof(run: Run, member: Member, device: torch.device, stop: StopRequest) -> Path:
@@ -58,7 +59,8 @@ def _predict_split(
     row_of = {name: row for row, name in enumerate(order)}
     rows = np.array([row_of[name] for name in names])
     predictor = loaded.predictor(settings, run.experiment.train_of(member.model).precision, device)
-    batches = predictor.outputs(pixels, rows, output_for_store(device, settings.dtype), run.experiment.images_at_once)
+    output, waits = output_for_store(device, settings.dtype), Waits()
+    batches = predictor.outputs(pixels, rows, output, run.experiment.images_at_once, waits)
     about = {"weights": settings.weights, "code": code_version()}
     manifest = member_facts(run, member, kind) | about
     progress, task = bar(f"{kind} {member}", len(rows))
@@ -67,11 +69,15 @@ def _predict_split(
     store = write_store(path, names, loaded.record.classes, *size, manifest, settings.dtype, in_turn, threads=threads)
     with progress, store as writer:
         for outputs in batches:
-            writer.append(*outputs)
+            with waits.on("store"):
+                writer.append(*outputs)
             progress.advance(task, len(outputs[0]))
             if stop:
                 raise Stopped(str(member))  # a store is whole or absent: the next run begins it again
-    write_json(path / SECONDS, {"tiles": len(rows), "seconds": time.perf_counter() - begin})
+        last = time.perf_counter()
+    end = time.perf_counter()
+    waited = waits.seconds | {"end": end - last}
+    write_json(path / SECONDS, {"tiles": len(rows), "seconds": end - begin, "waited": waited})
     return path
 
 

@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import rasterio
 import torch
 
 from base.errors import UserError
-from base.files import hash_file, hash_rows, hash_value
+from base.files import hash_file, hash_rows, hash_value, read_json
 from base.version import code_version
 from config import Member, Run, load_experiment, open_run
 from ensemble.apply import apply_blend
@@ -19,8 +20,9 @@ from ensemble.fitted import FittedSpecialist, uniform_blend
 from ensemble.predict import decision_of, label_by_blend
 from folds.assign import make_folds
 from folds.images import read_image, read_mask
-from pipeline import mean, predict
+from pipeline import forward, mean, predict, waits
 from pipeline.check import check_stores
+from pipeline.finished import SECONDS
 from pipeline.forward import Predictor
 from pipeline.images import Wanted, batches_of
 from pipeline.mean import mean_test
@@ -29,7 +31,8 @@ from pipeline.predict import predict_oof, predict_test
 from pipeline.quantise import quantise
 from pipeline.scene import predict_scene
 from pipeline.stopping import Stopped, StopRequest
-from pipeline.store import PROBS, open_store
+from pipeline.store import PROBS, StoreWriter, open_store
+from pipeline.to_host import ToHost
 from pipeline.train import train_member
 from tests.stored import read_many, read_many_raw
 from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_tiny
@@ -117,6 +120,25 @@ def test_a_manifest_says_what_the_probabilities_were_made_from(config):
         "members": {"unet/fold0-seed0": weights[0], "unet/fold1-seed0": weights[1]},
         "inputs": {"tiles.csv: test": test},
     }
+
+
+def test_seconds_are_written_beside_a_store_with_what_was_waited_for(config, monkeypatch):
+    run, now = run_of(config, "predict.batch=1", "predict.scales=[1.25]"), [0.0]
+
+    def taking(seconds: float, owner: object, name: str) -> None:
+        work = getattr(owner, name)
+        monkeypatch.setattr(owner, name, lambda *given: now.__setitem__(0, now[0] + seconds) or work(*given))
+
+    taking(1, forward, "read_rows")
+    taking(10, ToHost, "arrays")
+    taking(100, StoreWriter, "append")
+    taking(1000, StoreWriter, "finish")
+    taking(10000, forward, "predict_probs")
+    for module in (waits, predict):
+        monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    waited = {"reading": 3, "device": 30, "store": 300, "end": 1000}
+    took = read_json(predict_oof(run, member(run), CPU, GO_ON) / SECONDS)
+    assert took == {"tiles": 3, "seconds": 31333, "waited": waited}
 
 
 def test_several_weights_are_the_mean_of_their_probabilities(config):
@@ -274,9 +296,9 @@ def test_only_files_of_this_command_are_replaced(config, tmp_path):
 def test_split_batches_are_predicted_in_smaller_ones(config, monkeypatch):
     seen, whole = [], Predictor.outputs
 
-    def outputs(self, pixels_NHWB, tile_N, output, batch):
+    def outputs(self, pixels_NHWB, tile_N, output, batch, waits):
         seen.append(batch)
-        return whole(self, pixels_NHWB, tile_N, output, batch)
+        return whole(self, pixels_NHWB, tile_N, output, batch, waits)
 
     monkeypatch.setattr(Predictor, "outputs", outputs)
     for split in (1, 4, 64):
