@@ -43,6 +43,11 @@ class Predictor:
         dtype = autocast_dtype(self.precision, self.device)
         return [partial(padded_logits, cast_weights(network, dtype)) for network in self.networks]
 
+    @property
+    def _fills(self) -> bool:
+        """Whether all batches have one size: for another one cuDNN plans, and memory is found, anew."""
+        return self.device.type == "cuda"
+
     def probs(self, pixels_NHWB: np.ndarray, tile_N: np.ndarray, batch: int | None = None) -> Iterator[np.ndarray]:
         """Probabilities of tiles, batch by batch: (n, C, H, W) float32. Arguments as for `outputs`."""
         for (probs_NCHW,) in self.outputs(pixels_NHWB, tile_N, probabilities, batch):
@@ -67,13 +72,16 @@ class Predictor:
         batch, waits = batch or self.settings.batch, waits or Waits()
         views, merge = build_views(self.settings), self.settings.merge
         tiles_at_once = max(1, batch // (len(views) * (1 + len(self.settings.stretch))))
-        rows = [tile_N[first : first + tiles_at_once] for first in range(0, len(tile_N), tiles_at_once)]
+        rows, left = in_batches(tile_N, tiles_at_once, self._fills), len(tile_N)
         ahead = AHEAD if self.device.type == "cuda" else 0  # a CPU has nothing to wait for
         on_the_way: deque[ToHost] = deque()
 
         def arrived() -> tuple[np.ndarray, ...]:
+            nonlocal left
             with waits.on("device"):
-                return on_the_way.popleft().arrays()
+                values = tuple(each[:left] for each in on_the_way.popleft().arrays())
+            left -= len(values[0])
+            return values
 
         for pictures in waits.for_each("reading", _read_ahead(partial(self._read, pixels_NHWB), rows, ahead)):
             with torch.inference_mode(), autocast(self.device, autocast_dtype(self.precision, self.device)):
@@ -98,6 +106,18 @@ class Predictor:
             for percent in self.settings.stretch
         ]
         return [tiles, *(each.pin_memory() if self.device.type == "cuda" else each for each in others)]
+
+
+def in_batches(tile_N: np.ndarray, size: int, fill: bool) -> list[np.ndarray]:
+    """Tiles, so many at once.
+
+    Args:
+        fill: the last of several batches repeats its tiles up to the full size; whoever asks drops the surplus.
+    """
+    batches = [tile_N[first : first + size] for first in range(0, len(tile_N), size)]
+    if fill and len(batches) > 1:
+        batches[-1] = np.resize(batches[-1], size)
+    return batches
 
 
 def read_pixels(pixels_NHWB: np.ndarray, row_N: np.ndarray, device: torch.device) -> torch.Tensor:

@@ -37,7 +37,7 @@ FACTS = ("tiles", "classes", "height", "width", "dtype", "bytes", "index_sha256"
 EXCERPT_KIND = "test-excerpt"  # of `Run.test_excerpt`
 COLUMNS = ("name", "bytes", "crc32", "sha256")
 THREADS = 16  # at most, that round and compress: one does 700 tiles/s, a GPU thousands
-WAITING_BYTES = 2**27  # of tiles that may wait for them beside a GPU: neither side idles, and memory stays bounded
+WAITING_BYTES = 2**27  # of tiles that may wait for them beside a GPU, or two batches: neither side idles
 SYNC_BYTES = 2**26  # that are handed to the disk at once, so that little of it is left to wait for at the end
 
 # Blosc's own threads append a frame's blocks in whatever order they end: the same values would give other bytes.
@@ -96,7 +96,7 @@ class StoreWriter:
         self._waiting.append((self._disk.submit(self._write, frames), probs_NCHW.nbytes))
         self._taken += len(names)
         self._bytes_waiting += probs_NCHW.nbytes
-        self._wait_until(0 if self._in_turn else WAITING_BYTES)
+        self._wait_until(0 if self._in_turn else max(WAITING_BYTES, 2 * probs_NCHW.nbytes))
 
     def finish(self) -> None:
         """Wait until all is on the disk. ValueError: fewer tiles than names."""

@@ -122,6 +122,26 @@ def test_a_manifest_says_what_the_probabilities_were_made_from(config):
     }
 
 
+def test_batches_of_one_size_give_every_tile_once(config, monkeypatch):
+    """As on a GPU, which plans for each size anew."""
+    run, sizes, read = (
+        run_of(config, "predict.batch=4", "predict.tta=none", "predict.stretch=[2]"),
+        [],
+        forward.read_rows,
+    )
+    monkeypatch.setattr(forward, "read_rows", lambda *given: sizes.append(len(given[1])) or read(*given))
+    loaded, pixels = load_member(run, member(run), CPU), pixels_of(run, ["000000", "000001", "000002"], "test")
+    tile_N = np.array([2, 0, 1, 0, 2])
+    short = list(probs_of(loaded, pixels, tile_N, run))
+    monkeypatch.setattr(Predictor, "_fills", True)
+    filled = list(probs_of(loaded, pixels, tile_N, run))
+    assert [len(each) for each in filled] == [2, 2, 1]
+    assert sizes == [2, 2, 1, 2, 2, 2]
+    np.testing.assert_allclose(np.concatenate(filled), np.concatenate(short), atol=1e-6)
+    next(probs_of(loaded, pixels, tile_N[:1], run))
+    assert sizes[-1] == 1  # alone it is of one size already
+
+
 def test_seconds_are_written_beside_a_store_with_what_was_waited_for(config, monkeypatch):
     run, now = run_of(config, "predict.batch=1", "predict.scales=[1.25]"), [0.0]
 

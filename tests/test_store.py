@@ -4,6 +4,7 @@ import json
 import pickle
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from base.errors import UserError
 from base.files import hash_file
 from pipeline import store as module
 from pipeline.quantise import STORE_DTYPES, dequantise, quantise
-from pipeline.store import INDEX, MANIFEST, PROBS, content_problems, open_store, write_store
+from pipeline.store import INDEX, MANIFEST, PROBS, StoreWriter, content_problems, open_store, write_store
 from tests.stored import read_many
 
 CLASSES = ["field", "forest", "bare"]
@@ -135,6 +136,24 @@ def test_threads_are_those_of_the_job_or_of_the_cores_that_this_process_may_have
     with write_store(tmp_path / "store", list("abcdefg"), CLASSES, *probs.shape[2:], {}, threads=given) as writer:
         writer.append(probs)
     assert pools == [threads, 1]  # one writes
+
+
+def test_two_batches_may_wait_however_large_they_are(tmp_path, monkeypatch):
+    """So that a GPU works on one while the one before is compressed."""
+    encode, taken = StoreWriter._frames, Event()
+
+    def frames(self, *given):
+        assert taken.wait(20), "a batch was waited for while another one could have been taken"
+        return encode(self, *given)
+
+    monkeypatch.setattr(module, "WAITING_BYTES", 1)
+    monkeypatch.setattr(StoreWriter, "_frames", frames)
+    probs = random_probs(4)
+    with write_store(tmp_path / "store", list("abcd"), CLASSES, *probs.shape[2:], {}, threads=2) as writer:
+        writer.append(probs[:2])
+        writer.append(probs[2:])
+        taken.set()
+    assert len(open_store(tmp_path / "store")) == 4
 
 
 def test_a_disk_that_fails_while_tiles_wait_leaves_nothing(tmp_path, monkeypatch):
