@@ -6,5 +6,5 @@ source scripts/environment.sh requirements.txt requirements-dev.txt requirements
 
 "$PYTHON" -m ruff check .
 "$PYTHON" -m ruff format --check .
-# A process per core, four at most; a file's tests share their fixtures.
-"$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+# A process per core, four at most; a file's tests share their fixtures. Long files first: see tests/conftest.py.
+"$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

@@ -17,6 +17,7 @@ from reports.page import Facts, Figure, Note, Part, Section, TableView
 from reports.steps import blend_steps, model_worth, specialists_part
 
 BESIDE, ABOVE = 3.2, 2.0  # inches that the confusion matrix leaves for names
+LEAST_PT = 4.0  # letters in its cells are not drawn smaller: thousands of specks take half a minute
 
 
 def section(material: Material) -> Section:
@@ -118,7 +119,8 @@ def _table(table: pd.DataFrame, names: tuple[str, ...]) -> TableView:
 
 
 def draw_confusion(conf_CC: np.ndarray, names: tuple[str, ...], scope: str) -> Figure:
-    """Row-normalised; a cell's text is its percentage where it is 1 % or more."""
+    """Row-normalised; a cell's text is its percentage where it is 1 % or more, and letters are large enough to be read:
+    the table of the report has all numbers."""
     share_CC = conf_CC / np.maximum(conf_CC.sum(1, keepdims=True), 1)
     cell = min(0.48, (WIDTH - BESIDE) / len(names))  # inches; of many classes, cells and letters are small
     side = cell * len(names)
@@ -129,10 +131,11 @@ def draw_confusion(conf_CC: np.ndarray, names: tuple[str, ...], scope: str) -> F
         axes.pcolormesh(share_CC, cmap=HEAT, vmin=0, vmax=1, edgecolors=GRID, linewidth=0.6)
         axes.invert_yaxis()
         axes.set_aspect("equal")
-        for row, column in zip(*np.nonzero(share_CC >= 0.005), strict=True):
+        fontsize = min(8, 40 * cell)
+        for row, column in zip(*np.nonzero(share_CC >= (0.005 if fontsize >= LEAST_PT else np.inf)), strict=True):
             share = share_CC[row, column]
             axes.text(column + 0.5, row + 0.5, f"{100 * share:.0f}", ha="center", va="center",
-                      fontsize=min(8, 40 * cell), color=text_on(HEAT(share)))  # fmt: skip
+                      fontsize=fontsize, color=text_on(HEAT(share)))  # fmt: skip
         ticks = np.arange(len(names)) + 0.5
         axes.set_xticks(ticks, names, rotation=45, ha="left", rotation_mode="anchor")
         axes.set_yticks(ticks, names)

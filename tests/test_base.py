@@ -148,6 +148,21 @@ def test_a_quota_and_a_limit_of_files_are_named_whoever_was_writing(tmp_path, mo
     assert f"error: {tmp_path / 'last.pt'}: the disk quota is used up" in said()
 
 
+def test_whose_folder_relative_paths_are_of_is_said_where_an_error_names_one(tmp_path, monkeypatch, capsys):
+    def told(message: str) -> int:
+        def main() -> None:
+            raise UserError(message)
+
+        with pytest.raises(SystemExit):
+            run(main)
+        return len(capsys.readouterr().err.splitlines())
+
+    assert told(f"{Path.cwd()}/data: nothing there") == 1
+    monkeypatch.setenv("FOLDSCAPE_CALLED_IN", str(tmp_path))
+    assert told(f"{Path.cwd()}/data: nothing there") == 2
+    assert told(f"{tmp_path}/data: nothing there") == 1
+
+
 def test_an_error_of_the_system_has_the_name_of_the_file(tmp_path):
     with pytest.raises(OSError, match="table") as full, whole_file(tmp_path / "table.csv"):
         raise OSError(errno.ENOSPC, "No space left on device")  # what a write to an open file raises
