@@ -28,7 +28,8 @@ class Jobs(Section):
     """Processes that load and augment for one member; 0: the training process does it; null: none on a CPU, whose cores
     are the network's, and beside a GPU one for each CPU thread of the job, eight at most. Changes no result."""
     checkpoint_s: float = Field(60.0, ge=0)
-    """Seconds between a training member's checkpoints: a kill costs at most this much work."""
+    """Seconds between a training member's checkpoints: a kill costs at most this much training, and the scoring or the
+    prediction that was under way."""
     retries: int = Field(2, ge=0)
     """A job that crashed or was killed goes on from its last checkpoint up to this many times."""
     split_batch: int = Field(1, ge=1)
