@@ -4,6 +4,7 @@ A stamp stands in `stamp.json` inside a result that is a folder, in `NAME.stamp.
 written without outputs when a long stage begins, and with their hashes when it has ended.
 """
 
+from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +38,7 @@ class Stamp:
 
 
 @dataclass(frozen=True)
-class Result:
+class Result(ABC):
     """What a stage makes: where it lies, and from what it would be made now. A `FileResult` or a `FolderResult`."""
 
     path: Path
@@ -45,8 +46,9 @@ class Result:
     inputs: dict[str, str]
 
     @property
+    @abstractmethod
     def stamp_path(self) -> Path:
-        raise NotImplementedError
+        """Where it is said what it was made from."""
 
     def is_fresh(self) -> bool:
         """Whether it is whole and would come out the same now."""

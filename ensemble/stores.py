@@ -1,5 +1,6 @@
 """The probability stores of a run as what a blend reads: `ProvenStores.oof` of train tiles, `.unseen` of test tiles."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -21,7 +22,7 @@ from pipeline.store import Store, open_store
 
 
 @dataclass(frozen=True)
-class Stores:
+class Stores(ABC):
     """An `ensemble.source.Source` whose probabilities lie in stores; who derives from it says in which a tile's are."""
 
     classes: tuple[str, ...]
@@ -29,9 +30,9 @@ class Stores:
     specialists: dict[str, int]
     names: list[str]
 
+    @abstractmethod
     def _stored(self, i: int, model: str) -> list[tuple[Store, int]]:
         """The stores of which a model's probabilities of tile i are the mean, each with the tile's place in it."""
-        raise NotImplementedError
 
     def probs(self, i: int, models: Sequence[str]) -> np.ndarray:
         stored = [self._stored(i, model) for model in models]
