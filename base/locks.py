@@ -90,7 +90,7 @@ def _take(path: str | Path, wait_s: float, **mode: int) -> FileLock:
     lock = FileLock(path, timeout=wait_s, thread_local=False, on_acquired=_sign, **mode)
     try:
         lock.acquire()
-    except (NotImplementedError, OSError) as error:  # a Timeout is an OSError too
+    except (NotImplementedError, OSError) as error:  # the first is filelock's for ENOSYS; its Timeout is an OSError
         if isinstance(error, OSError) and error.errno not in NO_LOCKS:
             raise
         raise UserError(
