@@ -18,7 +18,7 @@ VIEW_SETS: dict[str, list[ViewName]] = {
 WeightsKind = Literal["last", "best", "ema", "swa"]
 VARIANT = re.compile(
     r"(?P<weights>[a-z+]+)-(?P<tta>[a-z0-9+]+)(?P<merge>-gmean)?(-scale(?P<scales>[0-9.+]+))?"
-    r"(-stretch(?P<stretch>[0-9.e+-]+?))?(?P<dtype>-float16)?"
+    r"(-stretch(?P<stretch>[0-9.e+-]+?))?(?P<adapt>-adapt)?(?P<dtype>-float16)?"
 )
 Scale = Annotated[float, Field(ge=0.25, le=4)]
 Percent = Annotated[float, Field(gt=0, le=20)]
@@ -40,6 +40,10 @@ class Predict(Section):
     weights: WeightsKind | list[WeightsKind] = "last"
     """Which weights predict: of the last step, of an average (train.ema, train.swa), or best: of the epoch that scored
     highest on the held-out fold, which makes its OOF score optimistic. A list: the mean of their probabilities."""
+    adapt: bool = False
+    """Whether batch norms take their mean and variance of the tiles that are predicted, and not of training tiles: of
+    the held-out fold's, of the test tiles, of the images at hand. Where sensor, season or region differ from the train
+    tiles' this may bring much (docs/ensemble.md); labels then depend on which tiles are predicted together."""
     dtype: Literal["uint8", "float16"] = "uint8"
     """Of the stored probabilities. Both keep every argmax; float16 is finer, and several times as large."""
 
@@ -80,6 +84,7 @@ class Predict(Section):
         parts += [self.merge] if self.merge != "mean" else []
         parts += [f"scale{'+'.join(f'{scale:g}' for scale in self.scales)}"] if self.scales else []
         parts += [f"stretch{'+'.join(f'{percent:g}' for percent in self.stretch)}"] if self.stretch else []
+        parts += ["adapt"] if self.adapt else []
         parts += [self.dtype] if self.dtype != "uint8" else []
         return "-".join(parts)
 
@@ -97,6 +102,7 @@ class Predict(Section):
                 merge="gmean" if found["merge"] else "mean",
                 scales=found["scales"].split("+") if found["scales"] else [],
                 stretch=found["stretch"].split("+") if found["stretch"] else [],
+                adapt=bool(found["adapt"]),
                 dtype="float16" if found["dtype"] else "uint8",
             )
         except ValueError:

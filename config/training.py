@@ -92,6 +92,10 @@ class Train(Section):
     """Exponential moving average of the weights, kept beside them; null: none."""
     swa: Swa | None = None
     """Stochastic weight averaging over the last epochs, kept beside the weights; null: none."""
+    batch_statistics: Literal["estimated", "running"] = "estimated"
+    """What the batch norms of `last` and `best` predict with. estimated: mean and variance over training tiles without
+    augmentation, by the weights as they are in the end, as those of averages always are; running: torch's, which are
+    of the last ten batches or so, augmented, and so of few tiles where batches are small."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Autocast type; auto: bf16 where the device is fast in it, fp16 on other GPUs, fp32 on other CPUs, which have no
     units for fp16 and are very slow in it."""

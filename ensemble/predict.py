@@ -7,35 +7,32 @@ import torch
 
 from base.command import run as run_command
 from base.command import stage_parser
-from config import Run, open_run
+from config import Member, Run, open_run
 from ensemble.apply import apply_uncleaned, cleaned
 from ensemble.build import add_name_option, fitted_variant, named_experiment, read_blend, refuse_outdated
 from ensemble.fitted import FittedBlend
 from folds.classes import ClassTable
 from pipeline.device import pick_device, set_up_cpu
+from pipeline.image_files import Wanted, add_image_options, find_images, reader_for, wanted_of
 from pipeline.images import (
     Decide,
     Sheet,
     Strips,
-    Wanted,
-    add_image_options,
+    adaptation_to,
     batches_of,
-    find_images,
     label_images,
     mean_of_members,
     predict_images,
-    reader_for,
-    wanted_of,
 )
-from pipeline.members import LoadedMember, load_member
+from pipeline.members import LoadedMember, load_member, record_of_trained
+from pipeline.prepare import Preparation
 from pipeline.scene import PredictPixels
 
 
-def load_models(run: Run, blend: FittedBlend, device: torch.device) -> list[list[LoadedMember]]:
-    """All members of the blend's models, then of its specialists. They stay loaded, so this is the memory of all."""
+def members_of_blend(run: Run, blend: FittedBlend) -> list[list[Member]]:
+    """All members of the blend's models, then of its specialists."""
     names = [*blend.models, *(specialist.name for specialist in blend.specialists)]
-    models = [run.experiment.model(name) for name in names]
-    return [[load_member(run, member, device) for member in run.members(model)] for model in models]
+    return [list(run.members(run.experiment.model(name))) for name in names]
 
 
 def all_models(run: Run, models: list[list[LoadedMember]], device: torch.device) -> PredictPixels:
@@ -68,10 +65,14 @@ def label_by_blend(run: Run, blend: FittedBlend, wanted: Wanted, device: torch.d
     Raises:
         UserError: members that are not trained, images that do not fit them.
     """
-    models = load_models(run, blend, device)
-    first = models[0][0]
-    found = find_images(wanted, first.preparation.bands, first.record.dtype)
-    read = reader_for(first, run.experiment.data.nodata)
+    members = members_of_blend(run, blend)
+    record = record_of_trained(run, members[0][0])
+    preparation = Preparation(**record.preparation)
+    found = find_images(wanted, preparation.bands, record.dtype)
+    read = reader_for(preparation, run.experiment.data.nodata)
+    adapt_to = adaptation_to(run, found, read)
+    # They stay loaded, so this is the memory of all.
+    models = [[load_member(run, member, device, adapt_to) for member in each] for each in members]
     images = predict_images(found, read, all_models(run, models, device), batches_of(run))
     decide = decision_of(blend, wanted.probs)
     label_images(images, len(found), decide, ClassTable.of(run.experiment.data), blend.classes, wanted)

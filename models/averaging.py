@@ -1,6 +1,5 @@
 """Averages of the weights, kept beside them while training: EMA over steps, SWA over the last epochs."""
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import torch
@@ -8,7 +7,6 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from config.training import Train
-from models.zoo import padded_logits
 
 
 class Averages:
@@ -93,34 +91,3 @@ class Tensors(NamedTuple):
     def of(cls, network: nn.Module) -> "Tensors":
         both = [*network.parameters(), *network.buffers()]
         return cls(*([each for each in both if each.is_floating_point() == wanted] for wanted in (True, False)))
-
-
-@torch.no_grad()
-def update_batch_statistics(network: nn.Module, batches: Iterable[Tensor]) -> None:
-    """Set the running mean and variance of all BatchNorm layers to their averages over some batches, in place.
-
-    An average of weights is no average of what layers put out: the statistics that came along belong to other weights
-    (Izmailov et al. 2018). Unlike torch's `update_bn` this leaves dropout off, as it is at prediction.
-
-    Args:
-        batches: prepared training images (N, C, H, W) without augmentation, on the network's device.
-    """
-    layers = [layer for layer in network.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-    layers = [layer for layer in layers if layer.track_running_stats]
-    if not layers:
-        return
-    was_training = network.training
-    momenta = [layer.momentum for layer in layers]
-    network.eval()
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.train()
-    for number, image_NCHW in enumerate(batches, 1):
-        for layer in layers:
-            # A plain mean over the batches. Without a momentum layers make one too, but each asks its device for how
-            # many batches it has seen, and the host waits for the answer.
-            layer.momentum = 1 / number
-        padded_logits(network, image_NCHW)  # as in training: a tile's side may be no multiple of the network's
-    for layer, momentum in zip(layers, momenta, strict=True):
-        layer.momentum = momentum
-    network.train(was_training)

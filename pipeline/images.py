@@ -5,37 +5,23 @@ any size needs the memory of its pixels and labels and of a row of windows; and 
 asked for, or where small patches are cleaned.
 """
 
-import argparse
-import glob
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import groupby
-from pathlib import Path
-from typing import get_args
 
 import numpy as np
-import rasterio
 import torch
-from rasterio.errors import RasterioError
 
-from base.errors import UserError, refuse_all
+from base.errors import UserError
 from base.progress import bar
 from config import Member, Run
-from config.data import Nodata
 from folds.classes import ClassTable
-from folds.images import DTYPES, read_pixels
 from folds.tiles import tiles_of
-from pipeline.label_files import (
-    LabelFormat,
-    labels_path,
-    probs_path,
-    refuse_others_files,
-    write_labels,
-    write_probs,
-)
-from pipeline.members import LoadedMember, load_member
-from pipeline.pixels import fill_value
+from pipeline.batch_norms import PixelSample, batch_before_prediction
+from pipeline.image_files import Found, ReadPixels, Wanted, find_images, reader_for
+from pipeline.image_sample import sample_of_images
+from pipeline.label_files import write_labels, write_probs
+from pipeline.members import LoadedMember, load_member, record_of_trained
+from pipeline.prepare import Preparation
 from pipeline.scene import WINDOW_PX, PredictPixels, predict_scene
 
 Strips = Iterable[np.ndarray]
@@ -45,19 +31,6 @@ Decide = Callable[[Strips, int], tuple[np.ndarray | None, np.ndarray | None]]
 None where it has no labels."""
 BatchOf = Callable[[int, int], int]
 """Height and width of images -> how many of them go through at once."""
-ReadPixels = Callable[[Path], tuple[np.ndarray, np.ndarray]]
-"""An image file -> (H, W, B) pixels, and (H, W) bool: those without data."""
-
-
-@dataclass(frozen=True)
-class Wanted:
-    """What a command was asked for."""
-
-    images: str
-    """Glob."""
-    out: Path
-    format: LabelFormat
-    probs: bool
 
 
 class Sheet:
@@ -78,69 +51,20 @@ class Sheet:
         self._filled += rows.shape[-2]
 
 
-def add_image_options(parser: argparse._ArgumentGroup, required: bool) -> None:
-    """--images, --out, --format, --probs."""
-    parser.add_argument("--images", metavar="GLOB", required=required, help="images of any size, of the run's bands")
-    parser.add_argument("--out", metavar="DIR", type=Path, required=required, help="where to write their labels")
-    parser.add_argument(
-        "--format",
-        choices=get_args(LabelFormat),
-        default="png",
-        help="geotiff: with the images' coordinates and the classes' colours (default: %(default)s)",
-    )
-    parser.add_argument("--probs", action="store_true", help="their probabilities too, as <name>.probs.tif")
-
-
-def wanted_of(args: argparse.Namespace) -> Wanted:
-    if not args.out:
-        raise UserError("--images needs --out DIR")
-    return Wanted(args.images, args.out, args.format, args.probs)
-
-
-@dataclass(frozen=True)
-class Found:
-    """An image file, as its header describes it."""
-
-    path: Path
-    height: int
-    width: int
-
-
-def find_images(wanted: Wanted, bands: Sequence[str], dtype: str) -> list[Found]:
-    """The images of a glob, by size and name.
-
-    Raises:
-        UserError: none; lists names that stand for two files, unreadable files, other bands or another dtype; or files
-            of somebody else's that stand where labels or probabilities are to be written.
-    """
-    pattern = wanted.images
-    paths = [Path(path) for path in sorted(glob.glob(pattern, recursive=True))]
-    if not paths:
-        raise UserError(f"--images {pattern}: nothing matches in {Path.cwd()}")
-    named = Counter(path.stem for path in paths)
-    problems = [f"{path}: another file has the name {path.stem} too" for path in paths if named[path.stem] > 1]
-    found = []
-    for path in paths:
-        try:
-            with rasterio.open(path) as file:
-                found.append(Found(path, file.height, file.width))
-                if file.count != len(bands):
-                    problems.append(f"{path}: {file.count} bands; the members know {', '.join(bands)}")
-                if DTYPES.get(file.dtypes[0]) != dtype:
-                    problems.append(f"{path}: {file.dtypes[0]}; the members were trained on {dtype}")
-        except RasterioError as error:
-            problems.append(f"{path}: unreadable ({str(error)[:100]})")
-    refuse_all(f"--images {pattern}", problems)
-    written = [labels_path(wanted.out, path, wanted.format) for path in paths]
-    refuse_others_files(wanted.out, written + [probs_path(wanted.out, path) for path in paths if wanted.probs])
-    return sorted(found, key=lambda image: (image.height, image.width, image.path))
-
-
 def batches_of(run: Run) -> BatchOf:
     """`images_at_once` is of tiles of the run's size: of larger images fewer go through at once."""
     usual_px = float(tiles_of(run).eval("height * width").max())
     batch = run.experiment.images_at_once
     return lambda height, width: max(1, round(batch * min(1.0, usual_px / (height * width))))
+
+
+def adaptation_to(run: Run, found: Sequence[Found], read: ReadPixels) -> PixelSample | None:
+    """What the members' batch norms go by where `predict.adapt` asks for it."""
+    if not run.experiment.predict.adapt:
+        return None
+    tiles = tiles_of(run)
+    tile_px = int(tiles.height.max()), int(tiles.width.max())
+    return sample_of_images(found, read, tile_px, batch_before_prediction(run.experiment.jobs.split_batch))
 
 
 def mean_of_members(run: Run, members: Sequence[LoadedMember], device: torch.device) -> PredictPixels:
@@ -160,17 +84,6 @@ def mean_of_members(run: Run, members: Sequence[LoadedMember], device: torch.dev
         return total_NCHW / np.float32(len(members))
 
     return predict
-
-
-def reader_for(loaded: LoadedMember, nodata: Nodata) -> ReadPixels:
-    """A function from an image file to its pixels, filled as in the member's pack, and those without data."""
-
-    def read(path: Path) -> tuple[np.ndarray, np.ndarray]:
-        image_HWB, empty_HW = read_pixels(path, nodata)
-        image_HWB[empty_HW] = fill_value(np.array(loaded.preparation.mean), image_HWB.dtype)
-        return image_HWB, empty_HW
-
-    return read
 
 
 def predict_images(
@@ -226,13 +139,15 @@ def label_by_members(run: Run, members: Sequence[Member], wanted: Wanted, device
     Raises:
         UserError: members that are not trained, images that do not fit them, labels asked of a specialist.
     """
-    loaded = [load_member(run, member, device) for member in members]
-    record = loaded[0].record
+    record = record_of_trained(run, members[0])
     specialist = record.target != "all"
     if specialist and not wanted.probs:
         raise UserError(f"model {record.model} knows {record.target} only and gives no labels; ask for --probs")
-    found = find_images(wanted, loaded[0].preparation.bands, record.dtype)
-    read = reader_for(loaded[0], run.experiment.data.nodata)
+    preparation = Preparation(**record.preparation)
+    found = find_images(wanted, preparation.bands, record.dtype)
+    read = reader_for(preparation, run.experiment.data.nodata)
+    adapt_to = adaptation_to(run, found, read)
+    loaded = [load_member(run, member, device, adapt_to) for member in members]
     images = predict_images(found, read, mean_of_members(run, loaded, device), batches_of(run))
 
     def decide(strips: Strips, height: int) -> tuple[np.ndarray | None, np.ndarray | None]:

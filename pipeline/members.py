@@ -16,6 +16,8 @@ from config import Member, Run
 from config.ensemble import Predict, WeightsKind
 from models.folding import fold_batch_norms
 from models.zoo import build_model
+from pipeline.batch_norms import PixelSample, adapt
+from pipeline.device import autocast_dtype
 from pipeline.finished import member_is_finished
 from pipeline.forward import Predictor
 from pipeline.prepare import Preparation
@@ -51,23 +53,38 @@ class LoadedMember:
         return Predictor(self.networks, self.preparation, settings, precision, device)
 
 
-def load_member(run: Run, member: Member, device: torch.device) -> LoadedMember:
-    """The member with the weights that `predict.weights` names.
-
-    Raises:
-        UserError: not trained yet, no weights of that kind, or weights edited since they were written.
+def record_of_trained(run: Run, member: Member) -> MemberRecord:
     """
-    folder = run.member_dir(member)
+    Raises:
+        UserError: not trained yet.
+    """
     if not member_is_finished(run, member):
         raise UserError(
             f"member {member} is not trained yet. Run: python -m pipeline.train --config FILE "
             f"--model {member.model.name} --fold {member.fold_name} --seed {member.seed}"
         )
-    record = MemberRecord.read(folder)
+    return MemberRecord.read(run.member_dir(member))
+
+
+def load_member(run: Run, member: Member, device: torch.device, adapt_to: PixelSample | None = None) -> LoadedMember:
+    """The member with the weights that `predict.weights` names.
+
+    Args:
+        adapt_to: tiles by which its batch norms go; None: as they were trained.
+
+    Raises:
+        UserError: not trained yet, no weights of that kind, or weights edited since they were written.
+    """
+    record = record_of_trained(run, member)
     preparation = Preparation(**record.preparation)
+    dtype = autocast_dtype(run.experiment.train_of(member.model).precision, device)
     networks = []
     for kind in run.experiment.predict.weight_kinds:
-        network = fold_batch_norms(load_network(run, member, kind), preparation.channels)
+        network = load_network(run, member, kind)
+        if adapt_to is not None:
+            network = network.to(device, memory_format=torch.channels_last)
+            adapt(network, adapt_to, preparation, dtype, device)
+        network = fold_batch_norms(network.cpu(), preparation.channels)
         networks.append(network.to(device, memory_format=torch.channels_last))
     return LoadedMember(member, networks, preparation, record)
 

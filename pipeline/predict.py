@@ -1,6 +1,7 @@
 """Predict with a member: its held-out fold (OOF) and the test tiles, by one code path, into probability stores."""
 
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,14 @@ from base.progress import bar
 from base.version import code_version
 from config import Member, Run, load_experiment, open_run
 from folds.tiles import tiles_of
+from pipeline.batch_norms import PixelSample, batch_before_prediction, in_twos, spread_batches
 from pipeline.device import pick_device, set_up_cpu
 from pipeline.finished import SECONDS, Kind, mean_is_finished, member_facts, oof_is_finished, part_is_finished
-from pipeline.images import add_image_options, label_by_members, wanted_of
+from pipeline.image_files import add_image_options, wanted_of
+from pipeline.images import label_by_members
 from pipeline.members import add_member_options, load_member, member_of, members_of
 from pipeline.outputs import output_for_store
-from pipeline.pack import open_pack
+from pipeline.pack import open_pack, read_rows
 from pipeline.record import MemberRecord
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import write_store
@@ -50,17 +53,18 @@ def _predict_split(
 ) -> Path:
     if oof_is_finished(run, member) if kind == "oof" else part_is_finished(run, member):
         return path
-    loaded = load_member(run, member, device)
-    settings = run.experiment.predict
+    settings, at_once = run.experiment.predict, run.experiment.images_at_once
     pack = open_pack(run, tiles_of(run))
     pixels, order = (
         (pack.train_image_NHWB, pack.train_names) if kind == "oof" else (pack.test_image_NHWB, pack.test_names)
     )
     row_of = {name: row for row, name in enumerate(order)}
     rows = np.array([row_of[name] for name in names])
+    adapt_to = sample_of_rows(run, pixels, rows, member, stop) if settings.adapt else None
+    loaded = load_member(run, member, device, adapt_to)
     predictor = loaded.predictor(settings, run.experiment.train_of(member.model).precision, device)
     output, waits = output_for_store(device, settings.dtype), Waits()
-    batches = predictor.outputs(pixels, rows, output, run.experiment.images_at_once, waits)
+    batches = predictor.outputs(pixels, rows, output, at_once, waits)
     about = {"weights": settings.weights, "code": code_version()}
     manifest = member_facts(run, member, kind) | about
     progress, task = bar(f"{kind} {member}", len(rows))
@@ -79,6 +83,20 @@ def _predict_split(
     waited = waits.seconds | {"end": end - last}
     write_json(path / SECONDS, {"tiles": len(rows), "seconds": end - begin, "waited": waited})
     return path
+
+
+def sample_of_rows(
+    run: Run, pixels_NHWB: np.ndarray, row_N: np.ndarray, member: Member, stop: StopRequest
+) -> PixelSample:
+    """Rows of a packed array, by which the member's batch norms are to go, read until an end is asked for."""
+
+    def read(row_N: np.ndarray) -> np.ndarray:
+        if stop:
+            raise Stopped(str(member))
+        return read_rows(pixels_NHWB, in_twos(row_N))
+
+    batches = spread_batches(row_N, batch_before_prediction(run.experiment.jobs.split_batch))
+    return PixelSample(sum(map(len, batches)), [partial(read, batch) for batch in batches])
 
 
 def main(argv: list[str] | None = None) -> int:

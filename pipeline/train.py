@@ -7,15 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 from base.command import run as run_command
 from base.command import stage_parser
 from base.locks import held
+from base.progress import track
 from config import Member, Run, load_experiment, open_run
 from config.ensemble import Predict
 from folds.metrics import confusion, mean_iou
-from models.averaging import update_batch_statistics
+from models.batch_statistics import update_batch_statistics
+from pipeline.batch_norms import batch_after_training, in_twos, spread_batches
 from pipeline.checkpoint import TrainState
 from pipeline.curves import Curves
 from pipeline.data import target_table
@@ -24,11 +27,10 @@ from pipeline.finished import member_is_finished
 from pipeline.forward import Predictor, read_pixels
 from pipeline.loop import Hooks, fit
 from pipeline.members import add_member_options, clear_killed, member_of, write_weights
-from pipeline.objective import Objective
 from pipeline.outputs import decisions
-from pipeline.pack import Pack, read_rows
+from pipeline.pack import read_rows
 from pipeline.progress import TrainProgress
-from pipeline.record import weights_files, write_log
+from pipeline.record import weights_files, weights_path, write_log
 from pipeline.setup import Setup, set_up
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.users_words import in_users_words
@@ -48,7 +50,7 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
         (folder / "last.pt").unlink(missing_ok=True)  # killed between its last two lines
         return folder
     setup = set_up(run, member, device)
-    plan, state, pack = setup.plan, setup.state, setup.pack
+    plan, state = setup.plan, setup.state
     train, objective = plan.train, setup.objective
     identity = result.keys | result.inputs | {"member": str(member)}
     if (folder / "last.pt").exists():
@@ -75,13 +77,7 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
         stack.enter_context(in_users_words(member, plan))
         fit(plan, state, objective, setup.loader, setup.batches, hooks)
 
-    write_weights(folder, "last", state.network)
-    fits = min(train.batch, max(2, train.batch // plan.split_batch))  # in memory, where batches were split
-    for kind, averaged in state.averages.networks().items():
-        with autocast(device, objective.dtype):
-            plain = plain_batches(pack, setup.train_N, fits, objective)
-            update_batch_statistics(averaged, unless_stopped(plain, stop, member))
-        write_weights(folder, kind, averaged)
+    write_weights_of_the_end(setup, folder, stop)
     result.finish(weights_files(folder))
     (folder / "last.pt").unlink()  # three times the weights' size, and nothing will go on from it
     return folder
@@ -107,23 +103,39 @@ def held_out_miou(setup: Setup, network: nn.Module, batch: int, pause: Callable[
     return mean_iou(conf_CC)
 
 
-def unless_stopped(batches: Iterator[torch.Tensor], stop: StopRequest, member: Member) -> Iterator[torch.Tensor]:
-    """The batches, until an end is asked for: `last.pt` holds all but what they were for."""
-    for image_NCHW in batches:
-        if stop:
-            raise Stopped(str(member))
-        yield image_NCHW
+def write_weights_of_the_end(setup: Setup, folder: Path, stop: StopRequest) -> None:
+    """The weights of each kind, with the batch statistics that they predict with."""
+    state, estimated = setup.state, setup.plan.train.batch_statistics == "estimated"
+    for kind, network in ({"last": state.network} | state.averages.networks()).items():
+        if estimated or kind != "last":  # those that an average came with are of other weights
+            estimate_statistics(setup, network, stop)
+        write_weights(folder, kind, network)
+    best = weights_path(folder, "best")
+    if estimated and best.exists():
+        state.network.load_state_dict(load_file(best))
+        estimate_statistics(setup, state.network, stop)
+        write_weights(folder, "best", state.network)
 
 
-def plain_batches(pack: Pack, tile_N: np.ndarray, batch: int, objective: Objective) -> Iterator[torch.Tensor]:
-    """Prepared training tiles without augmentation, as averaged weights need them for their batch statistics.
+def estimate_statistics(setup: Setup, network: nn.Module, stop: StopRequest) -> None:
+    """Let a network's batch norms go by its training tiles.
 
-    In random order, always the same: by name a batch is of one scene, and its variance that within a scene.
+    Raises:
+        Stopped: `stop` was asked for; `last.pt` holds all but this.
     """
-    tile_N = np.random.default_rng(0).permutation(tile_N)
-    for first in range(0, max(len(tile_N) - batch, 0) + 1, batch):
-        row_N = tile_N[first : first + batch]
-        yield objective.image(read_pixels(pack.train_image_NHWB, row_N, objective.device))
+    with autocast(setup.objective.device, setup.objective.dtype):
+        update_batch_statistics(network, plain_images(setup, stop))
+
+
+def plain_images(setup: Setup, stop: StopRequest) -> Iterator[torch.Tensor]:
+    """Prepared training tiles without augmentation, batch by batch."""
+    plan, objective, pixels_NHWB = setup.plan, setup.objective, setup.pack.train_image_NHWB
+    trained_at_once = min(plan.train.batch, max(2, plan.train.batch // plan.split_batch))
+    batches = spread_batches(setup.train_N, batch_after_training(trained_at_once))
+    for row_N in track(batches, f"batch statistics of {plan.name}"):
+        if stop:
+            raise Stopped(plan.name)
+        yield objective.image(read_pixels(pixels_NHWB, in_twos(row_N), objective.device))
 
 
 def main(argv: list[str] | None = None) -> int:

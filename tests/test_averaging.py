@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from config.training import Model, Train
-from models.averaging import Averages, update_batch_statistics
-from models.zoo import build_model
+from config.training import Train
+from models.averaging import Averages
 
 
 def network(seed=0):
@@ -130,60 +129,3 @@ def test_saved_and_loaded_goes_on_as_if_nothing_had_been(tmp_path):
     for kind in ("ema", "swa"):
         ours, theirs = loaded.networks()[kind].state_dict(), whole.networks()[kind].state_dict()
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-def test_batch_statistics_are_those_of_the_batches():
-    net = network().train()
-    batches = [3 + 2 * torch.randn(4, 2, 20, 32, generator=torch.Generator().manual_seed(i)) for i in range(3)]
-    update_batch_statistics(net, batches)
-    # As in training: a side that is no multiple of 32 is padded by its edge.
-    outputs = [net[0](nn.functional.pad(batch, (0, 0, 0, 12), mode="replicate")) for batch in batches]
-    torch.testing.assert_close(net[1].running_mean, torch.stack([out.mean((0, 2, 3)) for out in outputs]).mean(0))
-    torch.testing.assert_close(net[1].running_var, torch.stack([out.var((0, 2, 3)) for out in outputs]).mean(0))
-    assert net[1].momentum == pytest.approx(0.1)
-    assert net.training
-
-
-@pytest.mark.parametrize("encoder", ["resnet18", "tu-mobilenetv3_small_100"])
-def test_batch_statistics_have_the_bits_of_torchs_own_mean_and_no_layer_is_asked_for_a_number(monkeypatch, encoder):
-    """torch's and timm's layers without a momentum, which read how many batches they have seen."""
-    ours = build_model(Model(name="unet", encoder=encoder), 4, 3)
-    theirs, generator = copy.deepcopy(ours).eval(), torch.Generator().manual_seed(1)
-    batches = [3 + 2 * torch.randn(2, 4, 32, 64, generator=generator) for _ in range(3)]
-    layers = [layer for layer in theirs.modules() if isinstance(layer, nn.BatchNorm2d)]
-    for layer in layers:
-        layer.reset_running_stats()
-        layer.momentum = None
-        layer.train()
-    with torch.no_grad():
-        for batch in batches:
-            theirs(batch)
-
-    def refuse(value):
-        raise AssertionError("a number was asked for")
-
-    momenta = [layer.momentum for layer in ours.modules() if isinstance(layer, nn.BatchNorm2d)]
-    monkeypatch.setattr(torch.Tensor, "__float__", refuse)
-    update_batch_statistics(ours, batches)
-    assert len(layers) > 20
-    assert all(torch.equal(value, theirs.state_dict()[name]) for name, value in ours.state_dict().items())
-    assert [layer.momentum for layer in ours.modules() if isinstance(layer, nn.BatchNorm2d)] == momenta
-
-
-def test_batch_statistics_do_not_depend_on_what_was_there_nor_on_chance():
-    batches = [torch.randn(4, 2, 6, 6)]
-    deep = nn.Sequential(network(), nn.BatchNorm2d(2))  # behind a dropout
-    stats = []
-    for start in (0.0, 5.0):
-        deep[1].running_mean.fill_(start)
-        update_batch_statistics(deep, batches)
-        stats.append(deep[1].running_mean.clone())
-    assert torch.equal(*stats)
-
-
-def test_without_batch_norm_nothing_is_run():
-    def refuse():
-        yield torch.full((1,), torch.nan)
-        raise AssertionError("a batch was asked for")
-
-    update_batch_statistics(nn.Conv2d(2, 3, 1), refuse())

@@ -17,7 +17,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from config.ensemble import Predict
 from config.losses import LossTerm
 from config.training import Model, Train
-from models.averaging import update_batch_statistics
+from models.batch_statistics import update_batch_statistics
 from models.losses import build_loss
 from models.zoo import build_model, padded_logits
 from pipeline import loop, prepare

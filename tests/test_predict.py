@@ -24,7 +24,8 @@ from pipeline import forward, mean, predict, waits
 from pipeline.check import check_stores
 from pipeline.finished import SECONDS
 from pipeline.forward import Predictor
-from pipeline.images import Wanted, batches_of
+from pipeline.image_files import Wanted
+from pipeline.images import batches_of
 from pipeline.mean import mean_test
 from pipeline.members import LoadedMember, load_member
 from pipeline.predict import predict_oof, predict_test
@@ -46,7 +47,7 @@ def config(tmp_path_factory) -> Path:
     """Two trained members, of three folds, with last and averaged weights."""
     folder = tmp_path_factory.mktemp("predict")
     values = tiny_values(write_tiny(folder / "data", train=6, test=3), folder)
-    values["train"] |= {"precision": "fp32", "ema": {"decay": 0.5}, "epochs": 1}
+    values["train"] |= {"precision": "fp32", "ema": {"decay": 0.5}, "epochs": 3}
     values["folds"]["k"] = 2
     path = write_config(folder / "tiny.yaml", values)
     run = run_of(path)

@@ -19,17 +19,16 @@ from config.losses import LogInverse
 from folds.assign import make_folds, read_folds
 from folds.classes import ClassTable
 from folds.tiles import hist_of, read_tiles
-from models.averaging import update_batch_statistics
+from models.batch_statistics import update_batch_statistics
 from models.class_weights import training_weights
-from models.zoo import build_model
-from pipeline import forward, loop, train
+from pipeline import batch_norms, forward, loop, train
 from pipeline.augment import Sample
 from pipeline.data import Batch, EpochBatches, collate
 from pipeline.find_lr import find_lr
 from pipeline.objective import Objective
 from pipeline.setup import Setup, set_up
 from pipeline.stopping import Stopped, StopRequest
-from pipeline.train import plain_batches, train_member
+from pipeline.train import plain_images, train_member
 from tests.tiny import tiny_values, write_config, write_tiny
 
 CPU = torch.device("cpu")
@@ -334,25 +333,53 @@ def test_another_programs_file_is_no_checkpoint(tmp_path):
         set_up(run, member_of(run), CPU).state.load(tmp_path / "last.pt", {}, CPU)
 
 
-def test_averaged_weights_have_the_statistics_of_the_training_tiles_as_they_are(tmp_path, monkeypatch):
-    run = run_of(tmp_path, ema={"decay": 0.5}, augment=[{"name": "band_gain", "p": 1.0, "params": {"gain": 0.5}}])
-    member = member_of(run)
-    written = load_file(trained(run) / "weights" / "ema.safetensors")
-    setup = set_up(run, member, CPU)
-    network = build_model(member.model, setup.objective.preparation.channels, len(setup.record.classes))
+KINDS = {
+    "last": {},
+    "ema": {"ema": {"decay": 0.5}},
+    "swa": {"swa": {"start_epoch": 0, "lr": 1e-3}},
+    "best": {"validate_every": 1},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_weights_predict_with_the_statistics_of_the_training_tiles_as_they_are(tmp_path, kind):
+    run = run_of(tmp_path, augment=[{"name": "band_gain", "p": 1.0, "params": {"gain": 0.5}}], **KINDS[kind])
+    setup, written = set_up(run, member_of(run), CPU), load_file(trained(run) / "weights" / f"{kind}.safetensors")
+    network = setup.state.network
     network.load_state_dict(written)
+    update_batch_statistics(network, plain_images(setup, StopRequest()))
+    for name, value in network.state_dict().items():
+        torch.testing.assert_close(value, written[name], rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_running_statistics_are_torchs_of_the_last_weights_and_no_average_s(tmp_path):
+    weights = {}
+    for which in ("estimated", "running"):
+        run = run_of(tmp_path, which, batch_statistics=which, ema={"decay": 0.5}, validate_every=1)
+        weights[which] = {
+            kind: load_file(trained(run) / "weights" / f"{kind}.safetensors") for kind in ("last", "ema", "best")
+        }
+    for kind, estimated in weights["estimated"].items():
+        differing = {
+            name for name, value in estimated.items() if not torch.equal(value, weights["running"][kind][name])
+        }
+        assert bool(differing) == (kind != "ema")
+        assert {name.rpartition(".")[2] for name in differing} <= {"running_mean", "running_var", "num_batches_tracked"}
+
+
+def test_statistics_are_of_every_training_tile_once_and_as_it_is(tmp_path, monkeypatch):
+    run = run_of(tmp_path, augment=[{"name": "band_gain", "p": 1.0, "params": {"gain": 0.5}}])
+    setup = set_up(run, member_of(run), CPU)
     tiles = setup.objective.preparation(torch.from_numpy(setup.pack.train_image_NHWB[setup.train_N]))
     read, rows = forward.read_rows, []
     monkeypatch.setattr(forward, "read_rows", lambda *args: rows.extend(args[1]) or read(*args))  # not through the map
-    batches = list(plain_batches(setup.pack, setup.train_N, 2, setup.objective))
+    monkeypatch.setattr(batch_norms, "BATCH", 2)
+    batches = list(plain_images(setup, StopRequest()))
     assert sorted(rows) == setup.train_N.tolist()
     assert [len(batch) for batch in batches] == [2, 2, 2]
     place_of = [[n for n in range(len(tiles)) if torch.equal(tile, tiles[n])] for tile in torch.cat(batches)]
-    assert sorted(place_of) == [[n] for n in range(6)]  # every training tile once, and as it is
+    assert sorted(place_of) == [[n] for n in range(6)]
     assert place_of != sorted(place_of)  # by name a batch would be of one scene
-    update_batch_statistics(network, batches)
-    for name, value in network.state_dict().items():
-        torch.testing.assert_close(value, written[name], rtol=1e-4, atol=1e-5, msg=name)
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
@@ -363,7 +390,7 @@ def test_images_weights_and_all_between_have_the_layout_that_was_asked_for(tmp_p
     for layer in setup.state.network.modules():
         if isinstance(layer, torch.nn.Conv2d):
             layer.register_forward_hook(lambda layer, given, output: seen.extend([*given, output]))
-    seen += list(plain_batches(setup.pack, setup.train_N, 3, setup.objective))
+    seen += list(plain_images(setup, StopRequest()))
     seen += [weight for weight in setup.state.network.parameters() if weight.ndim == 4 and weight.shape[-1] > 1]
     setup.objective.loss(collate([setup.loader.dataset[(0, int(tile), 0)] for tile in setup.train_N[:3]]))
     layout = torch.channels_last if channels_last else torch.contiguous_format

@@ -22,7 +22,7 @@ from base.files import hash_file
 from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds, read_folds
 from folds.metrics import confusion
-from models import averaging
+from models import batch_statistics
 from models.averaging import Averages
 from models.losses import build_loss
 from models.zoo import build_model
@@ -222,7 +222,7 @@ def test_a_stop_is_heard_while_tiles_are_scored_and_while_statistics_are_estimat
 
         return done
 
-    for module, place, at in ((train, "confusion", (0, 3)), (averaging, "padded_logits", (3, 0))):
+    for module, place, at in ((train, "confusion", (0, 3)), (batch_statistics, "padded_logits", (3, 0))):
         with monkeypatch.context() as patched:
             patched.setattr(module, place, then_stop(getattr(module, place), place))
             with pytest.raises(Stopped):
@@ -539,6 +539,7 @@ def test_batch_statistics_are_of_batches_that_fit_where_training_fits(tmp_path, 
     run = run_of(tmp_path, f"split{split}", epochs=1, batch=6, schedule={"warmup_epochs": 0.5}, ema={"decay": 0.5})
     jobs = run.experiment.jobs.model_copy(update={"split_batch": split})
     seen = set()
+    monkeypatch.setattr("pipeline.batch_norms.BATCH", 2)
     monkeypatch.setattr(
         "pipeline.train.update_batch_statistics", lambda network, batches: seen.update(len(each) for each in batches)
     )

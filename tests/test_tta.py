@@ -237,6 +237,7 @@ def test_every_setting_that_changes_probabilities_changes_the_name():
         "stretch": [2.0],
         "merge": "gmean",
         "weights": "best",
+        "adapt": True,
         "dtype": "float16",
     }
     assert other.keys() | {"batch"} == Predict.model_fields.keys()

@@ -20,6 +20,7 @@ predicts = st.builds(
     stretch=some(st.sampled_from([1e-05, 0.5, 0.8, 1, 2, 20])),
     merge=st.sampled_from(["mean", "gmean"]),
     weights=st.sampled_from(KINDS) | st.lists(st.sampled_from(KINDS), unique=True, min_size=1),
+    adapt=st.booleans(),
     dtype=st.sampled_from(["uint8", "float16"]),
 )
 
@@ -31,7 +32,7 @@ def test_a_variant_is_found_by_its_name(predict):
     assert found.variant == predict.variant
     assert (found.views, found.weight_kinds) == (predict.views, predict.weight_kinds)
     assert (found.scales, found.stretch) == (predict.scales, predict.stretch)
-    assert (found.merge, found.dtype) == (predict.merge, predict.dtype)
+    assert (found.merge, found.adapt, found.dtype) == (predict.merge, predict.adapt, predict.dtype)
 
 
 @pytest.mark.parametrize("name", ["", "last", "last-flips.aside", "first-flips", "last-flips-scale9", "last-updown"])
