@@ -5,7 +5,7 @@ import pandas as pd
 
 from base.errors import listed
 from config.data import Nodata
-from folds.findings import Finding, error, tiles_of_pairs
+from folds.findings import Finding, error, tiles_of_pairs, tiles_warning, warning
 from folds.georeference import Beside
 from folds.images import without_data
 from folds.links import Links
@@ -64,38 +64,27 @@ def data_findings(
     tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
     train_N = (tiles.split == "train").to_numpy()
     found = []
-
-    def warn(kind: str, mask_N: np.ndarray, what: str) -> None:
-        if mask_N.any():
-            concerned = tile_names[mask_N].tolist()
-            found.append(Finding(kind, "warning", f"{len(concerned)} {what}: {listed(concerned, 5)}", concerned))
-
     dead = bands[(bands.split == "train") & (bands["std"] == 0)].band.tolist()
     if dead:
         found.append(error("dead_band", f"bands with one value in all train tiles: {listed(dead)}"))
     empty_N = scan.data_N == 0
     constant_N = (scan.std_NB == 0).all(1) & ~empty_N
     black_N = (scan.zero_NB == 1).all(1) & ~empty_N
-    warn("empty_tiles", empty_N, "tiles have no pixel with data")
-    warn("black_tiles", black_N, "tiles are black")
-    warn("constant_tiles", constant_N & ~black_N, "tiles have one colour")
+    found += tiles_warning("empty_tiles", tile_names[empty_N], "tiles have no pixel with data")
+    found += tiles_warning("black_tiles", tile_names[black_N], "tiles are black")
+    found += tiles_warning("constant_tiles", tile_names[constant_N & ~black_N], "tiles have one colour")
     for row in bands[(bands.zero > SATURATED) | (bands.full > SATURATED)].itertuples():
         what = f"{row.split} {row.band}: {row.zero:.1%} of the pixels are 0 and {row.full:.1%} at the top of the range"
-        found.append(Finding("saturated_band", "warning", what))
+        found.append(warning("saturated_band", what))
     found += _shifts(bands)
 
     labels_N = (hist_NC > 0).sum(1)
     train_names = tile_names[train_N]
     if (labels_N <= 1).all():
         found.append(error("one_label_masks", "every mask holds a single label: are these masks of pixels?"))
-    unlabelled = train_names[labels_N == 0].tolist()
-    if unlabelled:
-        what = f"{len(unlabelled)} masks have no labelled pixel, all is ignored: {listed(unlabelled, 5)}"
-        found.append(Finding("unlabelled_tiles", "warning", what, unlabelled))
-    varied = train_names[(labels_N >= 2) & constant_N[train_N]].tolist()
-    if varied:
-        what = f"{len(varied)} tiles of one colour have several labels: {listed(varied, 5)}"
-        found.append(Finding("labels_without_image", "warning", what, varied))
+    unlabelled, varied = train_names[labels_N == 0], train_names[(labels_N >= 2) & constant_N[train_N]]
+    found += tiles_warning("unlabelled_tiles", unlabelled, "masks have no labelled pixel, all is ignored")
+    found += tiles_warning("labels_without_image", varied, "tiles of one colour have several labels")
     return found + _copies(links, tile_names, train_N, hist_NC)
 
 
@@ -109,15 +98,10 @@ def nodata_findings(scan: Scan, tile_names: np.ndarray, nodata: Nodata, tag: flo
     """
     if nodata is not None or tag is None:
         return []
-    concerned = tile_names[without_data(scan.sample_NPB, tag).any(1)].tolist()
-    if not concerned:
-        return []
+    concerned = tile_names[without_data(scan.sample_NPB, tag).any(1)]
     value = f"{tag:.17g}"  # all of its digits: -3.4028234663852886e+38 is usual, and -3.40282e+38 is nowhere
-    what = (
-        f"{len(concerned)} tiles have pixels of {value}, which by the tag of the first image are no data: "
-        f"{listed(concerned, 5)}; data.nodata={value} leaves them out"
-    )
-    return [Finding("undeclared_nodata", "warning", what, concerned)]
+    what = f"tiles have pixels of {value}, which by the tag of the first image are no data"
+    return tiles_warning("undeclared_nodata", concerned, what, f"; data.nodata={value} leaves them out")
 
 
 def beside_findings(tile_names: np.ndarray, train_N: np.ndarray, pairs_P2: np.ndarray) -> list[Finding]:
@@ -130,26 +114,21 @@ def beside_findings(tile_names: np.ndarray, train_N: np.ndarray, pairs_P2: np.nd
         pairs_P2: positions of neighbours, found by borders or coordinates.
     """
     across_P2 = pairs_P2[train_N[pairs_P2].sum(1) == 1]
-    beside = tile_names[np.unique(across_P2[~train_N[across_P2]])].tolist()
-    if not beside:
-        return []
     what = (
-        f"{len(beside)} of {(~train_N).sum()} test tiles border on train tiles or share pixels with them, so that a "
-        f"board may say more than folds that keep neighbours together: {listed(beside, 5)}"
+        f"of {(~train_N).sum()} test tiles border on train tiles or share pixels with them, so that a board may say "
+        f"more than folds that keep neighbours together"
     )
-    return [Finding("test_beside_train", "warning", what, beside)]
+    return tiles_warning("test_beside_train", tile_names[np.unique(across_P2[~train_N[across_P2]])], what)
 
 
 def carried_findings(tile_names: np.ndarray, beside: Beside) -> list[Finding]:
     """Tiles whose coordinates are their scene's: which of them overlap is not known."""
-    carried = tile_names[beside.carried_N].tolist()
-    if not carried:
-        return []
     what = (
-        f"{len(carried)} tiles have exactly the same coordinates as others beside them: they carry their scene's, and "
-        f"whether they share pixels is not known: {listed(carried, 5)}; give each its own, as python -m folds.cut does"
+        "tiles have exactly the same coordinates as others beside them: they carry their scene's, and whether they "
+        "share pixels is not known"
     )
-    return [Finding("same_coordinates", "warning", what, carried)]
+    remedy = "; give each its own, as python -m folds.cut does"
+    return tiles_warning("same_coordinates", tile_names[beside.carried_N], what, remedy)
 
 
 def _shifts(bands: pd.DataFrame) -> list[Finding]:
@@ -158,32 +137,29 @@ def _shifts(bands: pd.DataFrame) -> list[Finding]:
     if not said:
         return []
     what = f"test means differ from train means, in train stds: {said}; OOF scores may be too high for this test set"
-    return [Finding("shifted_test", "warning", what)]
+    return [warning("shifted_test", what)]
 
 
 def _copies(links: Links, tile_names: np.ndarray, train_N: np.ndarray, hist_NC: np.ndarray) -> list[Finding]:
     """Copies with other labels, and copies between train and test."""
     copies = links.copies
     said = np.array([f"{tile_names[row.a]} = {tile_names[row.b]} ({_how(row)})" for row in copies.itertuples()], object)
-    a_P, b_P = (copies[side].to_numpy(np.int64) for side in ("a", "b"))  # an empty column would be of floats
-    found = []
-    both_P = train_N[a_P] & train_N[b_P]
-    if both_P.any():
-        what = f"{both_P.sum()} pairs of copies among the train tiles: {listed(said[both_P], 5)}"
-        found.append(Finding("train_copies", "warning", what, tiles_of_pairs(tile_names, a_P[both_P], b_P[both_P])))
-    across_P = train_N[a_P] != train_N[b_P]
-    if across_P.any():
-        what = f"{across_P.sum()} test tiles are copies of train tiles: {listed(said[across_P], 5)}"
-        found.append(Finding("test_copies", "warning", what, tiles_of_pairs(tile_names, a_P[across_P], b_P[across_P])))
-    pairs = np.flatnonzero(both_P)
+    copies_P2 = copies[["a", "b"]].to_numpy(np.int64)  # an empty column would be of floats
+    a_P, b_P = copies_P2.T
+    pairs = np.flatnonzero(train_N[a_P] & train_N[b_P])
+    across = np.flatnonzero(train_N[a_P] != train_N[b_P])
     # Class counts do not change when a tile is turned, so turned copies can be compared by them.
     apart = np.abs(hist_NC[a_P[pairs]] - hist_NC[b_P[pairs]]).sum(1) / 2
     other = pairs[apart > CONFLICT * np.maximum(hist_NC[a_P[pairs]].sum(1), 1)]
-    if len(other):
-        what = f"{len(other)} pairs of copies have other labels: {listed(said[other], 5)}"
-        concerned = tiles_of_pairs(tile_names, a_P[other], b_P[other])
-        found.append(Finding("copies_with_other_labels", "warning", what, concerned))
-    return found
+    return [
+        warning(kind, f"{len(of)} {what}: {listed(said[of], 5)}", tiles_of_pairs(tile_names, copies_P2[of]))
+        for kind, of, what in (
+            ("train_copies", pairs, "pairs of copies among the train tiles"),
+            ("test_copies", across, "test tiles are copies of train tiles"),
+            ("copies_with_other_labels", other, "pairs of copies have other labels"),
+        )
+        if len(of)
+    ]
 
 
 def _how(pair) -> str:

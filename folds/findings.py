@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from base.errors import listed
 from config.data import AuditError
 
 
@@ -16,13 +17,23 @@ class Finding:
     """An error stops the run unless `folds.allow` names its kind."""
     what: str
     tiles: list[str] = field(default_factory=list)
-    """All tiles tiles_of_pairs, as split/name."""
+    """All tiles that it concerns, as split/name."""
 
 
 def error(kind: AuditError, what: str, tiles: Sequence[str] = ()) -> Finding:
     return Finding(kind, "error", what, list(tiles))
 
 
-def tiles_of_pairs(tile_names: np.ndarray, a_P: np.ndarray, b_P: np.ndarray) -> list[str]:
+def warning(kind: str, what: str, tiles: Sequence[str] = ()) -> Finding:
+    return Finding(kind, "warning", what, list(tiles))
+
+
+def tiles_warning(kind: str, tiles: np.ndarray, what: str, remedy: str = "") -> list[Finding]:
+    """A warning that says how many tiles it concerns, and names the first; none if there are no such tiles."""
+    concerned = tiles.tolist()
+    return [warning(kind, f"{len(concerned)} {what}: {listed(concerned, 5)}{remedy}", concerned)] if concerned else []
+
+
+def tiles_of_pairs(tile_names: np.ndarray, pairs_P2: np.ndarray) -> list[str]:
     """The tiles of pairs, each once."""
-    return np.unique(tile_names[np.concatenate([a_P, b_P])]).tolist()
+    return np.unique(tile_names[pairs_P2]).tolist()

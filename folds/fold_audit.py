@@ -8,7 +8,7 @@ import pandas as pd
 from base.errors import listed
 from config.data import Folds
 from folds.assign import explain_few, few_groups
-from folds.findings import Finding, error, tiles_of_pairs
+from folds.findings import Finding, error, tiles_of_pairs, warning
 from folds.georeference import Beside
 from folds.links import Links
 
@@ -52,7 +52,7 @@ def fold_findings(folds: AuditedFolds, links: Links, beside: Beside) -> list[Fin
     if largest.iloc[0] > len(train) / k:
         what = f"group {largest.index[0]} holds {largest.iloc[0]} of {len(train)} tiles, more than a fold's share"
         what += "; folds.block_tiles cuts large groups" if folds.asked.has_blocks else ""
-        found.append(Finding("large_group", "warning", what))
+        found.append(warning("large_group", what))
     return found
 
 
@@ -70,7 +70,7 @@ def _absent_classes(folds: AuditedFolds, few: set[str]) -> list[Finding]:
         return []
     if folds.ours:
         what = f"no folds were found in which every fold holds every class that lives in {k} groups: {listed(absent)}"
-        return [Finding("class_absent_in_fold", "warning", what)]
+        return [warning("class_absent_in_fold", what)]
     what = f"{listed(absent)}, though these classes live in {k} groups or more; folds.file=null assigns folds anew"
     return [error("class_absent_in_fold", what)]
 
@@ -100,12 +100,12 @@ def _leaks(folds: AuditedFolds, links: Links, beside: Beside) -> list[Finding]:
         said = f"of {len(pairs_P2)} {what} stand in two folds"
         if len(chosen_P2):
             why = f"{len(chosen_P2)} {said}, as folds.block_tiles or folds.split_groups_of lets them"
-            found.append(Finding("chosen_leaks", "warning", why, tiles_of_pairs(tile_names, *chosen_P2.T)))
+            found.append(warning("chosen_leaks", why, tiles_of_pairs(tile_names, chosen_P2)))
         if len(split_P2):
             first = listed([f"{a} - {b}" for a, b in tile_names[split_P2]], 5)
             mend = _mend(kind, split_P2, borders_P2, placed_P2, folds.asked)
             why = f"{len(split_P2)} {said}, so OOF scores will be too high: {first}; {mend}"
-            found.append(error(kind, why, tiles_of_pairs(tile_names, *split_P2.T)))
+            found.append(error(kind, why, tiles_of_pairs(tile_names, split_P2)))
     return found
 
 
