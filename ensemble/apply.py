@@ -31,8 +31,7 @@ def labels_of(blend: FittedBlend, source: Source) -> Iterator[tuple[str, np.ndar
 
 def apply_tile(blend: FittedBlend, source: Source, i: int) -> tuple[np.ndarray, np.ndarray]:
     """`apply_blend` to tile i of a source."""
-    evidence_SHW = source.evidence(i, [specialist.name for specialist in blend.specialists])
-    return apply_blend(blend, source.probs(i, blend.models), evidence_SHW)
+    return apply_blend(blend, source.probs(i, blend.models), source.evidence(i, blend.specialist_names))
 
 
 def apply_blend(
@@ -95,5 +94,5 @@ def apply_pixels(
 def apply_sample(blend: FittedBlend, sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     """(C, P) probabilities and (P,) labels of a sample's pixels."""
     models = [sample.models.index(model) for model in blend.models]
-    specialists = [list(sample.specialists).index(specialist.name) for specialist in blend.specialists]
+    specialists = [list(sample.specialists).index(name) for name in blend.specialist_names]
     return apply_pixels(blend, [sample.probs_MCP[m] for m in models], [sample.evidence_SP[s] for s in specialists])

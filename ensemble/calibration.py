@@ -7,6 +7,7 @@ import numpy as np
 from scipy.optimize import minimize, minimize_scalar
 
 from ensemble.formulas import FLOOR
+from ensemble.labels import of_class
 from ensemble.sample import Sample
 
 FIT_PIXELS = 100_000  # a handful of parameters needs no more
@@ -74,7 +75,7 @@ def fit_platt(evidence_P: np.ndarray, truth_P: np.ndarray, weight_P: np.ndarray)
 def calibration_error(probs_CP: np.ndarray, index_P: np.ndarray, truth_P: np.ndarray, weight_P: np.ndarray) -> float:
     """Expected calibration error (Naeini et al. 2015) of the label's probability, in equal bins: the mean difference
     of confidence and accuracy."""
-    confidence_P = np.take_along_axis(probs_CP, index_P[None].astype(np.intp), axis=0)[0]
+    confidence_P = of_class(probs_CP, index_P)
     bin_P = np.minimum((confidence_P * BINS).astype(np.int64), BINS - 1)
     gap_B = np.bincount(bin_P, weight_P * (confidence_P - (index_P == truth_P)), minlength=BINS)
     return float(np.abs(gap_B).sum() / weight_P.sum())

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ensemble.labels import miou_of_counts, miou_of_truth, top_class
+from ensemble.labels import miou_of_counts, miou_of_truth, of_class, top_class
 from folds.metrics import confusion
 
 ROUNDS = 40
@@ -65,7 +65,7 @@ def fit_bias_rule(
         for c in order:
             score_CP = log_CP + bias_C.astype(np.float32)[:, None]
             runner_up_P = top_class(score_CP, [other for other in order if other != c])
-            to_beat_P = np.take_along_axis(score_CP, runner_up_P[None].astype(np.intp), axis=0)[0]
+            to_beat_P = of_class(score_CP, runner_up_P)
             # The first grid value above what is lacking. Arithmetic: a binary search per pixel takes 20 times as long.
             lacking_P = (to_beat_P - score_CP[c] + BIAS_RANGE) * np.float32((BIAS_BINS - 1) / (2 * BIAS_RANGE))
             joins_from_P = np.clip(np.floor(lacking_P) + 1, 0, BIAS_BINS).astype(np.int64)

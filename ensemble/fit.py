@@ -19,7 +19,7 @@ from ensemble.decision import fit_bias_rule, fit_miou_rule
 from ensemble.evidence import SHIPS, Estimate, Measure, Tally, gain, joined, tally
 from ensemble.fitted import FittedBlend, uniform_blend
 from ensemble.formulas import FLOOR, tempered
-from ensemble.labels import class_order
+from ensemble.labels import class_order, of_class
 from ensemble.sample import Sample
 from ensemble.specialists import fit_evidence, fit_override
 from ensemble.weights import BAGS, ballots, direct_weights, greedy_weights, per_class_weights, telling_models
@@ -133,8 +133,7 @@ def steps(sample: Sample, settings: Blend, temperatures: str | None = None) -> l
 def tally_sample(blend: FittedBlend, sample: Sample) -> Tally:
     """The blend's counts on a sample."""
     probs_CP, index_P = apply_sample(blend, sample)
-    truth_probs_P = np.take_along_axis(probs_CP, sample.truth_P[None].astype(np.intp), axis=0)[0]
-    loss_P = -np.log(np.maximum(truth_probs_P, FLOOR))
+    loss_P = -np.log(np.maximum(of_class(probs_CP, sample.truth_P), FLOOR))
     return tally(
         index_P,
         sample.truth_P,

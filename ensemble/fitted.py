@@ -53,6 +53,10 @@ class FittedBlend:
     """What each step of the fit came to: {"weights": "greedy", ...}. Blends that differ in nothing else label alike."""
 
     @property
+    def specialist_names(self) -> list[str]:
+        return [specialist.name for specialist in self.specialists]
+
+    @property
     def cleans(self) -> bool:
         """Whether there is post-processing."""
         return any(self.min_px_C) or any(self.hole_px_C)

@@ -119,5 +119,5 @@ def score_tiles(fits: HonestFit, source: OofSource) -> dict[str, Scored]:
 
 def label_tile(blend: FittedBlend, probs: Mapping[str, np.ndarray], source: Source, i: int) -> np.ndarray:
     """(H, W) uint8 indices of a tile, from probabilities already read: model -> (C, H, W)."""
-    evidence_SHW = source.evidence(i, [specialist.name for specialist in blend.specialists])
+    evidence_SHW = source.evidence(i, blend.specialist_names)
     return apply_blend(blend, [probs[model] for model in blend.models], evidence_SHW)[1]

@@ -31,6 +31,11 @@ def top_class(score_CP: np.ndarray, order: Sequence[int]) -> np.ndarray:
     return np.array(order, np.uint8)[rank_P]
 
 
+def of_class(value_CP: np.ndarray, index_P: np.ndarray) -> np.ndarray:
+    """(P,) each pixel's value at one class."""
+    return np.take_along_axis(value_CP, index_P[None].astype(np.intp), axis=0)[0]
+
+
 def miou_of_truth(conf_CC: np.ndarray) -> float:
     """Mean IoU over the classes in the truth of ONE confusion. On a whole data set it is `folds.metrics.mean_iou`.
 

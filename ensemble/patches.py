@@ -11,15 +11,17 @@ from ensemble.fitted import FittedBlend
 from ensemble.labels import class_order, top_class
 
 
-def patches(index_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def patches(index_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """The patches of a label map.
 
     Returns:
-        (H, W) patch numbers 0..R-1, (R,) their sizes in pixels, (R,) the class each is a hole in: of all its
-        neighbours, if they are of one class and it does not touch the tile's border; else -1.
+        (H, W) patch numbers 0..R-1, (R,) their sizes in pixels, (R,) their classes, (R,) the class each is a hole in:
+        of all its neighbours, if they are of one class and it does not touch the tile's border; else -1.
     """
     patch_HW = connected(index_HW.astype(np.int32) + 1, background=0, connectivity=1) - 1
     size_R = np.bincount(patch_HW.ravel())
+    class_R = np.zeros(len(size_R), np.int64)
+    class_R[patch_HW.ravel()] = index_HW.ravel()
     least_R = np.full(len(size_R), 256, np.int64)
     most_R = np.full(len(size_R), -1, np.int64)
     for patch, other in ((patch_HW, index_HW), (patch_HW.T, index_HW.T)):
@@ -31,16 +33,14 @@ def patches(index_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     hole_in_R = np.where(least_R == most_R, most_R, -1)
     for border in (patch_HW[0], patch_HW[-1], patch_HW[:, 0], patch_HW[:, -1]):
         hole_in_R[border] = -1  # what lies beyond the tile is not known
-    return patch_HW, size_R, hole_in_R
+    return patch_HW, size_R, class_R, hole_in_R
 
 
 def clean_labels(blend: FittedBlend, index_HW: np.ndarray, score_CHW: np.ndarray) -> np.ndarray:
     """The label map without holes smaller than `hole_px_C` of the class around them, nor other patches smaller than
     `min_px_C` of their own class, whose pixels each take the class of the next best score."""
-    patch_HW, size_R, hole_in_R = patches(index_HW)
+    patch_HW, size_R, class_R, hole_in_R = patches(index_HW)
     min_px_C, hole_px_C = np.array(blend.min_px_C), np.array(blend.hole_px_C)
-    class_R = np.zeros(len(size_R), np.int64)
-    class_R[patch_HW.ravel()] = index_HW.ravel()
     filled_R = (hole_in_R >= 0) & (size_R < hole_px_C[hole_in_R])
     gone_R = ~filled_R & (size_R < min_px_C[class_R])
     cleaned_HW = np.where(filled_R[patch_HW], hole_in_R[patch_HW], index_HW).astype(np.uint8)

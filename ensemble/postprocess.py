@@ -12,7 +12,7 @@ import numpy as np
 from base.threads import track_in_threads
 from config.data import IGNORE_INDEX
 from config.ensemble import Blend
-from ensemble.apply import apply_blend
+from ensemble.apply import apply_tile
 from ensemble.evidence import SHIPS, Tally, gain, tally_of_counts
 from ensemble.fit import Choice, Fit
 from ensemble.fitted import FittedBlend
@@ -96,9 +96,7 @@ def _count(blend: FittedBlend, source: OofSource, tiles: Sequence[int]) -> tuple
 
     def count(position_and_tile: tuple[int, int]) -> tuple[np.ndarray, PatchTable]:
         position, i = position_and_tile
-        probs_MCHW = source.probs(i, blend.models)
-        evidence_SHW = source.evidence(i, [specialist.name for specialist in blend.specialists])
-        probs_CHW, index_HW = apply_blend(blend, probs_MCHW, evidence_SHW)
+        probs_CHW, index_HW = apply_tile(blend, source, i)
         return _count_tile(position, index_HW, scores(blend, probs_CHW), source.truth(i), class_order(blend.classes))
 
     rows = list(track_in_threads(count, enumerate(tiles), "post-processing", total=len(tiles)))
@@ -112,7 +110,7 @@ def _count_tile(
     position: int, index_HW: np.ndarray, score_CHW: np.ndarray, truth_HW: np.ndarray, order: list[int]
 ) -> tuple[np.ndarray, PatchTable]:
     num_classes = len(order)
-    patch_HW, size_R, hole_in_R = patches(index_HW)
+    patch_HW, size_R, class_R, hole_in_R = patches(index_HW)
     seen_HW = truth_HW != IGNORE_INDEX
     right_HW = index_HW == truth_HW
     base_3C = np.stack(
@@ -125,8 +123,6 @@ def _count_tile(
     row_P, truth_P, index_P = row_R[patch_HW[small]], truth_HW[small], index_HW[small]
     next_P = next_best(score_CHW[:, small], index_P, order)
     rows = int(small_R.sum())
-    class_R = np.zeros(len(size_R), np.int64)
-    class_R[patch_HW.ravel()] = index_HW.ravel()
 
     def per_row(where: np.ndarray) -> np.ndarray:
         return np.bincount(row_P[where], minlength=rows)

@@ -31,8 +31,8 @@ from pipeline.scene import PredictPixels
 
 def members_of_blend(run: Run, blend: FittedBlend) -> list[list[Member]]:
     """All members of the blend's models, then of its specialists."""
-    names = [*blend.models, *(specialist.name for specialist in blend.specialists)]
-    return [list(run.members(run.experiment.model(name))) for name in names]
+    models = [run.experiment.model(name) for name in (*blend.models, *blend.specialist_names)]
+    return [list(run.members(model)) for model in models]
 
 
 def all_models(run: Run, models: list[list[LoadedMember]], device: torch.device) -> PredictPixels:
@@ -91,8 +91,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"labels by {run.variant}; the blend was fitted on {fitted}", file=sys.stderr)
     set_up_cpu(run.experiment)
     count = label_by_blend(run, blend, wanted_of(args), pick_device(run.experiment.jobs))
-    names = [*blend.models, *(specialist.name for specialist in blend.specialists)]
-    print(f"{args.out}: {count} images by blend {run.experiment.blend.name!r} of {', '.join(names)}")
+    names = ", ".join((*blend.models, *blend.specialist_names))
+    print(f"{args.out}: {count} images by blend {run.experiment.blend.name!r} of {names}")
 
 
 if __name__ == "__main__":

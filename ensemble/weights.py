@@ -12,7 +12,7 @@ import numpy as np
 from ensemble.evidence import agreement, tally
 from ensemble.fitted import Combination
 from ensemble.formulas import FLOOR, lifted
-from ensemble.labels import class_order, miou_of_truth, top_class
+from ensemble.labels import class_order, miou_of_truth, of_class, top_class
 from ensemble.sample import Sample
 from folds.metrics import confusion
 
@@ -190,9 +190,9 @@ def _one_class_miou(ballot: Ballot, total_CP: np.ndarray, c: int) -> Callable[[n
     """mIoU as a function of one class's scores, the other classes' being fixed."""
     others = [other for other in ballot.order if other != c]
     runner_up_P = top_class(total_CP, others)
-    to_beat_P = np.take_along_axis(total_CP, runner_up_P[None].astype(np.intp), axis=0)[0]
     rank_C = np.argsort(ballot.order)
-    to_beat_P = to_beat_P - (rank_C[c] < rank_C[runner_up_P])  # integers: "at least" is "above one less"
+    # Integers: "at least" is "above one less".
+    to_beat_P = of_class(total_CP, runner_up_P) - (rank_C[c] < rank_C[runner_up_P])
 
     def miou(score_P: np.ndarray) -> float:
         return ballot.miou(np.where(score_P > to_beat_P, np.uint8(c), runner_up_P))

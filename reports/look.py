@@ -14,7 +14,7 @@ from config.data import IGNORE_INDEX
 from ensemble.apply import apply_uncleaned, cleaned
 from ensemble.evidence import Counter, Tally
 from ensemble.fitted import FittedBlend
-from ensemble.labels import class_order, top_class
+from ensemble.labels import class_order, of_class, top_class
 from ensemble.source import OofSource
 from folds.metrics import confusion
 from reports.patches import Habits, Patch, find_patches, habits_of, summed
@@ -113,7 +113,7 @@ def look_at_tile(source: OofSource, i: int, blend: FittedBlend) -> TileLook:
     truth_HW = source.truth(i)
     truth_P = truth_HW.ravel()
     chosen = [models.index(model) for model in blend.models]
-    evidence_SHW = source.evidence(i, [specialist.name for specialist in blend.specialists])
+    evidence_SHW = source.evidence(i, blend.specialist_names)
     blended_CHW, decided_HW = apply_uncleaned(blend, probs_MCHW[chosen], evidence_SHW)
     index_HW = cleaned(blend, blended_CHW, decided_HW)
     # Bytes are summed in 16 bits, which hold 257 models.
@@ -138,8 +138,7 @@ def reliability_bins(score_CP: np.ndarray, index_P: np.ndarray, truth_P: np.ndar
         index_P: the label, which need not be the likeliest class.
     """
     keep = truth_P != IGNORE_INDEX
-    label_P = np.take_along_axis(score_CP, index_P[None].astype(np.intp), axis=0)[0]
-    sure_P = label_P[keep] / np.maximum(score_CP.sum(0)[keep], 1e-9)
+    sure_P = of_class(score_CP, index_P)[keep] / np.maximum(score_CP.sum(0)[keep], 1e-9)
     right_P = index_P[keep] == truth_P[keep]
     bin_P = np.minimum((sure_P * BINS).astype(np.int64), BINS - 1)
     columns = [np.bincount(bin_P, weights, minlength=BINS) for weights in (None, sure_P, right_P)]

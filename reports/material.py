@@ -118,8 +118,8 @@ class Material:
         if not (self.run.blend_dir / BLEND).exists():
             return None
         fitted = read_blend(self.run)
-        specialists = {specialist.name for specialist in fitted.blend.specialists}
-        known = set(fitted.blend.models) <= set(self.oof.models) and specialists <= self.oof.specialists.keys()
+        models, specialists = set(fitted.blend.models), set(fitted.blend.specialist_names)
+        known = models <= set(self.oof.models) and specialists <= self.oof.specialists.keys()
         return fitted if known else None
 
     @cached_property

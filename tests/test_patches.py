@@ -31,7 +31,8 @@ def blend_of(min_px_C=(0, 0, 0), hole_px_C=(0, 0, 0)):
 
 
 def test_patches_are_connected_by_sides_and_holes_are_enclosed():
-    patch_HW, size_R, hole_in_R = patches(MAP)
+    patch_HW, size_R, class_R, hole_in_R = patches(MAP)
+    assert (class_R[patch_HW] == MAP).all()
     assert sorted(size_R) == [1, 1, 2, 4, 27]
     assert hole_in_R[patch_HW[1, 1]] == 0
     assert hole_in_R[patch_HW[3, 3]] == 0
