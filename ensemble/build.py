@@ -198,15 +198,18 @@ def step_table(
     before = None
     for name, blend in fits.whole.stages.items():
         here = scored[name]
-        estimate = here.estimate
         gain = Estimate(0.0, 0.0, 0.0) if before is None else here.gain_over(before)
         kind = blend.kinds.get(name, "")
         agree = sum(fit.stages[name].kinds.get(name, "") == kind for fit in fits.without.values())
-        figures = (name, kind, agree, name == stage, estimate.value, estimate.low, estimate.high, gain.value, gain.low,
-                   gain.high, here.in_sample.miou, calibration_error.get(name, np.nan))  # fmt: skip
-        rows.append(dict(zip(STEP_COLUMNS, figures, strict=True)) | dict(zip(classes, here.honest.iou_C, strict=True)))
+        rows.append(
+            {"step": name, "kind": kind, "agree": agree, "ships": name == stage}
+            | here.estimate.columns("miou")
+            | gain.columns("gain")
+            | {"miou_in_sample": here.in_sample.miou, "ece": calibration_error.get(name, np.nan)}
+            | dict(zip(classes, here.honest.iou_C, strict=True))
+        )
         before = here
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*STEP_COLUMNS, *classes])
 
 
 def candidate_table(choices: list[Choice], shipping: bool) -> pd.DataFrame:

@@ -16,10 +16,10 @@ from base.command import add_json, write_figures
 from base.command import run as run_command
 from base.errors import UserError, listed
 from base.screen import screen, text_table
-from base.tables import read_csv
+from base.tables import read_csv, records
 from config.data import COMPARE_COLUMNS, STEP_COLUMNS
 from ensemble.build import GROUPS, STEPS, read_groups
-from ensemble.evidence import Estimate, Tally, gain, score
+from ensemble.evidence import UNKNOWN, Estimate, Tally, gain, score
 
 
 @dataclass(frozen=True)
@@ -51,25 +51,24 @@ def read_compared(operand: str) -> Compared:
     return Compared(operand, classes, groups, tally, float(steps.miou_in_sample[steps.ships].iloc[0]))
 
 
-def difference(to: Compared, base: Compared) -> Estimate | None:
-    """Gain in honest mIoU, paired over groups; None where they were scored on other tiles."""
+def difference(to: Compared, base: Compared) -> Estimate:
+    """Gain in honest mIoU, paired over groups; UNKNOWN where they were scored on other tiles."""
     if to.groups != base.groups or to.classes != base.classes:
-        return None
-    return gain(to.tally, base.tally) if np.array_equal(to.tally.truth_GC, base.tally.truth_GC) else None
+        return UNKNOWN
+    return gain(to.tally, base.tally) if np.array_equal(to.tally.truth_GC, base.tally.truth_GC) else UNKNOWN
 
 
 def compare(operands: list[str]) -> pd.DataFrame:
     """A row per blend; `difference` is its gain over the first, NaN where tiles, groups or classes differ."""
     blends = [read_compared(operand) for operand in operands]
-    rows = []
-    for blend in blends:
-        estimate, gained = score(blend.tally), difference(blend, blends[0])
-        low, high = (gained.low, gained.high) if gained else (np.nan, np.nan)
-        figures = (blend.label, estimate.value, estimate.low, estimate.high, blend.miou_in_sample,
-                   gained.value if gained else np.nan, low, high)  # fmt: skip
-        rows.append(
-            dict(zip(COMPARE_COLUMNS, figures, strict=True)) | dict(zip(blend.classes, blend.tally.iou_C, strict=True))
-        )
+    rows = [
+        {"blend": blend.label}
+        | score(blend.tally).columns("miou")
+        | {"miou_in_sample": blend.miou_in_sample}
+        | difference(blend, blends[0]).columns("difference")
+        | dict(zip(blend.classes, blend.tally.iou_C, strict=True))
+        for blend in blends
+    ]
     return pd.DataFrame(rows)
 
 
@@ -105,7 +104,7 @@ def main(argv: list[str] | None = None) -> None:
     add_json(parser)
     args = parser.parse_args(argv)
     table = compare(args.blends)
-    write_figures(args.json, {"rows": table.astype(object).where(table.notna(), None).to_dict("records")})
+    write_figures(args.json, {"rows": records(table)})
     show(table, screen())
 
 

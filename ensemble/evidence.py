@@ -139,8 +139,15 @@ class Estimate:
         """The interval without values that the figure cannot have."""
         return replace(self, low=np.maximum(self.low, least), high=np.minimum(self.high, most))
 
+    def columns(self, name: str) -> dict[str, float]:
+        """As the tables have it, in this order."""
+        return {name: self.value, f"{name}_low": self.low, f"{name}_high": self.high}
+
     def __str__(self) -> str:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
+
+
+UNKNOWN = Estimate(np.nan, np.nan, np.nan)
 
 
 def score(of: Tally) -> Estimate:

@@ -18,7 +18,7 @@ from base.errors import UserError
 from base.files import hash_file, whole_file
 from base.screen import screen
 from base.stamps import FileResult
-from base.tables import read_csv, write_csv
+from base.tables import read_csv, records, write_csv
 from base.threads import track_in_threads
 from config import Member, Run, load_experiment, open_run
 from config.data import IGNORE_INDEX, OOF_COLUMNS
@@ -32,8 +32,7 @@ from folds.folds_csv import folds_of
 from folds.metrics import confusion
 from pipeline.store import MANIFEST
 
-SCORES = OOF_COLUMNS[7:]
-"""miou, miou_low, miou_high, miou_in_sample"""
+SCORES = ("miou", "miou_low", "miou_high", "miou_in_sample")  # of OOF_COLUMNS
 
 
 def oof_table(folder: str | Path) -> pd.DataFrame:
@@ -194,8 +193,7 @@ def _member_row(run: Run, source: OofStores, whose: Member | str, tiles: int, co
 
 
 def _scores(counted: Tally) -> dict[str, float]:
-    estimate = score(counted)
-    return dict(zip(SCORES, (estimate.value, estimate.low, estimate.high, np.nan), strict=True))
+    return score(counted).columns("miou") | {"miou_in_sample": np.nan}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -209,10 +207,8 @@ def main(argv: list[str] | None = None) -> None:
     stores = ProvenStores(run)
     built = build_blend(stores)
     table = make_table(stores, built)
-    records = {"rows": table, "steps": built.steps, "candidates": built.candidates, "models": built.models}
-    write_figures(args.json, {
-        name: frame.astype(object).where(frame.notna(), None).to_dict("records") for name, frame in records.items()
-    })  # fmt: skip
+    tables = {"rows": table, "steps": built.steps, "candidates": built.candidates, "models": built.models}
+    write_figures(args.json, {name: records(each) for name, each in tables.items()})
     console = screen()
     show_models(table, console)
     show_blend(built, console)

@@ -9,7 +9,7 @@ from config import Run
 from config.ensemble import PLAIN_MEAN, Blend
 from ensemble.apply import apply_sample
 from ensemble.calibration import calibration_error
-from ensemble.evidence import Estimate, Tally, gain
+from ensemble.evidence import UNKNOWN, Estimate, Tally, gain
 from ensemble.fitted import FittedBlend
 from ensemble.honest import HonestFit, fit_honestly, score_sample
 from ensemble.labels import class_order, top_class
@@ -53,14 +53,12 @@ def model_worth(run: Run, sample: Sample, blend: FittedBlend, settings: Blend) -
         for name in track(asked, "worth of models")
     }
     seconds, counts = seconds_per_1000_tiles(run), member_counts(run)
-    rows = []
-    for name in names:
-        found = worth.get(name, Estimate(np.nan, np.nan, np.nan))
-        rows.append(
-            {"model": name, **counts[name], "weight": float(with_it.get(name, share.get(name, 0.0))),
-             "worth": found.value, "worth_low": found.low, "worth_high": found.high,
-             "s_per_1000_tiles": seconds[name]}
-        )  # fmt: skip
+    rows = [
+        {"model": name, **counts[name], "weight": float(with_it.get(name, share.get(name, 0.0)))}
+        | worth.get(name, UNKNOWN).columns("worth")
+        | {"s_per_1000_tiles": seconds[name]}
+        for name in names
+    ]
     return pd.DataFrame(rows)
 
 
