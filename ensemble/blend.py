@@ -24,7 +24,7 @@ from folds.classes import ClassTable
 from folds.metrics import mean_iou
 from folds.tiles import tiles_of
 from submissions.layout import Layout
-from submissions.receipt import differences, read_receipt, receipt_path
+from submissions.receipt import differences, find_receipt, read_receipt, receipt_path
 from submissions.score import score_submission
 from submissions.write import write_submission, write_zip
 
@@ -120,7 +120,7 @@ def main(argv: list[str] | None = None) -> None:
     show_models(table, console)
     show_blend(built, console)
     path = make_submission(stores, built)
-    receipt = read_receipt(path) if path and receipt_path(path).exists() else {}
+    receipt = find_receipt(path) if path else {}
     if (gain := receipt.get("fold_mean_gain")) is not None:
         print(f"where test tiles are like train tiles, the mean over folds adds about {gain:+.4f} (docs/ensemble.md)")
     if path and run.experiment.data.test_masks:

@@ -22,7 +22,7 @@ from submissions.layout import Layout
 from submissions.ledger import fit_line, ledger_path, read_ledger, scored_boards
 from submissions.plot import draw_scores
 from submissions.problems import describe
-from submissions.receipt import read_receipt, receipt_path
+from submissions.receipt import find_receipt
 from submissions.score import score_submission
 from submissions.verify import Verdict, verify_submission
 
@@ -38,7 +38,7 @@ def section(material: Material) -> Section:
         raise UserError("there is nothing to hand in: the data set has no test tiles (data.test_images is null)")
     if not path.exists():
         raise UserError(f"{path}: no zip yet. Run: python -m ensemble.blend --config FILE")
-    receipt = read_receipt(path) if receipt_path(path).exists() else {}
+    receipt = find_receipt(path)
     verdict = verify_submission(path, run.experiment, material.tiles, receipt.get("class_shares_oof"))
     errors, warnings = len(verdict.errors), len(verdict.problems) - len(verdict.errors)
     facts = [

@@ -18,7 +18,7 @@ from folds.metrics import confusion, mean_iou
 from folds.tiles import tiles_of
 from submissions.formats import read_submission
 from submissions.layout import Layout
-from submissions.receipt import read_receipt, receipt_path
+from submissions.receipt import find_receipt
 
 SHOWN = 12  # rows of a printed table
 PICTURES = 6  # tiles that are drawn
@@ -93,7 +93,7 @@ def honest_confusion(receipt: dict[str, Any], classes: ClassTable) -> np.ndarray
 
 def layout_for(path: Path, experiment: Experiment, tiles: pd.DataFrame) -> Layout:
     """The layout to read a zip with: what its receipt says of it, else what the experiment does."""
-    receipt = read_receipt(path) if receipt_path(path).exists() else {}
+    receipt = find_receipt(path)
     said = receipt.get("experiment", {}).get("submission", {})
     update = said | {key: receipt[key] for key in ("format",) if key in receipt}
     submission = Submission.model_validate(experiment.submission.model_dump(mode="json") | update)
@@ -114,8 +114,7 @@ def main(argv: list[str] | None = None) -> None:
     a = track(read_submission(path_a, layouts[0]), "compare", total=len(layouts[0].tiles))
     comparison = compare(iter(a), read_submission(path_b, layouts[1]), len(classes))
     print_comparison(comparison, classes)
-    confs = [honest_confusion(read_receipt(path), classes) if receipt_path(path).exists() else None
-             for path in (path_a, path_b)]  # fmt: skip
+    confs = [honest_confusion(find_receipt(path), classes) for path in (path_a, path_b)]
     figures = {"changed_share": comparison.changed_share, "expected_change": None}
     if all(conf is None for conf in confs):
         print("expected change in mIoU: unknown; neither receipt holds an honest confusion")

@@ -52,6 +52,11 @@ def read_receipt(path: Path) -> dict[str, Any]:
     return receipt
 
 
+def find_receipt(path: Path) -> dict[str, Any]:
+    """The same; empty where there is none."""
+    return read_receipt(path) if receipt_path(path).exists() else {}
+
+
 def differences(receipt: dict[str, Any], now: dict[str, Any]) -> list[str]:
     """What the zip would be made from now that it was not made from then, as "weights.unet 0.4 -> 0.6".
 

@@ -16,7 +16,7 @@ from submissions import content
 from submissions.formats import walk
 from submissions.layout import Layout, Tile
 from submissions.problems import CONTENT, ERROR, WARNING, FlawError, Problem, describe
-from submissions.receipt import read_receipt, receipt_path
+from submissions.receipt import find_receipt
 
 ENOUGH = 0.9  # share of tiles that must be right in form before their content is judged as a whole
 
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> None:
     (zip_path,), overrides = split_operands(args.overrides, 1)
     experiment = load_experiment(args.config, overrides)
     path = Path(zip_path)
-    receipt = read_receipt(path) if receipt_path(path).exists() else {}
+    receipt = find_receipt(path)
     verdict = verify_submission(path, experiment, tiles_of(Run(experiment)), receipt.get("class_shares_oof"))
     if receipt and receipt["sha256"] != hash_file(path):
         changed = Problem("archive", "not the zip that its receipt was written for: other bytes", severity=WARNING)

@@ -22,7 +22,7 @@ from submissions.formats import assemble, encode
 from submissions.layout import Layout, Tile
 from submissions.ledger import add_to_ledger, ledger_path
 from submissions.problems import describe
-from submissions.receipt import names_of, read_receipt, receipt_path, write_receipt
+from submissions.receipt import find_receipt, names_of, write_receipt
 from submissions.verify import verify_submission
 
 Labels = Iterable[tuple[str, np.ndarray]]
@@ -112,9 +112,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def _refuse_anothers(path: Path, names: dict[str, str]) -> None:
     """Blend "b" of run "a" and run "a.b" have zips of one name."""
-    if not (path.exists() and receipt_path(path).exists()):
-        return
-    receipt = read_receipt(path)
+    receipt = find_receipt(path) if path.exists() else {}
     others = {key: receipt[key] for key, name in names.items() if receipt.get(key, name) != name}
     if others:
         whose = " and ".join(f"{key} {name!r}" for key, name in others.items())
