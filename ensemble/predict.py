@@ -11,21 +11,11 @@ from config import Member, Run, open_run
 from ensemble.apply import apply_uncleaned, cleaned
 from ensemble.build import add_name_option, fitted_variant, named_experiment, read_blend, refuse_outdated
 from ensemble.fitted import FittedBlend
-from folds.classes import ClassTable
+from pipeline.batch_norms import PixelSample
 from pipeline.device import pick_device, set_up_cpu
-from pipeline.image_files import Wanted, add_image_options, find_images, reader_for, wanted_of
-from pipeline.images import (
-    Decide,
-    Sheet,
-    Strips,
-    adaptation_to,
-    batches_of,
-    label_images,
-    mean_of_members,
-    predict_images,
-)
-from pipeline.members import LoadedMember, load_member, record_of_trained
-from pipeline.prepare import Preparation
+from pipeline.image_files import Wanted, add_image_options, wanted_of
+from pipeline.images import Decide, Sheet, Strips, label_images, mean_of_members
+from pipeline.members import load_member, record_of_trained
 from pipeline.scene import PredictPixels
 
 
@@ -33,12 +23,6 @@ def members_of_blend(run: Run, blend: FittedBlend) -> list[list[Member]]:
     """All members of the blend's models, then of its specialists."""
     models = [run.experiment.model(name) for name in (*blend.models, *blend.specialist_names)]
     return [list(run.members(model)) for model in models]
-
-
-def all_models(run: Run, models: list[list[LoadedMember]], device: torch.device) -> PredictPixels:
-    """A function from pixels to the probabilities of every model, one model's channels after another's."""
-    predict_each = [mean_of_members(run, members, device) for members in models]
-    return lambda pixels_NHWB: np.concatenate([predict(pixels_NHWB) for predict in predict_each], axis=1)
 
 
 def decision_of(blend: FittedBlend, keep_probs: bool) -> Decide:
@@ -66,17 +50,15 @@ def label_by_blend(run: Run, blend: FittedBlend, wanted: Wanted, device: torch.d
         UserError: members that are not trained, images that do not fit them.
     """
     members = members_of_blend(run, blend)
-    record = record_of_trained(run, members[0][0])
-    preparation = Preparation(**record.preparation)
-    found = find_images(wanted, preparation.bands, record.dtype)
-    read = reader_for(preparation, run.experiment.data.nodata)
-    adapt_to = adaptation_to(run, found, read)
-    # They stay loaded, so this is the memory of all.
-    models = [[load_member(run, member, device, adapt_to) for member in each] for each in members]
-    images = predict_images(found, read, all_models(run, models, device), batches_of(run))
-    decide = decision_of(blend, wanted.probs)
-    label_images(images, len(found), decide, ClassTable.of(run.experiment.data), blend.classes, wanted)
-    return len(found)
+
+    def predict_of(adapt_to: PixelSample | None) -> PredictPixels:
+        """Of the probabilities of every model, one model's channels after another's. All members stay loaded."""
+        loaded = [[load_member(run, member, device, adapt_to) for member in each] for each in members]
+        predict_each = [mean_of_members(run, each, device) for each in loaded]
+        return lambda pixels_NHWB: np.concatenate([predict(pixels_NHWB) for predict in predict_each], axis=1)
+
+    record, decide = record_of_trained(run, members[0][0]), decision_of(blend, wanted.probs)
+    return label_images(run, wanted, record, predict_of, decide, blend.classes)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -22,6 +22,7 @@ from pipeline.image_sample import sample_of_images
 from pipeline.label_files import write_labels, write_probs
 from pipeline.members import LoadedMember, load_member, record_of_trained
 from pipeline.prepare import Preparation
+from pipeline.record import MemberRecord
 from pipeline.scene import WINDOW_PX, PredictPixels, predict_scene
 
 Strips = Iterable[np.ndarray]
@@ -29,6 +30,8 @@ Strips = Iterable[np.ndarray]
 Decide = Callable[[Strips, int], tuple[np.ndarray | None, np.ndarray | None]]
 """Strips of an image, and its height -> its (C, H, W) probabilities, None where nobody wants them, and (H, W) indices,
 None where it has no labels."""
+PredictOf = Callable[[PixelSample | None], PredictPixels]
+"""What batch norms are to go by, or None -> what predicts."""
 BatchOf = Callable[[int, int], int]
 """Height and width of images -> how many of them go through at once."""
 
@@ -109,20 +112,26 @@ def predict_images(
 
 
 def label_images(
-    images: Iterator[tuple[Found, Strips, np.ndarray]],
-    total: int,
-    decide: Decide,
-    classes: ClassTable,
-    names: Sequence[str],
-    wanted: Wanted,
-) -> None:
-    """Write what is wanted of each predicted image; `names` are those of the probabilities' channels.
+    run: Run, wanted: Wanted, record: MemberRecord, predict_of: PredictOf, decide: Decide, names: Sequence[str]
+) -> int:
+    """Predict the images that are wanted, and write what is wanted of each; the number of images.
 
     Where an image has no data, its labels are `ClassTable.blank_label` and its probabilities NaN.
+
+    Args:
+        record: of one of the members that predict; all want their pixels alike.
+        names: of the channels of what `decide` gives.
+
+    Raises:
+        UserError: images that do not fit the members, and what `predict_of` raises.
     """
-    progress, task = bar("predict images", total)
+    preparation = Preparation(**record.preparation)
+    classes, read = ClassTable.of(run.experiment.data), reader_for(preparation, run.experiment.data.nodata)
+    found = find_images(wanted, preparation.bands, record.dtype)
+    predict = predict_of(adaptation_to(run, found, read))
+    progress, task = bar("predict images", len(found))
     with progress:
-        for image, strips, empty_HW in images:
+        for image, strips, empty_HW in predict_images(found, read, predict, batches_of(run)):
             probs_CHW, index_HW = decide(strips, image.height)
             if index_HW is not None:
                 label_HW = np.where(empty_HW, np.uint8(classes.blank_label), classes.to_label(index_HW))
@@ -131,6 +140,7 @@ def label_images(
                 probs_CHW = np.where(empty_HW, np.float32(np.nan), probs_CHW)
                 write_probs(wanted.out, image.path, probs_CHW, names)
             progress.advance(task)
+    return len(found)
 
 
 def label_by_members(run: Run, members: Sequence[Member], wanted: Wanted, device: torch.device) -> int:
@@ -143,12 +153,9 @@ def label_by_members(run: Run, members: Sequence[Member], wanted: Wanted, device
     specialist = record.target != "all"
     if specialist and not wanted.probs:
         raise UserError(f"model {record.model} knows {record.target} only and gives no labels; ask for --probs")
-    preparation = Preparation(**record.preparation)
-    found = find_images(wanted, preparation.bands, record.dtype)
-    read = reader_for(preparation, run.experiment.data.nodata)
-    adapt_to = adaptation_to(run, found, read)
-    loaded = [load_member(run, member, device, adapt_to) for member in members]
-    images = predict_images(found, read, mean_of_members(run, loaded, device), batches_of(run))
+
+    def predict_of(adapt_to: PixelSample | None) -> PredictPixels:
+        return mean_of_members(run, [load_member(run, member, device, adapt_to) for member in members], device)
 
     def decide(strips: Strips, height: int) -> tuple[np.ndarray | None, np.ndarray | None]:
         probs, index = Sheet(height), Sheet(height)
@@ -159,5 +166,4 @@ def label_by_members(run: Run, members: Sequence[Member], wanted: Wanted, device
                 index.add(probs_CHW.argmax(0).astype(np.uint8))
         return probs.values, index.values
 
-    label_images(images, len(found), decide, ClassTable.of(run.experiment.data), record.classes, wanted)
-    return len(found)
+    return label_images(run, wanted, record, predict_of, decide, record.classes)
