@@ -17,7 +17,7 @@ from folds.reader import TileReader
 from folds.scan import Scan
 
 FORMAT = "1"  # raised when the search changes, so that links found by an older one are searched anew
-FILES = ("neighbours.csv", "copies.csv", "places.csv", "evidence.json")
+FOLDER, NEIGHBOURS, COPIES, PLACES, EVIDENCE = "links", "neighbours.csv", "copies.csv", "places.csv", "evidence.json"
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def open_links(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> Links
 
     The files name tiles as split/name, for people and other programs.
     """
-    folder = run.dir / "links"
+    folder = run.dir / FOLDER
     reader = TileReader.of(run.experiment.data)
     inputs = {"image and mask files": sources, **reader.folder_input, "format of links": FORMAT}
     tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
@@ -61,21 +61,22 @@ def open_links(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> Links
         return _read(folder, tile_names)
     links = find_links(scan)
     with whole_folder(folder) as aside:
-        for pairs, file in ((links.neighbours, FILES[0]), (links.copies, FILES[1])):
+        for pairs, file in ((links.neighbours, NEIGHBOURS), (links.copies, COPIES)):
             pairs.assign(a=tile_names[pairs.a], b=tile_names[pairs.b]).to_csv(aside / file, index=False)
         places = links.places.assign(mosaic=tile_names[links.places.mosaic])
         places.insert(0, "tile", tile_names)
-        places.to_csv(aside / FILES[2], index=False)
-        write_json(aside / FILES[3], links.evidence)
-    result.finish([folder / file for file in FILES])
+        places.to_csv(aside / PLACES, index=False)
+        write_json(aside / EVIDENCE, links.evidence)
+    result.finish([folder / file for file in (NEIGHBOURS, COPIES, PLACES, EVIDENCE)])
     return links
 
 
 def _read(folder: Path, tile_names: np.ndarray) -> Links:
     position = {name: n for n, name in enumerate(tile_names)}
-    tables = []
-    for file, columns in ((FILES[0], ("a", "b")), (FILES[1], ("a", "b")), (FILES[2], ("mosaic",))):
-        table = read_csv(folder / file, dtype=dict.fromkeys(columns, str))
-        tables.append(table.assign(**{column: table[column].map(position).astype(np.int64) for column in columns}))
-    neighbours, copies, places = tables
-    return Links(neighbours, copies, places.drop(columns="tile"), read_json(folder / FILES[3]))
+
+    def read(file: str, *names: str) -> pd.DataFrame:
+        table = read_csv(folder / file, dtype=dict.fromkeys(names, str))
+        return table.assign(**{column: table[column].map(position).astype(np.int64) for column in names})
+
+    places = read(PLACES, "mosaic").drop(columns="tile")
+    return Links(read(NEIGHBOURS, "a", "b"), read(COPIES, "a", "b"), places, read_json(folder / EVIDENCE))

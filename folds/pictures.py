@@ -10,6 +10,7 @@ from base.files import whole_folder
 from base.stamps import FolderResult, hash_files
 from base.threads import track_in_threads
 from config import Run
+from folds import links
 from folds.reader import TileReader
 from folds.scan import Scan, thumbnail
 from folds.stretch import Stretch
@@ -20,6 +21,7 @@ GAP_PX = 1
 TEST_FRAME = (255, 60, 60)
 EMPTY = (235, 235, 235)
 
+FOLDER = "mosaic"  # of a run
 INDEX = "mosaics.csv"  # of the pictures: file and number of tiles
 
 
@@ -31,8 +33,8 @@ def write_mosaics(run: Run, tiles: pd.DataFrame, places: pd.DataFrame, scan: Sca
     Args:
         places: of `folds.links.Links`, a row per row of `tiles`.
     """
-    folder, data = run.dir / "mosaic", run.experiment.data
-    result = FolderResult(folder, run.data_keys, hash_files([run.dir / "links" / "places.csv"]))
+    folder, data = run.dir / FOLDER, run.experiment.data
+    result = FolderResult(folder, run.data_keys, hash_files([run.dir / links.FOLDER / links.PLACES]))
     if not result.is_fresh():
         sizes = places.mosaic.value_counts()
         chosen = sizes[sizes > 1].sort_index(kind="stable").sort_values(ascending=False, kind="stable")[:MOSAICS]

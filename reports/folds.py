@@ -6,6 +6,7 @@ from PIL import Image
 
 from base.command import run as run_command
 from base.files import read_json
+from folds import pictures
 from folds.assign import least_deviation, relative_deviation
 from reports.alone import section_command
 from reports.figures import ACCENT, GRID, MUTED, WIDTH, canvas, color_and_mark, finish, look, name_axis
@@ -127,12 +128,12 @@ def _alone() -> Note:
 
 def _mosaics(material: Material) -> list[Part]:
     """Pictures that mosaic recovery left in `runs/<name>/mosaic/`."""
-    pictures = sorted((material.run.dir / "mosaic").glob("*.png"))[:MOSAICS]  # numbered from the largest
-    if not pictures:
+    paths = sorted((material.run.dir / pictures.FOLDER).glob("*.png"))[:MOSAICS]  # numbered from the largest
+    if not paths:
         return []
     strips = [
         Strip([photo(np.asarray(Image.open(path).convert("RGB")), f"Mosaic {path.stem}", "", MOSAIC_PX)], path.stem)
-        for path in pictures
+        for path in paths
     ]
     caption = "Tiles laid out where their borders continue each other; nothing but their pixels was known."
     return [Gallery("folds-mosaics", "Recovered scenes", strips, caption)]
