@@ -17,8 +17,9 @@ from joblib import Parallel, delayed
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError, nearest
-from benchmarks.ensemble_scale import CORES, SHARES, WEIGHTS_ALONE, scale
+from benchmarks.ensemble_scale import CORES, WEIGHTS_ALONE, scale
 from benchmarks.intervals import intervals
+from benchmarks.synthetic import SHARES
 from config import Run, load_experiment
 from config.ensemble import Blend
 from ensemble.apply import apply_sample

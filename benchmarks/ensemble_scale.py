@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ from scipy.ndimage import gaussian_filter
 
 from base.memory import keep_freed_memory
 from base.threads import in_threads
-from benchmarks.measure import peak_mib, seconds, told
+from benchmarks.environment import CACHE
+from benchmarks.measure import in_own_process, peak_mib, seconds, told
 from benchmarks.nnunet import Peer, make_environment, write_predictions
+from benchmarks.synthetic import SHARES
 from config.ensemble import PLAIN_MEAN, Blend
 from ensemble.apply import labels_of
 from ensemble.fit import fit_blend
@@ -32,9 +33,6 @@ from pipeline.store import Store, open_store, write_store
 from submissions import png
 from tests.played_run import member_probs
 
-# Pixels per class in round 1 of the competition, as counted by alexchungio.
-PIXELS = np.array([173067508, 783364798, 6086055, 17751239, 5458338, 19350932, 4600435, 3419876, 35714475, 876456])
-SHARES = PIXELS / PIXELS.sum()
 WEIGHTS_ALONE = Blend.model_validate(PLAIN_MEAN | {"weights": "direct"})
 MODELS, TILES, PX, DISTINCT = 8, 16_017, 256, 64
 PEER_TILES, REPEATS = 40, 5
@@ -46,8 +44,7 @@ def scale() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         source = make_stores(folder)
-        with get_context("spawn").Pool(1) as pool:  # of its own, so that its peak memory is the fit's
-            spent, mib, blend = pool.apply(fit_at_scale, (source,))
+        spent, mib, blend = in_own_process(fit_at_scale, source)
         figures: dict[str, Any] = {"fit_s": sum(spent.values()), "fit_mib": mib}
         print(f"fit: {MODELS} models x {TILES} tiles: " + ", ".join(f"{k} {s:.1f} s" for k, s in spent.items())
               + f"; peak {mib:.0f} MiB")  # fmt: skip
@@ -141,7 +138,7 @@ def apply_at_scale(folder: Path, source: RepeatedStores, blend: FittedBlend) -> 
 
 def against_nnunet(folder: Path, source: RepeatedStores) -> dict[str, Any]:
     """The uniform mean of 8 members, files to label PNGs, by us and by nnunetv2; the same tiles, in turns."""
-    python = make_environment(Path.home() / ".cache" / "foldscape-benchmarks" / "nnunet")
+    python = make_environment(CACHE / "nnunet")
     if python is None:
         return {"vs_nnunet": None}
     tiles = source.of(PEER_TILES)

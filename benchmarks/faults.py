@@ -19,9 +19,9 @@ from pathlib import Path
 import yaml
 
 from base.files import hash_file, read_json
+from benchmarks.machine import ROOT
 from tests.tiny import SMALL_UNET
 
-ROOT = Path(__file__).parents[1]
 KILLS = 10
 MARK = "BENCHMARK_RUN"  # in the environment of all processes of a run; those of a pool name it nowhere else
 STAGES = ("pipeline.cv", "ensemble.blend")

@@ -8,8 +8,6 @@ import os
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +17,7 @@ from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError
-from benchmarks.measure import peak_mib, told
+from benchmarks.measure import in_own_process, peak_mib, told
 from benchmarks.synthetic import TILES, draw_groups, draw_hists, draw_scan
 from config import load_experiment
 from folds.assign import assign_folds, relative_deviation
@@ -154,13 +152,6 @@ def find_many_duplicates() -> tuple[float, float, int]:
     return seconds, peak_mib(), len(planted & set(zip(pairs.a, pairs.b, strict=True)))
 
 
-def in_own_process(work: Callable[[], tuple]) -> tuple:
-    """Spawned, so that the peak of memory is the work's own and BLAS starts with CORES threads."""
-    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(CORES)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work).result()
-
-
 def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.folds", description=__doc__)
     parser.add_argument("--naip", metavar="DIR", type=Path, help="also measure the recovery on this data set")
@@ -180,6 +171,8 @@ def main(argv: list[str] | None = None) -> None:
         # Of several data sets the worst counts.
         figures[f"mosaic_{what}"] = min(score[at] for score in scores.values())
 
+    # Of the processes that are started now: BLAS reads it when it is loaded.
+    os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(CORES)
     runs = [(in_own_process(recover_many), in_own_process(find_many_duplicates)) for _ in range(3)]
     mosaics, duplicates = zip(*runs, strict=True)
     _, _, found, right, true = mosaics[0]

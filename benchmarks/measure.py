@@ -1,11 +1,15 @@
-"""How benchmarks measure: seconds, interleaved ratios, this process's memory, and how a spread is told."""
+"""How benchmarks measure: seconds, interleaved ratios, memory, a process of its own, and how a spread is told."""
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
+Result = TypeVar("Result")
 ROUNDS = 5
 
 
@@ -48,6 +52,12 @@ def peak_mib() -> float:
 def resident_mib() -> float:
     """Resident memory of this process now, without the file pages that it maps (RssAnon)."""
     return _status_mib("RssAnon")
+
+
+def in_own_process(work: Callable[..., Result], *arguments: object) -> Result:
+    """Spawned, so that its memory is the work's own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 def _status_mib(key: str) -> float:

@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import environment
+from benchmarks.machine import ROOT
 
 VERSION = "2.8.1"
 TOOK = "took "  # before the seconds, on a line of their own: nnunetv2 prints to stdout, too
-ROOT = Path(__file__).parents[1]
 
 
 def make_environment(folder: Path) -> Path | None:

@@ -15,7 +15,6 @@ import time
 import zlib
 from collections.abc import Callable
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import pandas as pd
 import yaml
 
 from base.command import add_json, run, write_figures
-from benchmarks.measure import peak_mib, seconds
+from benchmarks.measure import in_own_process, peak_mib, seconds
 from config import Run, load_experiment
 from folds.landscape import make_landscape
 from reports import build
@@ -120,8 +119,7 @@ def browse_once(config: Path) -> dict[str, float]:
 
 def measured(folder: Path, state: str) -> dict[str, float]:
     """`report_once` in a process of its own, so that its peak memory is the report's; printed."""
-    with get_context("spawn").Pool(1) as pool:
-        found = pool.apply(report_once, (folder / "large.yaml",))
+    found = in_own_process(report_once, folder / "large.yaml")
     sizes = "mib", "peak_mib"
     parts = ", ".join(f"{name} {value:.1f}" for name, value in found.items() if name not in sizes)
     print(f"{state}: {parts} s; {found['mib']:.1f} MiB, peak {found['peak_mib']:.0f} MiB", flush=True)
@@ -153,8 +151,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"run: {TRAIN} + {TEST} tiles, {len(MODELS)} models, made in {spent:.0f} s", flush=True)
         forget(folder)
         cold, warm = measured(folder, "cold"), measured(folder, "warm")
-        with get_context("spawn").Pool(1) as pool:
-            browsed = pool.apply(browse_once, (folder / "large.yaml",))
+        browsed = in_own_process(browse_once, folder / "large.yaml")
         print("browse: " + ", ".join(f"{name} {value:.3g}" for name, value in browsed.items()), flush=True)
     write_figures(args.json, {
         "report_16k_s": cold["report"],

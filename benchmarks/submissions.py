@@ -6,9 +6,8 @@ python -m benchmarks.submissions [--json FILE]
 import argparse
 import io
 import tempfile
-import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import redirect_stderr
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from base.command import add_json, run, write_figures
+from benchmarks.measure import seconds, told
 from config import Experiment, Run
 from folds.tiles import make_tiles
 from submissions.layout import Layout
@@ -102,12 +102,6 @@ def write_plainly(path: Path, maps: np.ndarray) -> None:
             archive.writestr(f"results/{name}.png", buffer.getvalue())
 
 
-def seconds(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
-
-
 def time_all(folder: Path) -> dict[str, float]:
     """Seconds of REPEATS interleaved rounds; each figure is the middle round's."""
     experiment, tiles = big_competition(folder)
@@ -122,18 +116,17 @@ def time_all(folder: Path) -> dict[str, float]:
             verifying.append(seconds(lambda: verify_submission(zip_path, experiment, tiles)))
     sizes = [path.stat().st_size / TILES for path in (zip_path, plain_path)]
     print(f"{TILES} tiles of {PX}x{PX}, {sizes[0]:.0f} bytes a tile; with Pillow's encoder {sizes[1]:.0f}")
-    print(f"drawing the labels, part of both writers' time: {told(drawing)} s")
-    print(f"write, verify what was written, receipt, ledger: {told(ours)} s; Pillow and zipfile alone: {told(plain)} s")
-    print(f"verify: {told(verifying)} s")
+    print(f"drawing the labels, part of both writers' time: {told(drawing, 2)} s")
+    print(
+        f"write, verify what was written, receipt, ledger: {told(ours, 2)} s; "
+        f"Pillow and zipfile alone: {told(plain, 2)} s"
+    )
+    print(f"verify: {told(verifying, 2)} s")
     return {
         "verify_7000_s": float(np.median(verifying)),
         "write_tiles_s": TILES / float(np.median(ours)),
         "write_vs_plain": float(np.median(np.array(plain) / np.array(ours))),
     }
-
-
-def told(times: list[float]) -> str:
-    return f"{np.median(times):.2f} ({min(times):.2f} to {max(times):.2f})"
 
 
 def main(argv: list[str] | None = None) -> None:

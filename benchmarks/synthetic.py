@@ -4,10 +4,10 @@ import numpy as np
 from scipy.ndimage import uniform_filter1d
 
 from folds.scan import Scan
+from folds.scenery.canvas import PIXELS
 
-# Pixels of the 10 classes in round 1 of Tianchi 531860, counted by alexchungio,
-# Intelligent-analysis-of-ecological-assets-competition-2021.
-PIXELS = np.array([173067508, 783364798, 6086055, 17751239, 5458338, 19350932, 4600435, 3419876, 35714475, 876456])
+SHARES = np.array([*PIXELS.values()]) / sum(PIXELS.values())
+"""Of the 10 classes in the competition's first round."""
 TILES, PX, BANDS = 16_017, 256, 4
 
 
@@ -19,15 +19,14 @@ def draw_groups(count: int, rng: np.random.Generator, tiles: int = TILES) -> np.
 
 def draw_hists(rng: np.random.Generator, group_N: np.ndarray) -> np.ndarray:
     """(N, 10) pixels: most tiles hold few of the classes, and tiles of a group are alike."""
-    share_C = PIXELS / PIXELS.sum()
-    chance_C = np.clip(1.2 * np.sqrt(share_C), 0, 0.95)
+    chance_C = np.clip(1.2 * np.sqrt(SHARES), 0, 0.95)
     tiles = len(group_N)
     amount_NC = rng.lognormal(0, 1, (tiles, 10)) * (rng.random((tiles, 10)) < chance_C)
-    amount_NC *= rng.lognormal(0, 1, (group_N.max() + 1, 10))[group_N] * share_C / chance_C
+    amount_NC *= rng.lognormal(0, 1, (group_N.max() + 1, 10))[group_N] * SHARES / chance_C
     amount_NC[amount_NC.sum(1) == 0, 1] = 1
     for _ in range(100):  # to the competition's shares, with tiles that are full
         amount_NC /= amount_NC.sum(1, keepdims=True)
-        amount_NC *= share_C / amount_NC.mean(0)
+        amount_NC *= SHARES / amount_NC.mean(0)
     return np.rint(amount_NC / amount_NC.sum(1, keepdims=True) * PX * PX).astype(np.int64)
 
 

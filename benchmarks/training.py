@@ -26,8 +26,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from base.command import add_json, run, write_figures
 from base.errors import UserError
-from benchmarks.measure import ratios, seconds, told
-from benchmarks.training_laws import in_own_process, memory_growth, opening, resume
+from benchmarks.measure import in_own_process, ratios, seconds, told
+from benchmarks.training_laws import memory_growth, opening, resume
 from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds
 from folds.landscape import make_landscape

@@ -5,8 +5,6 @@ cheap. Each works in processes of its own.
 import os
 import sys
 import time
-from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import replace
 from multiprocessing import get_context
@@ -18,7 +16,7 @@ import pandas as pd
 import torch
 
 from base.files import hash_file, write_json
-from benchmarks.measure import peak_mib, resident_mib, seconds
+from benchmarks.measure import in_own_process, peak_mib, resident_mib, seconds
 from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds
 from folds.tiles import read_tiles, sources_hash
@@ -175,9 +173,3 @@ def _open(run: Run) -> tuple[float, float]:
     opened_s = time.perf_counter() - started
     assert len(pack.train_names) == COMPETITION_TILES
     return opened_s, peak_mib() - before
-
-
-def in_own_process(work: Callable, *arguments: Any) -> Any:
-    """Spawned, so that its memory is the work's own."""
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(work, *arguments).result()
