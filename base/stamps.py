@@ -27,14 +27,9 @@ class Stamp:
 
     def differences(self, keys: dict[str, Any], inputs: dict[str, str]) -> list[str]:
         """What would be different if the result were made now, as "train.lr 0.001 -> 0.002"; empty: nothing."""
-        changed = [
-            f"{key} {_shown(self.keys, key)} -> {_shown(keys, key)}"
-            for key in sorted(self.keys.keys() | keys.keys())
-            if self.keys.get(key) != keys.get(key)
-        ]
         gone = [f"{name} is no part of it any more" for name in sorted(self.inputs.keys() - inputs.keys())]
         other = [f"{name} has other content" for name in inputs if self.inputs.get(name) != inputs[name]]
-        return changed + gone + other
+        return changes(self.keys, keys) + gone + other
 
 
 @dataclass(frozen=True)
@@ -108,5 +103,10 @@ def hash_files(paths: list[Path]) -> dict[str, str]:
     return {path.name: hash_file(path) for path in paths if path.exists()}
 
 
-def _shown(keys: dict[str, Any], key: str) -> str:
-    return "(none)" if key not in keys else str(keys[key])
+def changes(then: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Flat keys whose values differ, as "train.lr 0.001 -> 0.002"."""
+    return [
+        f"{key} {then.get(key, '(none)')} -> {now.get(key, '(none)')}"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
+    ]

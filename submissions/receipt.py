@@ -6,6 +6,7 @@ from typing import Any
 
 from base.errors import UserError
 from base.files import read_json, write_json
+from base.stamps import changes
 from base.version import code_version
 from config import Run
 from config.experiment import flat
@@ -63,10 +64,5 @@ def differences(receipt: dict[str, Any], now: dict[str, Any]) -> list[str]:
     Args:
         now: the receipt that would be handed to `write_submission` now.
     """
-    old = flat({key: value for key, value in receipt.items() if key not in ADDED})
-    new = flat({"code_version": code_version()} | now)
-    return [
-        f"{key} {old.get(key, '(none)')} -> {new.get(key, '(none)')}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key)
-    ]
+    then = {key: value for key, value in receipt.items() if key not in ADDED}
+    return changes(flat(then), flat({"code_version": code_version()} | now))
