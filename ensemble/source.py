@@ -1,6 +1,6 @@
 """What a blend reads: the predictions of all models on the same tiles, tile by tile.
 
-Probabilities come as the stores keep them: uint8, where 255 is 1, or float16/32. `folds` and groups come with OOF only.
+Probabilities come as the stores keep them: uint8, where 255 is 1, or float16/32. Folds, groups and truth: OOF only.
 """
 
 from collections.abc import Sequence

@@ -83,9 +83,7 @@ class TrainState:
             )
         self.network.load_state_dict(saved["network"])
         self.optimizer.load_state_dict(saved["optimizer"])
-        if saved[
-            "scaler"
-        ]:  # none where it was saved in bf16, on a GPU that has it; fp16 then begins with its first scale
+        if saved["scaler"]:  # empty unless it was saved in fp16, which else begins with its first scale
             self.scaler.load_state_dict(saved["scaler"])
         self.averages.load_state_dict(saved["averages"])
         self.plateau.load_state_dict(saved["plateau"])

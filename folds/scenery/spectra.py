@@ -104,9 +104,7 @@ def render(
         hills_HW: int16 height of the ground, for lit and shaded slopes.
         crowns_HW: int16 surface of the trees, see `canopy`.
     """
-    sun = ((1, 1), (1, 2), (2, 1), (1, -1))[
-        rng.integers(4)
-    ]  # direction in which shadows fall, rows down, columns right
+    sun = ((1, 1), (1, 2), (2, 1), (1, -1))[rng.integers(4)]  # where shadows fall: rows down, columns right
     shape = material_HW.shape
     table = _variant_spectra(rng)
 
