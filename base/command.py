@@ -47,6 +47,11 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         return "\n\n".join(paragraphs)
 
 
+def plain_parser(module: str, what: str) -> argparse.ArgumentParser:
+    """The parser of a command that reads no experiment, as `stage_parser` is of those that do."""
+    return argparse.ArgumentParser(prog=f"python -m {module}", description=what, formatter_class=HelpFormatter)
+
+
 def stage_parser(module: str, what: str, example: str = "", operands: str = "") -> argparse.ArgumentParser:
     """The parser that all stages share: `--config FILE` and `key=value` overrides; a stage adds its own to it.
 
@@ -57,12 +62,8 @@ def stage_parser(module: str, what: str, example: str = "", operands: str = "") 
         operands: names of the words that are no overrides, as in "ZIP"; `split_operands` takes them out.
     """
     command = f"python -m {module} --config {DEFAULT_CONFIG} {example}".strip()
-    parser = argparse.ArgumentParser(
-        prog=f"python -m {module}",
-        description=what,
-        epilog=f"example:\n  {command}",
-        formatter_class=HelpFormatter,
-    )
+    parser = plain_parser(module, what)
+    parser.epilog = f"example:\n  {command}"
     parser.add_argument("--config", default=DEFAULT_CONFIG, metavar="FILE", help="experiment (default: %(default)s)")
     parser.add_argument(
         "overrides",

@@ -6,7 +6,6 @@ python -m benchmarks.ensemble [--json FILE] [--demo CONFIG [key=value ...]] [--o
 the true test labels. Without it rare_gain and honest_gap are null.
 """
 
-import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import combinations
@@ -15,7 +14,7 @@ from typing import Any
 import numpy as np
 from joblib import Parallel, delayed
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from base.errors import UserError, nearest
 from benchmarks.ensemble_scale import CORES, WEIGHTS_ALONE, scale
 from benchmarks.intervals import intervals
@@ -171,7 +170,7 @@ PARTS: dict[str, Callable[[], dict[str, Any]]] = {
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = plain_parser("benchmarks.ensemble", __doc__)
     parser.add_argument("--demo", metavar=("CONFIG", "key=value"), nargs="+",
                         help="a finished run on generated tiles, with a blend called plain")  # fmt: skip
     parser.add_argument("--only", metavar="PARTS", help=f"of {', '.join(PARTS)}, demo; separated by commas")

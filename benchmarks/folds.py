@@ -3,7 +3,6 @@
 python -m benchmarks.folds [--naip DIR] [--json FILE]      peers: pip install -r requirements-bench.txt
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -15,7 +14,7 @@ import numpy as np
 import pandas as pd
 from sklearn.model_selection import KFold, StratifiedGroupKFold, StratifiedKFold
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from base.errors import UserError
 from benchmarks.measure import in_own_process, peak_mib, told
 from benchmarks.synthetic import TILES, draw_groups, draw_hists, draw_scan
@@ -153,7 +152,7 @@ def find_many_duplicates() -> tuple[float, float, int]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.folds", description=__doc__)
+    parser = plain_parser("benchmarks.folds", __doc__)
     parser.add_argument("--naip", metavar="DIR", type=Path, help="also measure the recovery on this data set")
     add_json(parser)
     args = parser.parse_args(argv)

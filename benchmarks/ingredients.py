@@ -21,7 +21,7 @@ import rasterio
 from PIL import Image
 from scipy.special import fdtri, stdtrit
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from base.errors import UserError, nearest, refuse_all
 from base.progress import track
 from base.screen import screen, text_table
@@ -207,7 +207,7 @@ def show(table: pd.DataFrame, classes: Sequence[str]) -> None:
 
 def main(argv: list[str] | None = None) -> None:
     names = ", ".join(BY_NAME)
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.ingredients", description=f"{__doc__}\n{names}")
+    parser = plain_parser("benchmarks.ingredients", f"{__doc__}\n{names}")
     parser.add_argument("--data", metavar="DIR", type=Path, required=True, help="the naip data set")
     parser.add_argument("--runs", metavar="DIR", type=Path, required=True, help="where tiles and members are kept")
     parser.add_argument("--only", metavar="NAME", nargs="+", default=[*BY_NAME], help="variants, beside the base")

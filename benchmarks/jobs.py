@@ -9,7 +9,6 @@ faults_identical    of these, how many belong to runs whose zip has the sha256 o
 orphans             processes of those runs that were still there 10 seconds after their end or their killing
 """
 
-import argparse
 import os
 import random
 import signal
@@ -20,7 +19,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from benchmarks.faults import count_faults
 from config.jobs import Jobs
 from pipeline.jobs import run_jobs
@@ -58,7 +57,7 @@ def overhead_s(folder: Path) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.jobs", description=__doc__)
+    parser = plain_parser("benchmarks.jobs", __doc__)
     add_json(parser)
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # what was started is ended all the same

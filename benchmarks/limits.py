@@ -7,7 +7,6 @@ Beside them: a store written, read after its pages were dropped from the cache, 
 tile read and blended. Rates are medians of interleaved rounds.
 """
 
-import argparse
 import os
 import tempfile
 from collections.abc import Callable
@@ -18,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from base.memory import keep_freed_memory
 from base.threads import in_threads
 from benchmarks.measure import ROUNDS, seconds, told
@@ -143,9 +142,7 @@ def measure(folder: Path) -> dict[str, Any]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.limits", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser("benchmarks.limits", __doc__)
     add_json(parser)
     args = parser.parse_args(argv)
     keep_freed_memory()  # as ensemble.blend does

@@ -7,7 +7,6 @@ whose seconds are null when a test fails. Memory is that of the whole tree of pr
 (PSS), looked at twice a second.
 """
 
-import argparse
 import os
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from base.errors import UserError
 from base.tables import read_csv
 from benchmarks.machine import ROOT
@@ -118,9 +117,7 @@ def judge_zip(experiment: Experiment, honest: float) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.main_job", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser("benchmarks.main_job", __doc__)
     parser.add_argument("--naip", metavar="DIR", help="also the naip set")
     add_json(parser)
     args = parser.parse_args(argv)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from base.errors import UserError
 from base.threads import in_threads
 from benchmarks.environment import CACHE, make_environment
@@ -120,9 +120,7 @@ def blending() -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser("benchmarks.peers", __doc__)
     parser.add_argument("--inside", action="store_true", help=argparse.SUPPRESS)
     add_json(parser)
     args = parser.parse_args(argv)

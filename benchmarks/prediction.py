@@ -31,7 +31,7 @@ import torch
 import ttach
 from torch import nn
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from base.memory import keep_freed_memory
 from benchmarks.measure import peak_mib, ratios, seconds
 from benchmarks.prediction_faults import kill_and_go_on, provenance
@@ -302,7 +302,7 @@ def predict_tiles(count: int, folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.prediction", description=__doc__)
+    parser = plain_parser("benchmarks.prediction", __doc__)
     parser.add_argument("--data", metavar="DIR", help="the naip data set; default: the generated demo competition")
     parser.add_argument("--runs", type=Path, metavar="DIR", help="keep the trained members here for the next time")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")

@@ -8,7 +8,6 @@ played (tests/played_run.py). The report is then made in a process of its own, f
 page cache, then once more. `--run` keeps the run, 30 GB, for the next time.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -22,7 +21,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from benchmarks.measure import in_own_process, peak_mib, seconds
 from config import Run, load_experiment
 from folds.landscape import make_landscape
@@ -136,9 +135,7 @@ def forget(folder: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.report_scale", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = plain_parser("benchmarks.report_scale", __doc__)
     parser.add_argument("--run", metavar="FOLDER", help="where the played run is kept, and found the next time")
     add_json(parser)
     args = parser.parse_args(argv)

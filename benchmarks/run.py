@@ -4,7 +4,6 @@ A line of a result is one run: figures, command, machine, versions, commit, date
 them. A benchmark that fails is named at the end (exit code 3); the others go on.
 """
 
-import argparse
 import datetime
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from base.command import run
+from base.command import plain_parser, run
 from base.errors import UserError, listed, nearest, refuse_all
 from base.files import read_json
 from base.screen import screen, text_table
@@ -93,12 +92,8 @@ def verdicts(record: Record) -> Table | None:
 
 def main(argv: list[str] | None = None) -> int:
     known = "\n".join(f"  {name:12} {benchmark.what}" for name, benchmark in BENCHMARKS.items())
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.run",
-        description=f"{__doc__}\n{known}",
-        epilog="example:\n  python -m benchmarks.run folds submissions --naip DIR",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = plain_parser("benchmarks.run", f"{__doc__}\n{known}")
+    parser.epilog = "example:\n  python -m benchmarks.run folds submissions --naip DIR"
     parser.add_argument("names", nargs="*", metavar="NAME", help="benchmarks to run (default: all)")
     parser.add_argument("--naip", metavar="DIR", help="the naip data set, for those that measure on real tiles")
     parser.add_argument("--runs", metavar="RUNS", help="folder where trained members are kept for the next time")

@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from base.errors import nearest, refuse_all
 from base.screen import screen, text_table
 from benchmarks.measure import peak_mib, seconds
@@ -59,9 +59,7 @@ def exponent(tiles: Sequence[int], times: Sequence[float]) -> float:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.scaling", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser("benchmarks.scaling", __doc__)
     parser.add_argument("--only", metavar="PARTS", help=f"of {', '.join(PARTS)}, separated by commas")
     parser.add_argument("--measure", nargs=2, metavar=("PART", "TILES"), help=argparse.SUPPRESS)
     add_json(parser)

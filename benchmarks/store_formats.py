@@ -3,7 +3,6 @@
 python -m benchmarks.store_formats [--store PATH] [--json FILE]     (needs: pip install zarr==3.1.6)
 """
 
-import argparse
 import tempfile
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +13,7 @@ import numpy as np
 from numcodecs import Blosc, Zstd
 from scipy.ndimage import zoom
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from base.errors import UserError
 from base.screen import screen, text_table
 from benchmarks.measure import seconds
@@ -175,7 +174,7 @@ def measure_codecs(raw: np.ndarray) -> list[dict]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.store_formats", description=__doc__)
+    parser = plain_parser("benchmarks.store_formats", __doc__)
     parser.add_argument("--store", type=Path, metavar="PATH", help="use this store's tiles instead of drawn ones")
     add_json(parser)
     args = parser.parse_args(argv)

@@ -3,7 +3,6 @@
 python -m benchmarks.submissions [--json FILE]
 """
 
-import argparse
 import io
 import tempfile
 import zipfile
@@ -16,7 +15,7 @@ import pandas as pd
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from benchmarks.measure import seconds, told
 from config import Experiment, Run
 from folds.tiles import make_tiles
@@ -130,7 +129,7 @@ def time_all(folder: Path) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.submissions", description=__doc__)
+    parser = plain_parser("benchmarks.submissions", __doc__)
     add_json(parser)
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:

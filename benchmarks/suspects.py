@@ -6,7 +6,6 @@ The flips are planted before anything is trained, so that members have learned f
 those that they are asked about. `--run` keeps the run for the next time.
 """
 
-import argparse
 import subprocess
 import sys
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from base.tables import read_csv
 from benchmarks.machine import ROOT
 from config import Run, load_experiment
@@ -54,9 +53,7 @@ def flipped(folder: Path) -> tuple[Path, list[str], list[tuple[int, np.ndarray]]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.suspects", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
+    parser = plain_parser("benchmarks.suspects", __doc__)
     parser.add_argument("--run", metavar="FOLDER", help="where the run is kept, and found the next time")
     add_json(parser)
     args = parser.parse_args(argv)

@@ -6,10 +6,9 @@ A target's value is the latest on each kind of machine, or the latest of all whe
 lines stay where they are, so that older ones can be read.
 """
 
-import argparse
 from collections.abc import Sequence
 
-from base.command import run
+from base.command import plain_parser, run
 from base.files import write_text
 from benchmarks.catalogue import BENCHMARKS, METAVARS
 from benchmarks.machine import ROOT
@@ -105,7 +104,7 @@ def write_page() -> list[Record]:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.table", description=__doc__)
+    parser = plain_parser("benchmarks.table", __doc__)
     parser.parse_args(argv)
     records = write_page()
     rows = [found for target in TARGETS for found in measured(target, records)]

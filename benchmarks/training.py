@@ -7,7 +7,6 @@ Tiles are drawn: 256 px, 4 bands, 10 classes. A member's epoch is the real one: 
 optimizer, precision and layout on one batch that lies on the device. Both take turns in one process.
 """
 
-import argparse
 import os
 import tempfile
 import time
@@ -24,7 +23,7 @@ from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.utils.data import DataLoader, Dataset
 
-from base.command import add_json, run, write_figures
+from base.command import add_json, plain_parser, run, write_figures
 from base.errors import UserError
 from benchmarks.measure import in_own_process, ratios, seconds, told
 from benchmarks.training_laws import memory_growth, opening, resume
@@ -316,7 +315,7 @@ def parts(device: str, folder: Path) -> Iterator[Callable[[], dict[str, float]]]
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.training", description=__doc__)
+    parser = plain_parser("benchmarks.training", __doc__)
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="default: %(default)s")
     add_json(parser)
     args = parser.parse_args(argv)

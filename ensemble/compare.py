@@ -4,7 +4,6 @@ python -m ensemble.compare runs/demo runs/demo_b4
 python -m ensemble.compare runs/demo runs/demo:plain          two blends of one run, by name
 """
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from base.command import add_json, write_figures
+from base.command import add_json, plain_parser, write_figures
 from base.command import run as run_command
 from base.errors import UserError, listed
 from base.screen import screen, text_table
@@ -97,9 +96,7 @@ def show(table: pd.DataFrame, console: Console) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m ensemble.compare", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = plain_parser("ensemble.compare", __doc__)
     parser.add_argument("blends", nargs="+", metavar="RUN[:BLEND]", help="folder of a run, and one of its blends")
     add_json(parser)
     args = parser.parse_args(argv)

@@ -1,10 +1,10 @@
 """How far is a run? Shows what `pipeline.cv` is doing, from another shell or another machine: `pipeline.status RUN`."""
 
-import argparse
 from pathlib import Path
 
 from rich.console import Console
 
+from base.command import plain_parser
 from base.command import run as run_command
 from base.errors import UserError
 from base.locks import holder_of, is_free
@@ -38,7 +38,7 @@ def show_status(run: Path, console: Console) -> None:
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m pipeline.status", description=__doc__)
+    parser = plain_parser("pipeline.status", __doc__)
     parser.add_argument("run", metavar="RUN", type=Path, help="the run's folder, as in runs/demo")
     show_status(parser.parse_args(argv).run, screen(width=None))
 
