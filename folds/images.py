@@ -82,9 +82,7 @@ def read_values(path: Path) -> np.ndarray:
     Raises:
         UserError: unreadable or truncated.
     """
-    with _said_as_ours(path), rasterio.open(path) as file:
-        if file.driver == "PNG":
-            _verify_png(path)
+    with _opened(path) as file:
         return file.read()
 
 
@@ -96,9 +94,7 @@ def read_strips(path: Path, tops: Sequence[int], height: int) -> Iterator[np.nda
     Raises:
         UserError: unreadable or truncated.
     """
-    with _said_as_ours(path), rasterio.open(path) as file:
-        if file.driver == "PNG":
-            _verify_png(path)
+    with _opened(path) as file:
         for top in tops:
             yield file.read(window=Window(0, top, file.width, height))
 
@@ -196,9 +192,13 @@ def write_image(path: Path, image_HWB: np.ndarray, **place: Any) -> None:
 
 
 @contextlib.contextmanager
-def _said_as_ours(path: Path) -> Iterator[None]:
+def _opened(path: Path) -> Iterator[DatasetReader]:
+    """The file; what is found wrong with it, also in the block, becomes a `UserError`."""
     try:
-        yield
+        with rasterio.open(path) as file:
+            if file.driver == "PNG":
+                _verify_png(path)
+            yield file
     except (RasterioError, OSError, SyntaxError) as error:
         raise UserError(f"{path}: {_reason(path, error)}") from None
 
