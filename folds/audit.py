@@ -5,6 +5,7 @@ import pandas as pd
 
 from base.errors import listed
 from config.data import Nodata
+from folds.files import full_names
 from folds.findings import Finding, error, tiles_of_pairs, tiles_warning, warning
 from folds.georeference import Beside
 from folds.images import without_data
@@ -61,7 +62,7 @@ def data_findings(
         hist_NC: of its train tiles.
         bands: `band_table` of it.
     """
-    tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
+    tile_names = full_names(tiles)
     train_N = (tiles.split == "train").to_numpy()
     found = []
     dead = bands[(bands.split == "train") & (bands["std"] == 0)].band.tolist()

@@ -29,7 +29,7 @@ from folds.audit import (
     nodata_findings,
 )
 from folds.classes import ClassTable
-from folds.files import find_test_masks
+from folds.files import find_test_masks, full_names
 from folds.findings import Finding
 from folds.fold_audit import AuditedFolds, fold_findings
 from folds.folds_csv import fold_violations, read_folds
@@ -121,7 +121,7 @@ def audit_data(run: Run, audited: Audited) -> tuple[pd.DataFrame, pd.DataFrame, 
     data, tiles, links, beside = run.experiment.data, audited.tiles, audited.links, audited.beside
     bands = band_table(audited.scan, tiles.split.to_numpy(), data.bands)
     counts = class_table(audited.train, audited.hist_NC, ClassTable.of(data).names)
-    tile_names, train_N = (tiles.split + "/" + tiles.name).to_numpy(str), (tiles.split == "train").to_numpy()
+    tile_names, train_N = full_names(tiles), (tiles.split == "train").to_numpy()
     tag = nodata_tag(Path(data.root) / tiles.image.iloc[0])
     borders_P2 = links.neighbours[["a", "b"]].to_numpy(np.int64)
     findings = [

@@ -4,6 +4,7 @@ import glob
 import os
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import pandas as pd
 
 from base.errors import UserError, listed, refuse_all
@@ -50,6 +51,11 @@ def find_tiles(data: Data) -> pd.DataFrame:
     rows = [(name, "train", paths[0], masks[name][0]) for name, paths in images.items()]
     rows += [(name, "test", paths[0], None) for name, paths in test.items()]
     return pd.DataFrame(rows, columns=["name", "split", "image", "mask"])
+
+
+def full_names(tiles: pd.DataFrame) -> np.ndarray:
+    """(N,) str: split/name, since a test tile may have the name of a train tile."""
+    return (tiles.split + "/" + tiles.name).to_numpy(str)
 
 
 def find_test_masks(data: Data, names: list[str]) -> dict[str, str]:

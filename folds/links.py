@@ -12,6 +12,7 @@ from base.stamps import FolderResult
 from base.tables import read_csv
 from config import Run
 from folds.duplicates import find_duplicates
+from folds.files import full_names
 from folds.mosaic import recover_mosaics
 from folds.reader import TileReader
 from folds.scan import Scan
@@ -55,7 +56,7 @@ def open_links(run: Run, tiles: pd.DataFrame, scan: Scan, sources: str) -> Links
     folder = run.dir / FOLDER
     reader = TileReader.of(run.experiment.data)
     inputs = {"image and mask files": sources, **reader.folder_input, "format of links": FORMAT}
-    tile_names = (tiles.split + "/" + tiles.name).to_numpy(str)
+    tile_names = full_names(tiles)
     result = FolderResult(folder, run.data_keys, inputs)
     if result.is_fresh():
         return _read(folder, tile_names)
