@@ -33,7 +33,7 @@ def measure(run: Run, model: Model, height: int, width: int, device: torch.devic
     network = network.to(memory_format=layout)
     trained, predicted = (
         torch.randn(batch, channels, height, width, device=device).to(memory_format=layout)
-        for batch in batches_of(run.experiment, model, device)
+        for batch in batch_sizes(run.experiment, model, device)
     )
     optimizer = torch.optim.AdamW(network.parameters())
     dtype = autocast_dtype(train.precision, device)
@@ -55,7 +55,7 @@ def measure(run: Run, model: Model, height: int, width: int, device: torch.devic
     return Cost(train_s, seconds(forward, device) / len(predicted), parameters)
 
 
-def batches_of(experiment: Experiment, model: Model, device: torch.device) -> tuple[int, int]:
+def batch_sizes(experiment: Experiment, model: Model, device: torch.device) -> tuple[int, int]:
     """Images of a step and of a pass of prediction. On a GPU the run's: of few, the host is what is timed."""
     part, at_once = experiment.train_of(model).batch // experiment.jobs.split_batch, experiment.images_at_once
     if device.type == "cpu":

@@ -108,7 +108,7 @@ class Material:
         return self.run.member_inputs() | manifests | hash_files([self.run.blend_dir / BLEND])
 
     @cached_property
-    def test_probs(self) -> UnseenStores:
+    def unseen(self) -> UnseenStores:
         """Their test predictions."""
         return ProvenStores(self.run).unseen
 
@@ -137,9 +137,9 @@ class Material:
         without its fold."""
         return apply_tile(self.blend_of[int(self.oof.fold_N[i])], self.oof, i)
 
-    def test_labels(self, i: int) -> tuple[np.ndarray, np.ndarray]:
-        """The same of tile i of `test_probs`, by the blend that labels the test tiles."""
-        return apply_tile(self.blend, self.test_probs, i)
+    def unseen_labels(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same of tile i of `unseen`, by the blend that labels the test tiles."""
+        return apply_tile(self.blend, self.unseen, i)
 
     @cached_property
     def look(self) -> OofLook:

@@ -87,14 +87,14 @@ def _uncertain(material: Material) -> list[Part]:
     if not len(material.test):
         return [Note("No test tiles (data.test_images is null): no uncertain ones to show.", "missing")]
     try:
-        source = material.test_probs
+        source = material.unseen
     except UserError as error:
         return [Note(str(error), "missing")]
     count = len(source.names)
     tile_n = np.unique(np.linspace(0, count - 1, TEST_TILES).astype(int))
 
     def doubt(i: int) -> float:
-        return 1 - float(material.test_labels(i)[0].max(0).mean())
+        return 1 - float(material.unseen_labels(i)[0].max(0).mean())
 
     doubt_n = np.array(list(in_threads(doubt, tile_n.tolist())))
     order = np.argsort(-doubt_n, kind="stable")[:UNCERTAIN]
@@ -103,7 +103,7 @@ def _uncertain(material: Material) -> list[Part]:
     for at in order:
         i = int(tile_n[at])
         name = source.names[i]
-        probs_CHW, index_HW = material.test_labels(i)
+        probs_CHW, index_HW = material.unseen_labels(i)
         rgb = material.stretch.true_color(material.pack.test_image_NHWB[row_of[name]])
         thumbs = [
             photo(rgb, f"Test tile {name}", "image"),

@@ -7,7 +7,7 @@ import torch
 
 from config import load_experiment
 from pipeline import probe
-from pipeline.probe import batches_of, measure
+from pipeline.probe import batch_sizes, measure
 from tests.tiny import tiny_values, write_config
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda:0")
@@ -26,15 +26,15 @@ def experiment_of(tmp_path, batch: int, at_once: int, split: int = 1):
 )
 def test_on_a_gpu_the_runs_own_batches_are_timed(tmp_path, batch, at_once, split, on_gpu, on_cpu):
     experiment = experiment_of(tmp_path, batch, at_once, split)
-    assert batches_of(experiment, experiment.models[0], GPU) == on_gpu
-    assert batches_of(experiment, experiment.models[0], CPU) == on_cpu
+    assert batch_sizes(experiment, experiment.models[0], GPU) == on_gpu
+    assert batch_sizes(experiment, experiment.models[0], CPU) == on_cpu
 
 
 def test_seconds_are_those_of_one_image(tmp_path, monkeypatch):
     experiment = experiment_of(tmp_path, 4, 4)
     times, seen = iter([6.0, 10.0]), []
     monkeypatch.setattr(probe, "seconds", lambda work, device: work() or next(times))
-    monkeypatch.setattr(probe, "batches_of", lambda *_: (2, 5))
+    monkeypatch.setattr(probe, "batch_sizes", lambda *_: (2, 5))
     monkeypatch.setattr(probe, "padded_logits", lambda network, image: seen.append(len(image)) or network(image))
     cost = measure(SimpleNamespace(experiment=experiment), experiment.models[0], 32, 64, CPU)
     assert (cost.train_s, cost.forward_s) == (3.0, 2.0)
