@@ -56,14 +56,14 @@ class RangeTest:
         return float(self.lr[int(slope.argmin())])
 
 
-def range_test(setup: Setup, first: float, last: float, steps: int) -> RangeTest:
-    """Take optimizer steps at rates from `first` to `last` in geometric progression, on batches as training has them.
+def range_test(setup: Setup, rates: np.ndarray) -> RangeTest:
+    """Take an optimizer step at each of some rates, on batches as training has them.
 
     Ends early where the loss runs away.
     """
     plan, state = setup.plan, setup.state
     state.network.train()
-    rates, losses, lowest = np.geomspace(first, last, steps), [], np.inf
+    losses, lowest = [], np.inf
     for lr, micro_batches in zip(track(rates, plan.name), _batches(setup), strict=False):
         set_lr(state.optimizer, lr)
         try:
@@ -102,7 +102,7 @@ def draw(path: Path, test: RangeTest, configured: float, title: str) -> None:
         figure.savefig(aside, format="png", dpi=120)
 
 
-def find_lr(run: Run, member: Member, device: torch.device, first: float, last: float, steps: int) -> RangeTest:
+def find_lr(run: Run, member: Member, device: torch.device, rates: np.ndarray) -> RangeTest:
     """Make the test of a member and write its plot and csv.
 
     Raises:
@@ -110,7 +110,7 @@ def find_lr(run: Run, member: Member, device: torch.device, first: float, last: 
     """
     setup = set_up(run, member, device)
     with in_users_words(member, setup.plan):
-        test = range_test(setup, first, last, steps)
+        test = range_test(setup, rates)
     folder = run.dir / "find_lr"
     curve = pd.DataFrame({"lr": test.lr, "loss": test.loss, "smooth": test.smooth})
     write_csv(folder / f"{member.model.name}.csv", curve)
@@ -133,7 +133,8 @@ def main(argv: list[str] | None = None) -> None:
     run = open_run(load_experiment(args.config, args.overrides))
     member = member_of(run, args)
     set_up_cpu(run.experiment)
-    test = find_lr(run, member, pick_device(run.experiment.jobs), args.first, args.last, args.steps)
+    rates = np.geomspace(args.first, args.last, args.steps)
+    test = find_lr(run, member, pick_device(run.experiment.jobs), rates)
     lowest, configured = int(test.smooth.argmin()), run.experiment.train_of(member.model).lr
     print(
         f"{member}: the loss falls fastest at lr {test.steepest:.1e} and is lowest at {test.lr[lowest]:.1e} "

@@ -300,7 +300,7 @@ def test_one_tile_at_a_time_is_the_users_to_mend(tmp_path, arch):
     with pytest.raises(UserError, match=said):
         trained(run)
     with pytest.raises(UserError, match=said):
-        find_lr(run, member_of(run), CPU, 1e-6, 1.0, 10)
+        find_lr(run, member_of(run), CPU, np.geomspace(1e-6, 1.0, 10))
 
 
 @pytest.mark.parametrize(("tiles", "parts"), [(10, 4), (7, 3), (16, 6), (5, 8), (2, 2), (1, 3), (8, 1)])
