@@ -49,24 +49,23 @@ def outlined(rgb_HW3: np.ndarray, region_HW: np.ndarray) -> np.ndarray:
 
 def photo(rgb_HW3: np.ndarray, alt: str, label: str, side_px: int = SIDE_PX) -> Thumb:
     """A picture with many colours: WebP, a tenth of PNG's size."""
-    return _thumb(rgb_HW3, cv2.INTER_AREA, "WEBP", alt, label, side_px)
+    return _thumb(rgb_HW3, "WEBP", alt, label, side_px)
 
 
 def drawing(rgb_HW3: np.ndarray, alt: str, label: str, side_px: int = SIDE_PX) -> Thumb:
     """A picture with few, exact colours: PNG, and no mixing of neighbours."""
-    return _thumb(rgb_HW3, cv2.INTER_NEAREST, "PNG", alt, label, side_px)
+    return _thumb(rgb_HW3, "PNG", alt, label, side_px)
 
 
-def _thumb(rgb_HW3: np.ndarray, how: int, kind: str, alt: str, label: str, side_px: int) -> Thumb:
+def _thumb(rgb_HW3: np.ndarray, kind: str, alt: str, label: str, side_px: int) -> Thumb:
     height, width = rgb_HW3.shape[:2]
     scale = side_px / max(height, width)
     if scale != 1:
-        how = cv2.INTER_CUBIC if scale > 1 and how == cv2.INTER_AREA else how
+        how = cv2.INTER_NEAREST if kind == "PNG" else cv2.INTER_CUBIC if scale > 1 else cv2.INTER_AREA
         rgb_HW3 = cv2.resize(rgb_HW3, (round(width * scale), round(height * scale)), interpolation=how)
     image = Image.fromarray(rgb_HW3)
-    if kind == "PNG":
-        # Masks have a dozen colours: a palette halves the file again.
-        image = image.quantize(256, method=Image.Quantize.FASTOCTREE) if _few(rgb_HW3) else image
+    if kind == "PNG" and _few(rgb_HW3):  # masks have a dozen colours: a palette halves the file again
+        image = image.quantize(256, method=Image.Quantize.FASTOCTREE)
     data = io.BytesIO()
     image.save(data, kind, **({"quality": QUALITY, "method": 4} if kind == "WEBP" else {}))
     return Thumb(data.getvalue(), f"image/{kind.lower()}", alt, label)
