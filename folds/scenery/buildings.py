@@ -1,6 +1,6 @@
 """Built-up land on a flat sheet, drawn along its main street (the u axis): villages, towns, industry, sites.
 
-A sheet is drawn with its streets along the axes and is turned into place by `terrain`. Its label covers all of it,
+A sheet is drawn with its streets along the axes and is turned into place by `places`. Its label covers all of it,
 yards and trees included, as land-use maps do; so a single pixel says little about its class.
 """
 
