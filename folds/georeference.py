@@ -181,12 +181,19 @@ def _near(footprints: Footprints, gap: float) -> tuple[np.ndarray, np.ndarray]:
 
 def _corners(corner_N2: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
     """(N, 2) the south-western corner of the tiles that each is linked to, over any number of links."""
-    n = len(corner_N2)
+    first_N = first_linked(len(corner_N2), pairs_P2)
+    lowest_N2 = np.full(corner_N2.shape, np.inf)
+    np.minimum.at(lowest_N2, first_N, corner_N2)
+    return lowest_N2[first_N]
+
+
+def first_linked(n: int, pairs_P2: np.ndarray) -> np.ndarray:
+    """(n,) of each tile the first that is linked to it, over any number of links: itself where none is."""
     links = coo_array((np.ones(len(pairs_P2), bool), tuple(pairs_P2.T)), shape=(n, n))
     count, component_N = connected_components(links, directed=False)
-    lowest = np.full((count, 2), np.inf)
-    np.minimum.at(lowest, component_N, corner_N2)
-    return lowest[component_N]
+    first = np.full(count, n, np.int64)
+    np.minimum.at(first, component_N, np.arange(n))
+    return first[component_N]
 
 
 def _placed(path: Path) -> _Placed | str:

@@ -5,15 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from base.errors import UserError, listed
 from base.files import hash_file
 from base.tables import read_csv
 from config import Run
 from config.data import Data, Folds
-from folds.georeference import Beside, find_footprints, linked_tiles, read_footprints, tiles_beside
+from folds.georeference import Beside, find_footprints, first_linked, linked_tiles, read_footprints, tiles_beside
 from folds.links import Links, open_links
 from folds.scan import Scan
 
@@ -127,15 +125,6 @@ def component_names(names: np.ndarray, pairs_P2: np.ndarray) -> np.ndarray:
     Train tiles come first in the tile table, so it is a train tile's name wherever one is linked.
     """
     return names[first_linked(len(names), pairs_P2)]
-
-
-def first_linked(n: int, pairs_P2: np.ndarray) -> np.ndarray:
-    """(n,) of each tile the first that is linked to it, over any number of links: itself where none is."""
-    links = coo_array((np.ones(len(pairs_P2), bool), (pairs_P2[:, 0], pairs_P2[:, 1])), shape=(n, n))
-    number_of, component_N = connected_components(links, directed=False)
-    first = np.full(number_of, n, np.int64)
-    np.minimum.at(first, component_N, np.arange(n))
-    return first[component_N]
 
 
 def group_inputs(data: Data, folds: Folds) -> dict[str, str]:
