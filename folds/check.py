@@ -41,6 +41,8 @@ from folds.pictures import write_mosaics
 from folds.scan import Scan, open_scan
 from folds.tiles import hist_of, make_tiles, sources_hash
 
+CHECK_CSV, CHECK_JSON = "check.csv", "check.json"
+
 
 @dataclass(frozen=True)
 class Audited:
@@ -95,7 +97,7 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
             "bands": bands.to_dict("records"), "classes": counts.to_dict("records"), "neighbours": neighbours,
             "copies": len(audited.links.copies), "folds": of_folds.figures,
         })  # fmt: skip
-        written += ["check.csv", "check.json"]
+        written += [CHECK_CSV, CHECK_JSON]
     pictures = write_mosaics(run, audited.tiles, audited.links.places, audited.scan)
     written += [f"{len(pictures)} pictures in mosaic/"] if pictures else []
     if written:
@@ -158,8 +160,8 @@ def _write_findings(folder: Path, findings: list[Finding], about: dict[str, Any]
     """Of the run's own folds, which its report shows; of another folds file nothing is kept."""
     records = [{"severity": f.severity, "kind": f.kind, "what": f.what, "tiles": f.tiles} for f in findings]
     rows = [(r["severity"], r["kind"], len(r["tiles"]), r["what"]) for r in records]
-    write_csv(folder / "check.csv", pd.DataFrame(rows, columns=["severity", "kind", "tiles", "what"]))
-    write_json(folder / "check.json", about | {"findings": records})
+    write_csv(folder / CHECK_CSV, pd.DataFrame(rows, columns=["severity", "kind", "tiles", "what"]))
+    write_json(folder / CHECK_JSON, about | {"findings": records})
 
 
 def say_neighbours(links: Links) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from base.command import stage_parser
 from reports.material import Material, run_to_look_at
 from reports.page import Facts, Section
-from reports.render import render, write_page, write_pngs
+from reports.render import FOLDER, render, write_page, write_pngs
 
 
 def section_command(module: str, what: str, build: Callable[[Material], Section]) -> Callable[[list[str] | None], None]:
@@ -15,7 +15,7 @@ def section_command(module: str, what: str, build: Callable[[Material], Section]
         args = stage_parser(module, what).parse_intermixed_args(argv)
         run = run_to_look_at(args.config, args.overrides)
         section = build(Material(run))
-        folder = run.dir / "report"
+        folder = run.dir / FOLDER
         name = run.experiment.name
         pictures = write_pngs(folder, [section])
         path = folder / f"{section.name}.html"

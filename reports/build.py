@@ -12,12 +12,15 @@ from base.stamps import FileResult, hash_files
 from base.version import code_version
 from config import Run, stale_members
 from ensemble.oof import oof_table
+from folds.check import CHECK_CSV
 from folds.files import as_glob
+from folds.pictures import FOLDER as MOSAICS
 from pipeline.record import LOG
+from pipeline.store import MANIFEST
 from reports import data, folds, oof, submission, tiles, training
 from reports.material import Material, run_to_look_at
 from reports.page import Facts, Section
-from reports.render import built, render, write_page, write_pngs
+from reports.render import FOLDER, built, render, write_page, write_pngs
 from reports.suspects import SUSPECTS
 from submissions.ledger import ledger_path
 from submissions.receipt import receipt_path
@@ -69,7 +72,7 @@ def make_report(run: Run) -> bool:
     footer = f"Foldscape {code_version()} · {now}"
     if stale:
         footer += f" · {len(stale)} members were trained on other keys or files than those of now"
-    write_pngs(run.dir / "report", sections)
+    write_pngs(run.dir / FOLDER, sections)
     write_page(run.dir / REPORT, render(sections, run.experiment.name, summary(material), footer))
     report_result(run, inputs).finish()
     return True
@@ -84,11 +87,10 @@ def report_result(run: Run, inputs: dict[str, str]) -> FileResult:
 
 def report_inputs(run: Run) -> dict[str, str]:
     """Hashes of all that the report is drawn from, large files by their manifests."""
-    names = ["tiles.csv", "folds.csv", "check.csv", "leak.json", "jobs.csv"]
-    paths = [run.dir / name for name in names]
+    paths = [run.tiles_csv, run.folds_csv, run.dir / CHECK_CSV, run.dir / folds.LEAK, run.jobs_csv]
     paths += [run.zip_path, receipt_path(run.zip_path), ledger_path(run.experiment)]
     inputs = {"code": code_version()} | hash_files(paths)
-    for pattern in (f"members/*/*/{LOG}", "members/*/*/oof-*/manifest.json", "test/*/manifest.json", "mosaic/*.png",
+    for pattern in (f"members/*/*/{LOG}", f"members/*/*/oof-*/{MANIFEST}", f"test/*/{MANIFEST}", f"{MOSAICS}/*.png",
                     f"blend/{run.experiment.blend.name}/*"):  # fmt: skip
         inputs[pattern] = _listing(run.dir, pattern)
     data = run.experiment.data

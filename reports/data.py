@@ -6,6 +6,7 @@ import pandas as pd
 from base.command import run as run_command
 from base.tables import read_csv
 from folds.audit import class_table
+from folds.check import CHECK_CSV
 from reports.alone import section_command
 from reports.bands import bands_parts
 from reports.figures import GRID, INK, MUTED, WIDTH, canvas, finish, look, name_axis, unit
@@ -125,7 +126,7 @@ def _sample(material: Material, tile: int, class_name: str, c: int) -> Strip:
 
 
 def _audit(material: Material) -> list[Part]:
-    path = material.run.dir / "check.csv"
+    path = material.run.dir / CHECK_CSV
     if not path.exists():
         return [Note("No audit of the data yet. Run: python -m folds.check --config FILE", "missing")]
     found = read_csv(path, dtype=str).fillna("")

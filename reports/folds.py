@@ -14,6 +14,7 @@ from reports.material import Material
 from reports.page import Facts, Figure, Gallery, Note, Part, Section, Strip, TableView
 from reports.pictures import photo
 
+LEAK = "leak.json"  # of `folds.leak --json`
 MOSAIC_PX = 480
 MOSAICS = 4  # recovered scenes that are shown, the largest first
 
@@ -141,7 +142,7 @@ def _mosaics(material: Material) -> list[Part]:
 
 def _leak(material: Material) -> list[Part]:
     """What `folds.leak` measured."""
-    path = material.run.dir / "leak.json"
+    path = material.run.dir / LEAK
     if not path.exists():
         return [
             Note(

@@ -15,6 +15,7 @@ from reports.page import Facts, Figure, Gallery, Note, Part, Section, TableView
 from reports.pictures import contact_sheet
 
 TEMPLATES = Path(__file__).parent / "templates"
+FOLDER = "report"  # of a run: its pictures, and pages of single sections
 KINDS = {Note: "note", Facts: "facts", Figure: "figure", Gallery: "gallery", TableView: "table"}
 
 

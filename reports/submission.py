@@ -19,7 +19,7 @@ from reports.page import Facts, Figure, Gallery, Note, Part, Section, Strip, Tab
 from reports.pictures import drawing, error_rgb, overlay, photo
 from submissions.formats import read_submission
 from submissions.layout import Layout
-from submissions.ledger import fit_line, ledger_path, read_ledger, scored_boards
+from submissions.ledger import SHA_SHOWN, fit_line, ledger_path, read_ledger, scored_boards
 from submissions.plot import draw_scores
 from submissions.problems import describe
 from submissions.receipt import find_receipt
@@ -181,7 +181,7 @@ def _ledger(material: Material) -> list[Part]:
     ledger = read_ledger(path)
     if ledger.empty:
         return [Note(f"{path}: no zip was entered in the ledger.", "missing")]
-    shown = ledger.assign(sha256=ledger.sha256.str[:8], created=ledger.created.str[:10])
+    shown = ledger.assign(sha256=ledger.sha256.str[:SHA_SHOWN], created=ledger.created.str[:10])
     shown["difference"] = shown.score - shown.honest_miou
     formats = dict.fromkeys(["oof_miou", "honest_miou", "score"], "{:.4f}") | {"difference": "{:+.4f}"}
     caption = "All zips beside this one, and what the boards said of them."
