@@ -12,7 +12,7 @@ from functools import cache, partial
 
 import numpy as np
 
-from config.ensemble import Blend
+from config.ensemble import PLAIN_MEAN, Blend
 from ensemble.apply import apply_sample
 from ensemble.calibration import fit_temperature, fit_vector, fitting_part
 from ensemble.decision import fit_bias_rule, fit_miou_rule
@@ -24,6 +24,8 @@ from ensemble.sample import Sample
 from ensemble.specialists import fit_evidence, fit_override
 from ensemble.weights import BAGS, ballots, direct_weights, greedy_weights, per_class_weights, telling_models
 
+PLAIN = PLAIN_MEAN | {"temperatures": "none"}
+"""Each step -> its kind that leaves things as they are."""
 HARM = 0.001
 """mIoU. One temperature for all changes a few ties of an argmax: a loss of .00002 may be certain, and is none."""
 
@@ -64,8 +66,19 @@ class Step:
     kinds: list[str]
     """Candidates, the first being to leave things as they are; a single one is not asked about but done."""
     fit: Callable[[FittedBlend, Sample, Sequence[str]], Fitted]
+    """The blend with each of some candidates, all of which change something."""
     judge: Callable[[FittedBlend, Sample], FittedBlend] | None = None
     """What is scored in a candidate's place, where its worth shows only together with a later step."""
+
+    def fit_kinds(self, blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
+        """`fit` for any candidates, with what each came to written down."""
+        changing = [kind for kind in kinds if kind != PLAIN.get(self.name)]
+        fitted = dict.fromkeys(kinds, blend) | (self.fit(blend, inside, changing) if changing else {})
+        # "members" has said so itself, as "2 of 3".
+        return {
+            kind: each if self.name in each.kinds else replace(each, kinds=each.kinds | {self.name: kind})
+            for kind, each in fitted.items()
+        }
 
 
 def fit_blend(sample: Sample, settings: Blend, ask: bool = True, temperatures: str | None = None) -> Fit:
@@ -115,6 +128,7 @@ def steps(sample: Sample, settings: Blend, temperatures: str | None = None) -> l
             Step("combination", "miou", _kinds(combination, ["mean", "gmean"]), _fit_combination),
         ]
     plan.append(Step("calibration", "nll", _kinds(calibration, ["none", "temperature", "vector"]), _fit_calibration))
+    decision = Step("decision", "miou", _kinds(settings.decision, ["argmax", "bias", "miou"]), _fit_decision)
     if sample.specialists:
         judge_kind = "miou" if settings.decision == "auto" else settings.decision
         plan.append(
@@ -123,11 +137,10 @@ def steps(sample: Sample, settings: Blend, temperatures: str | None = None) -> l
                 "miou",
                 ["none", "evidence"] if settings.specialists == "auto" else [settings.specialists],
                 partial(_fit_specialists, names=tuple(sample.specialists)),
-                judge=lambda blend, inside: _fit_decision(blend, inside, [judge_kind])[judge_kind],
+                judge=lambda blend, inside: decision.fit_kinds(blend, inside, [judge_kind])[judge_kind],
             )
         )
-    plan.append(Step("decision", "miou", _kinds(settings.decision, ["argmax", "bias", "miou"]), _fit_decision))
-    return plan
+    return [*plan, decision]
 
 
 def tally_sample(blend: FittedBlend, sample: Sample) -> Tally:
@@ -160,7 +173,7 @@ def _take(
         fitted, tallies = _try(step, blends, sample, folds)
         chosen, choices = _choose(step, tallies)
     return {
-        fold: (fitted.get(fold) or step.fit(blend, sample if fold is None else sample.without(fold), [chosen]))[chosen]
+        fold: (fitted.get(fold) or step.fit_kinds(blend, sample.without(fold), [chosen]))[chosen]
         for fold, blend in blends.items()
     }, choices
 
@@ -173,7 +186,7 @@ def _try(
     parts: dict[str, list[Tally]] = {kind: [] for kind in step.kinds}
     for fold in folds:
         inside, outside = sample.without(fold), sample.only(fold)
-        fitted[fold] = step.fit(blends[fold], inside, step.kinds)
+        fitted[fold] = step.fit_kinds(blends[fold], inside, step.kinds)
         for kind, blend in fitted[fold].items():
             judged = step.judge(blend, inside) if step.judge else blend
             parts[kind].append(tally_sample(judged, outside))
@@ -237,26 +250,20 @@ def _leave_out_noise(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -
     """The plain mean of those models whose labels agree with the truth more than chance would; of all if none do."""
     models = telling_models(inside) or inside.models
     weight_MC = np.full((len(models), len(blend.classes)), 1 / len(models))
-    kept = replace(blend.weighted(models, weight_MC, "uniform"), kinds=blend.kinds)
+    kept = blend.weighted(models, weight_MC, "uniform")
     kind = "all" if len(models) == len(inside.models) else f"{len(models)} of {len(inside.models)}"
-    return {kinds[0]: _with_kind(kept, "members", kind)}
+    return {kinds[0]: replace(kept, kinds=blend.kinds | {"members": kind})}
 
 
 def _fit_temperatures(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
-    fitted = {kind: blend for kind in kinds if kind == "none"}
-    if "tempered" in kinds:
-        part = fitting_part(inside.of_models(blend.models))
-        temperature_M = [
-            fit_temperature(tempered(probs_CP, 1.0), part.truth_P, part.weight_P) for probs_CP in part.probs_MCP
-        ]
-        fitted["tempered"] = replace(blend, temperature_M=tuple(temperature_M))
-    return {kind: _with_kind(blend, "temperatures", kind) for kind, blend in fitted.items()}
+    part = fitting_part(inside.of_models(blend.models))
+    temperature_M = [
+        fit_temperature(tempered(probs_CP, 1.0), part.truth_P, part.weight_P) for probs_CP in part.probs_MCP
+    ]
+    return dict.fromkeys(kinds, replace(blend, temperature_M=tuple(temperature_M)))
 
 
 def _fit_weights(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
-    fitted = {kind: _with_kind(blend, "weights", kind) for kind in kinds if kind == "uniform"}
-    if set(kinds) == {"uniform"}:
-        return fitted
     part = inside.of_models(blend.models)
     greedy_M = greedy_weights(ballots(part, blend.combination, blend.temperature_M, bags=BAGS))
     weights = {"greedy": greedy_M}
@@ -265,21 +272,17 @@ def _fit_weights(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fi
         weights["direct"] = direct_weights(ballot, greedy_M)
     if "per_class" in kinds:
         weights["per_class"] = per_class_weights(ballot, weights["direct"], _groups_of_class(inside))
-    for kind in kinds:
-        if kind != "uniform":
-            weight_MC = np.broadcast_to(weights[kind].reshape(len(greedy_M), -1), (len(greedy_M), len(blend.classes)))
-            fitted[kind] = blend.weighted(blend.models, weight_MC, kind)
-    return fitted
+    shape = len(greedy_M), len(blend.classes)
+    weight_MC = {kind: np.broadcast_to(weights[kind].reshape(len(greedy_M), -1), shape) for kind in kinds}
+    return {kind: blend.weighted(blend.models, weight_MC[kind], kind) for kind in kinds}
 
 
 def _fit_combination(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
-    fitted = {}
-    for kind in kinds:
-        combined = _with_kind(replace(blend, combination=kind), "combination", kind)
-        weights = blend.kinds["weights"]
-        as_it_is = kind == blend.combination or weights == "uniform"
-        fitted[kind] = combined if as_it_is else _fit_weights(combined, inside, [weights])[weights]
-    return fitted
+    weights = blend.kinds["weights"]
+    fitted = {kind: replace(blend, combination=kind) for kind in kinds}
+    if weights == PLAIN["weights"]:
+        return fitted
+    return {kind: _fit_weights(combined, inside, [weights])[weights] for kind, combined in fitted.items()}
 
 
 def _groups_of_class(sample: Sample) -> np.ndarray:
@@ -290,37 +293,25 @@ def _groups_of_class(sample: Sample) -> np.ndarray:
 
 
 def _fit_calibration(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
-    fitted = {kind: blend for kind in kinds if kind == "none"}
-    if set(kinds) != {"none"}:
-        part = fitting_part(inside)
-        probs_CP, _ = apply_sample(blend, part)
-        temperature = fit_temperature(probs_CP, part.truth_P, part.weight_P)
-        if "temperature" in kinds:
-            fitted["temperature"] = replace(blend, slope_C=(1 / temperature,) * len(blend.classes))
-        if "vector" in kinds:
-            slope_C, bias_C = fit_vector(probs_CP, part.truth_P, part.weight_P, temperature)
-            fitted["vector"] = replace(blend, slope_C=tuple(slope_C.tolist()), bias_C=tuple(bias_C.tolist()))
-    return {kind: _with_kind(blend, "calibration", kind) for kind, blend in fitted.items()}
+    part = fitting_part(inside)
+    probs_CP, _ = apply_sample(blend, part)
+    temperature = fit_temperature(probs_CP, part.truth_P, part.weight_P)
+    fitted = {"temperature": replace(blend, slope_C=(1 / temperature,) * len(blend.classes))}
+    if "vector" in kinds:
+        slope_C, bias_C = fit_vector(probs_CP, part.truth_P, part.weight_P, temperature)
+        fitted["vector"] = replace(blend, slope_C=tuple(slope_C.tolist()), bias_C=tuple(bias_C.tolist()))
+    return {kind: fitted[kind] for kind in kinds}
 
 
 def _fit_specialists(blend: FittedBlend, inside: Sample, kinds: Sequence[str], names: Sequence[str]) -> Fitted:
-    fit = {"none": lambda: blend, "evidence": lambda: fit_evidence(blend, inside, names),
-           "override": lambda: fit_override(blend, inside, names)}  # fmt: skip
-    return {kind: _with_kind(fit[kind](), "specialists", kind) for kind in kinds}
+    fit = {"evidence": fit_evidence, "override": fit_override}
+    return {kind: fit[kind](blend, inside, names) for kind in kinds}
 
 
 def _fit_decision(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
-    fitted = {kind: blend for kind in kinds if kind == "argmax"}
-    rules = {"bias": fit_bias_rule, "miou": fit_miou_rule}
-    if set(kinds) != {"argmax"}:
-        probs_CP, _ = apply_sample(blend, inside)
-        order = class_order(blend.classes)
-        for kind in kinds:
-            if kind != "argmax":
-                gain_C, offset_C = rules[kind](probs_CP, inside.truth_P, inside.weight_P, order)
-                fitted[kind] = replace(blend, gain_C=tuple(gain_C.tolist()), offset_C=tuple(offset_C.tolist()))
-    return {kind: _with_kind(blend, "decision", kind) for kind, blend in fitted.items()}
-
-
-def _with_kind(blend: FittedBlend, step: str, kind: str) -> FittedBlend:
-    return replace(blend, kinds=blend.kinds | {step: kind})
+    fitted, rules = {}, {"bias": fit_bias_rule, "miou": fit_miou_rule}
+    probs_CP, _ = apply_sample(blend, inside)
+    for kind in kinds:
+        gain_C, offset_C = rules[kind](probs_CP, inside.truth_P, inside.weight_P, class_order(blend.classes))
+        fitted[kind] = replace(blend, gain_C=tuple(gain_C.tolist()), offset_C=tuple(offset_C.tolist()))
+    return fitted

@@ -66,7 +66,7 @@ def fit_honestly(sample: Sample, settings: Blend, temperatures: str | None = Non
     ask = len(sample.folds) > 2
 
     def fit(fold: int | None) -> Fit:
-        return fit_blend(sample if fold is None else sample.without(fold), settings, ask, temperatures)
+        return fit_blend(sample.without(fold), settings, ask, temperatures)
 
     keys = [None, *sample.folds]
     by_fold = dict(zip(keys, track_in_threads(fit, keys, "fit blend"), strict=True))

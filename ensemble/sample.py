@@ -50,8 +50,10 @@ class Sample:
     def num_groups(self) -> int:
         return int(self.group_P.max(initial=-1)) + 1
 
-    def without(self, fold: int) -> "Sample":
-        """All pixels but those of a fold."""
+    def without(self, fold: int | None) -> "Sample":
+        """All pixels but those of a fold; None: all."""
+        if fold is None:
+            return self
         first, last = np.searchsorted(self.fold_P, [fold, fold + 1])
         return self._of(np.concatenate([np.arange(first), np.arange(last, len(self.fold_P))]))
 
