@@ -22,8 +22,8 @@ from pathlib import Path
 from base.command import add_json, plain_parser, run, write_figures
 from benchmarks.faults import count_faults
 from config.jobs import Jobs
+from pipeline.job_state import Job
 from pipeline.jobs import run_jobs
-from pipeline.supervise import Job
 
 REPEATS = 3
 LENGTHS, SLOTS = 24, 4

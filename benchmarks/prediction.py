@@ -32,6 +32,7 @@ import ttach
 from torch import nn
 
 from base.command import add_json, plain_parser, run, write_figures
+from base.files import write_npy_head
 from base.memory import keep_freed_memory
 from benchmarks.measure import peak_mib, ratios, seconds
 from benchmarks.prediction_faults import kill_and_go_on, provenance
@@ -283,8 +284,7 @@ def predict_tiles(count: int, folder: Path) -> None:
     """Predict `count` tiles from a packed array with a small network, and print the peak memory in MiB."""
     path = folder / "pixels.npy"
     with open(path, "wb") as file:  # not through a map, whose pages would count
-        head = {"shape": (count, 256, 256, 4), "fortran_order": False, "descr": "|u1"}
-        np.lib.format.write_array_header_2_0(file, head)
+        write_npy_head(file, np.empty((256, 256, 4), np.uint8), count)
         for i in range(count):
             blocks = np.random.default_rng(i).integers(0, 255, (16, 16, 4), np.uint8)
             file.write(blocks.repeat(16, 0).repeat(16, 1).tobytes())

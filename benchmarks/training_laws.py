@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from base.files import hash_file, write_json
+from base.files import hash_file, write_json, write_npy_head
 from benchmarks.measure import in_own_process, peak_mib, resident_mib, seconds
 from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds
@@ -159,8 +159,7 @@ def sparse_competition(folder: Path) -> Run:
         ("train_mask", (COMPETITION_TILES, PX, PX)),
     ):
         with open(pack / f"{name}.npy", "wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, header)
+            write_npy_head(file, np.empty(shape[1:], np.uint8), shape[0])
             file.truncate(file.tell() + int(np.prod(shape)))
     write_json(pack / "pack.json", {"mean": [0.5] * BANDS, "std": [0.2] * BANDS})
     return run
