@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from folds.scenery.canvas import FLAT
 from folds.scenery.noise import PEAK, blob, fractal
-from folds.scenery.spectra import FLAT, any_of
+from folds.scenery.spectra import any_of
 
 
 @dataclass

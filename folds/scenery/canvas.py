@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from config.data import LANDSCAPE_CLASSES
-from folds.scenery.spectra import FLAT
 
 # Pixels of the competition's first round (16,017 tiles of 256 x 256), as counted by
 # alexchungio/Intelligent-analysis-of-ecological-assets-competition-2021.
@@ -21,6 +20,7 @@ PIXELS = {
     "water": 35_714_475,
     "bareland": 876_456,
 }
+FLAT = 128  # the tone of a surface without rows, ribs or slopes
 # The numbers inside a scene are positions in LANDSCAPE_CLASSES.
 FARMLAND, FOREST, GRASS, ROAD, URBAN, RURAL, INDUSTRIAL, CONSTRUCTION, WATER, BARELAND = range(len(LANDSCAPE_CLASSES))
 

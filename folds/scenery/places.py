@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from folds.scenery.buildings import Sheet
-from folds.scenery.canvas import BARELAND, FARMLAND, GRASS, ROAD, Canvas
+from folds.scenery.canvas import BARELAND, FARMLAND, FLAT, GRASS, ROAD, Canvas
 from folds.scenery.noise import PEAK, across, blob, crooked_line, draw_line, fractal, norm, random_direction
-from folds.scenery.spectra import FLAT, any_of
+from folds.scenery.spectra import any_of
 
 ENOUGH = 0.93  # of the wanted pixels: the next place would more often overshoot than fill the gap
 MISSES = 40  # sites refused in a row, after which the scene counts as full

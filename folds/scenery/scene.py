@@ -7,6 +7,7 @@ from folds.scenery import buildings
 from folds.scenery.canvas import (
     BARELAND,
     CONSTRUCTION,
+    FLAT,
     FOREST,
     GRASS,
     INDUSTRIAL,
@@ -19,7 +20,7 @@ from folds.scenery.canvas import (
 )
 from folds.scenery.noise import canopy, fractal
 from folds.scenery.places import build_roads, scatter_trees, settle, spread
-from folds.scenery.spectra import FLAT, Sensor, render
+from folds.scenery.spectra import Sensor, render
 from folds.scenery.terrain import draw_rivers, find_lowland, lay_fields, plan_rivers, plant_forest
 
 SPLITS = ("train", "test")
@@ -62,7 +63,7 @@ def draw_scene(
     scatter_trees(rng, canvas, crowns_HW)
 
     sensor = Sensor.draw(rng, shift if split == "test" else 0.0)
-    image_HWB = render(rng, canvas.material_HW, canvas.height_HW, canvas.tone_HW, hills_HW, crowns_HW, sensor)
+    image_HWB = render(rng, canvas, hills_HW, crowns_HW, sensor)
     return image_HWB, canvas.index_HW
 
 

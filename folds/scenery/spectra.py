@@ -6,10 +6,10 @@ from itertools import accumulate
 import cv2
 import numpy as np
 
+from folds.scenery.canvas import Canvas
 from folds.scenery.noise import PEAK, fractal
 
 BANDS = ("red", "green", "blue", "nir")
-FLAT = 128  # the tone of a surface without rows, ribs or slopes
 
 
 @dataclass(frozen=True)
@@ -93,19 +93,16 @@ class Sensor:
 
 
 def render(
-    rng: np.random.Generator, material_HW, height_HW, tone_HW, hills_HW, crowns_HW, sensor: Sensor
+    rng: np.random.Generator, canvas: Canvas, hills_HW: np.ndarray, crowns_HW: np.ndarray, sensor: Sensor
 ) -> np.ndarray:
     """(H, W, 4) uint8 image of a landscape.
 
     Args:
-        material_HW: uint8 numbers of `NUMBER`.
-        height_HW: uint8 height in pixels of what stands there, for the shadows.
-        tone_HW: uint8, FLAT where a surface has neither rows nor slopes.
         hills_HW: int16 height of the ground, for lit and shaded slopes.
         crowns_HW: int16 surface of the trees, see `canopy`.
     """
     sun = ((1, 1), (1, 2), (2, 1), (1, -1))[rng.integers(4)]  # where shadows fall: rows down, columns right
-    shape = material_HW.shape
+    material_HW, shape = canvas.material_HW, canvas.material_HW.shape
     table = _variant_spectra(rng)
 
     light_HW = np.ones(shape, np.float32)
@@ -113,10 +110,10 @@ def render(
     # Crowns are bright at the top and dark in the gaps, and a little brighter on the side of the sun.
     light_HW += _contrast(material_HW, "crown", 1 / 24) * (crowns_HW - 20 + 2 * _slope(crowns_HW, sun, 1))
     light_HW += _contrast(material_HW, "relief", 1 / 600) * np.clip(_slope(hills_HW, sun, 4), -900, 900)
-    light_HW += _contrast(material_HW, "rows", 1 / 128) * (tone_HW.view(np.int8) ^ np.int8(-128))
+    light_HW += _contrast(material_HW, "rows", 1 / 128) * (canvas.tone_HW.view(np.int8) ^ np.int8(-128))
     light_HW += _contrast(material_HW, "mottle", 3 / PEAK) * fractal(rng, *shape, 64, 8, 0.6)
     np.maximum(light_HW, 0.25, out=light_HW)
-    light_HW[shadows(height_HW, sun)] *= np.float32(0.5)
+    light_HW[shadows(canvas.height_HW, sun)] *= np.float32(0.5)
 
     # Vegetation is nowhere equally vigorous: NIR rises where red falls, over hundreds of pixels.
     vigour_HW = fractal(rng, *shape, 256, 64, 0.5)
