@@ -136,35 +136,37 @@ def make_folds(run: Run) -> pd.DataFrame:
         UserError: a class lives in fewer groups than folds, `folds.file` fails its audit, or `folds.csv` was edited or
             laid there by hand.
     """
-    experiment = run.experiment
-    tiles = make_tiles(run)
-    inputs = hash_files([run.tiles_csv]) | _file_input(experiment.folds.file)
+    asked, tiles = run.experiment.folds, make_tiles(run)
+    inputs = hash_files([run.tiles_csv]) | _file_input(asked.file)
     result = FileResult(run.folds_csv, run.folds_keys, inputs)
     _refuse_foreign(run)
     if result.is_fresh():
         return read_folds(run.folds_csv)
     train = tiles[tiles.split == "train"]
-    k = experiment.folds.k
-    if experiment.folds.file:
-        folds = import_folds(Path(experiment.folds.file), train, k)
+    if asked.file:
+        folds = import_folds(Path(asked.file), train, asked.k)
     else:
-        classes = ClassTable.of(experiment.data)
-        hist_NC, group_N = hist_of(tiles, classes), train.group.to_numpy()
-        _refuse_k(k, train.group.nunique(), len(train), more_groups(experiment.folds))
-        few = few_groups(hist_NC, group_N, k, classes.names)
-        if few and "class_in_few_groups" not in experiment.folds.allow:
-            tiles_with = {name: int((hist_NC[:, classes.names.index(name)] > 0).sum()) for name in few}
-            raise UserError(
-                f"{k} folds cannot all hold every class: {listed(explain_few(few))}. "
-                f"{_ways_out(few, tiles_with, experiment.folds)}"
-            )
-        fold_N = assign_folds(hist_NC, group_N, k, experiment.folds.seed)
+        classes = ClassTable.of(run.experiment.data)
+        fold_N = _assigned(train, hist_of(tiles, classes), asked, classes.names)
         folds = train[["name", "group"]].assign(fold=fold_N).reset_index(drop=True)
     # Begun first: a stop between the two must look neither like an edit nor like folds of the old keys.
     result.begin()
     write_csv(run.folds_csv, folds)
     result.finish()
     return folds
+
+
+def _assigned(train: pd.DataFrame, hist_NC: np.ndarray, asked: Folds, names: tuple[str, ...]) -> np.ndarray:
+    """(N,) `assign_folds` of the train tiles, unless some class could not be in all folds, which `folds.allow` lets."""
+    group_N, k = train.group.to_numpy(), asked.k
+    _refuse_k(k, train.group.nunique(), len(train), more_groups(asked))
+    few = few_groups(hist_NC, group_N, k, names)
+    if few and "class_in_few_groups" not in asked.allow:
+        tiles_with = {name: int((hist_NC[:, names.index(name)] > 0).sum()) for name in few}
+        raise UserError(
+            f"{k} folds cannot all hold every class: {listed(explain_few(few))}. {_ways_out(few, tiles_with, asked)}"
+        )
+    return assign_folds(hist_NC, group_N, k, asked.seed)
 
 
 def _file_input(file: str | None) -> dict[str, str]:
