@@ -23,7 +23,7 @@ from folds.folds_csv import folds_of
 from folds.tiles import sources_of, tiles_of
 from pipeline.finished import Kind, mean_facts, member_facts
 from pipeline.record import record_path, weights_path
-from pipeline.store import content_problems, open_store
+from pipeline.store import Store, content_problems, open_store
 
 
 @dataclass(frozen=True)
@@ -112,10 +112,8 @@ def _member_store_problems(run: Run, member: Member, path: Path, kind: Kind, tru
     except UserError as error:
         return [str(error)] + [f"{path}: {problem}" for problem in problems]
     held_out = [name for name, fold in truth.fold_of.items() if fold == member.fold]
-    problems += _unlike(store.manifest, expected)
-    problems += _names_problems(store.names, held_out if kind == "oof" else truth.test_names)
-    if store.classes != (outputs := run.experiment.outputs_of(member.model)):
-        problems.append(f"classes are {listed(store.classes)}, not {listed(outputs)}")
+    names, outputs = held_out if kind == "oof" else truth.test_names, run.experiment.outputs_of(member.model)
+    problems += _store_problems(store, expected, names, outputs)
     if kind == "oof":
         problems += [f"its member {problem}" for problem in leak_problems(
             record.get("train_tiles", []), store.names, truth.group_of)]  # fmt: skip
@@ -156,10 +154,16 @@ def _mean_store_problems(run: Run, model: Model, path: Path, truth: Truth, conte
         store = open_store(path)
     except UserError as error:
         return [str(error)]
-    problems = _unlike(store.manifest, mean_facts(run, model)) + _names_problems(store.names, truth.test_names)
-    if store.classes != (outputs := run.experiment.outputs_of(model)):
-        problems.append(f"classes are {listed(store.classes)}, not {listed(outputs)}")
+    problems = _store_problems(store, mean_facts(run, model), truth.test_names, run.experiment.outputs_of(model))
     return [f"{path}: {problem}" for problem in problems] + (content_problems(store) if content else [])
+
+
+def _store_problems(store: Store, facts: dict[str, Any], names: list[str], outputs: list[str]) -> list[str]:
+    """How a store differs from what it should have been made from, hold, and give."""
+    problems = _unlike(store.manifest, facts) + _names_problems(store.names, names)
+    if store.classes != outputs:
+        problems.append(f"classes are {listed(store.classes)}, not {listed(outputs)}")
+    return problems
 
 
 def _unlike(found: dict[str, Any], expected: dict[str, Any]) -> list[str]:
