@@ -265,10 +265,10 @@ def _fit_temperatures(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) 
 
 def _fit_weights(blend: FittedBlend, inside: Sample, kinds: Sequence[str]) -> Fitted:
     part = inside.of_models(blend.models)
-    greedy_M = greedy_weights(ballots(part, blend.combination, blend.temperature_M, bags=BAGS))
+    ballot, *bags = ballots(part, blend.combination, blend.temperature_M, bags=BAGS)
+    greedy_M = greedy_weights(bags)
     weights = {"greedy": greedy_M}
     if {"direct", "per_class"} & set(kinds):
-        (ballot,) = ballots(part, blend.combination, blend.temperature_M)
         weights["direct"] = direct_weights(ballot, greedy_M)
     if "per_class" in kinds:
         weights["per_class"] = per_class_weights(ballot, weights["direct"], _groups_of_class(inside))

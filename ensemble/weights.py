@@ -68,7 +68,7 @@ def telling_models(sample: Sample) -> tuple[str, ...]:
 
 
 def ballots(sample: Sample, combination: Combination, temperature_M: tuple[float, ...], bags: int = 0) -> list[Ballot]:
-    """The sample as integer evidence, once whole, or `bags` times with its groups resampled (their weights change)."""
+    """The sample as integer evidence: whole, then `bags` times with its groups resampled (their weights change)."""
     order = class_order(sample.classes)
     label_MP = np.stack([top_class(probs_CP, order) for probs_CP in sample.probs_MCP])
     agreed_P = (label_MP == label_MP[0]).all(0)
@@ -89,12 +89,11 @@ def ballots(sample: Sample, combination: Combination, temperature_M: tuple[float
             order=order,
         )
 
-    if not bags:
-        return [of(sample.weight_P)]
     rng = np.random.default_rng(0)
     draws = [rng.integers(0, sample.num_groups, sample.num_groups) for _ in range(bags)]
     times_BG = [np.bincount(draw, minlength=sample.num_groups) for draw in draws]
-    return [_without_zeros(of(sample.weight_P * times_G[sample.group_P])) for times_G in times_BG]
+    bagged = [_without_zeros(of(sample.weight_P * times_G[sample.group_P])) for times_G in times_BG]
+    return [of(sample.weight_P), *bagged]
 
 
 def greedy_weights(bags: list[Ballot]) -> np.ndarray:

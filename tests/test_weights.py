@@ -41,8 +41,8 @@ def blend_miou(sample, weights, combination="mean", temperature_M=None) -> float
 def test_fitted_weights_beat_every_single_pair_and_uniform(combination):
     source = random_source(1, noises=(0.9, 1.0, 1.2, 1.3, 1.6, 3.0))
     sample = draw_sample(source, 10**6)
-    (ballot,) = ballots(sample, combination, (1.0,) * 6)
-    greedy_M = greedy_weights(ballots(sample, combination, (1.0,) * 6, bags=3))
+    ballot, *bags = ballots(sample, combination, (1.0,) * 6, bags=3)
+    greedy_M = greedy_weights(bags)
     fitted = blend_miou(sample, direct_weights(ballot, greedy_M), combination)
     rivals = [np.ones(6) / 6, *np.eye(6), *(np.eye(6)[[a, b]].mean(0) for a, b in combinations(range(6), 2))]
     assert fitted >= max(blend_miou(sample, weights, combination) for weights in rivals) - 2e-4
@@ -66,7 +66,7 @@ def test_noise_gets_no_weight():
     mixed = replace(source, models=(*source.models, "noise0", "noise1"),
                     probs_NMCHW=np.concatenate([source.probs_NMCHW, noise], axis=1))  # fmt: skip
     sample = draw_sample(mixed, 10**6)
-    greedy_M = greedy_weights(ballots(sample, "mean", (1.0,) * 5, bags=5))
+    greedy_M = greedy_weights(ballots(sample, "mean", (1.0,) * 5, bags=5)[1:])
     assert sample.models[3:] == ("noise0", "noise1")
     assert greedy_M[3:].sum() < 0.05
 
