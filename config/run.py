@@ -176,6 +176,8 @@ class Run:
         train: Train = self.experiment.train_of(model)
         own = model.model_dump(mode="json", exclude={"train", "folds"})  # more members change none
         recipe = train.model_dump(mode="json", exclude={"tensorboard"})  # another picture of the same training
+        if recipe["batch_statistics"] == "running":  # as all members were before there was a choice
+            del recipe["batch_statistics"]
         tiles = {
             key: value
             for key, value in self.folds_keys.items()

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from base.errors import UserError
-from base.files import write_text
+from base.files import read_json, write_json, write_text
 from base.locks import held
 from config import Experiment, Member, Run, load_experiment, open_run, refuse_unwritable
 from tests.tiny import tiny_values, write_config
@@ -99,6 +99,16 @@ def test_a_second_test_set_of_the_demo_trains_nothing():
     demo, second = (load_experiment("configs/demo.yaml", keys) for keys in ([], ["data.generate=null"]))
     assert Run(demo).member_keys(demo.models[0]) == Run(second).member_keys(second.models[0])
     assert Run(demo).data_keys != Run(second).data_keys
+
+
+def test_a_member_of_before_batch_statistics_were_a_choice_is_one_of_running_ones(finished, tmp_path):
+    for stamp_path in (finished.dir / "members").rglob("stamp.json"):
+        stamp = read_json(stamp_path)
+        del stamp["keys"]["train.batch_statistics"]
+        write_json(stamp_path, stamp)
+    open_run(experiment_of(tmp_path, "train.batch_statistics=running"))
+    with pytest.raises(UserError, match=r"train\.batch_statistics \(none\) -> estimated"):
+        open_run(experiment_of(tmp_path))
 
 
 def test_an_edited_folds_file_stops_the_run(finished, tmp_path):
