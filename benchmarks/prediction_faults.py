@@ -10,6 +10,7 @@ import numpy as np
 from base.errors import UserError
 from benchmarks.measure import seconds
 from config import Member, Run, load_experiment
+from config.run import experiment_path
 from pipeline.check import check_stores
 from pipeline.store import INDEX, MANIFEST, PROBS
 from tests.spoiled import SPOILED, write_clean
@@ -37,7 +38,7 @@ def provenance(folder: Path) -> dict[str, int]:
 def kill_and_go_on(run: Run, member: Member) -> dict[str, int]:
     """Predict in a process that is killed at a random moment, again and again; the store must come out the same."""
     path = run.oof_store(member)
-    command = [sys.executable, "-m", "pipeline.predict", "--config", str(run.dir / "experiment.yaml"),
+    command = [sys.executable, "-m", "pipeline.predict", "--config", str(experiment_path(run.dir)),
                "--model", member.model.name, "--fold", str(member.fold), "--seed", str(member.seed),
                "jobs.devices=cpu"]  # fmt: skip
 

@@ -31,6 +31,7 @@ from config import Member, Run, load_experiment, open_run
 from folds.assign import make_folds
 from folds.landscape import make_landscape
 from models.zoo import build_model
+from pipeline.checkpoint import checkpoint_path
 from pipeline.data import Batch
 from pipeline.device import autocast, make_deterministic, set_up_cpu
 from pipeline.loop import Hooks, fit
@@ -278,7 +279,7 @@ def speeds(folder: Path, name: str) -> dict[str, float]:
         experiment_run, bench = ready_bench(folder, name, suffix)
         figures |= efficiency(bench, suffix)
         breakdown(bench)
-        save_s = seconds(lambda bench=bench: bench.setup.state.save(folder / "last.pt", {}))
+        save_s = seconds(lambda bench=bench: bench.setup.state.save(checkpoint_path(folder), {}))
         print(f"  a checkpoint, once in {bench.setup.plan.checkpoint_s:.0f} s: {save_s:.2f} s", flush=True)
         if "vs_reference_loop" not in figures:
             figures["vs_reference_loop"] = against_reference(experiment_run, bench)

@@ -16,7 +16,7 @@ from base.files import hash_file, write_text
 from base.locks import held
 from base.stamps import file_stamp, read_stamp
 from config.experiment import Experiment
-from config.run import Member, Run
+from config.run import Member, Run, experiment_path
 from config.training import Model
 
 
@@ -96,7 +96,7 @@ def open_run(experiment: Experiment) -> Run:
         for member in stale:
             shutil.rmtree(run.member_dir(member))
     text = yaml.safe_dump(experiment.dump(), sort_keys=False, allow_unicode=True)
-    path = run.dir / "experiment.yaml"
+    path = experiment_path(run.dir)
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
     return run

@@ -30,6 +30,11 @@ NO_MEMBERS_KEYS = (
 JOBS, RUN_LOCK = "jobs", "run.lock"
 
 
+def experiment_path(folder: Path) -> Path:
+    """Where the folder of a run says what experiment it is of."""
+    return folder / "experiment.yaml"
+
+
 def fold_name(fold: int | None) -> str:
     """A member's fold as `--fold` takes it."""
     return "all" if fold is None else str(fold)

@@ -23,6 +23,7 @@ from base.threads import track_in_threads
 from config import Member, Run, load_experiment, open_run
 from config.data import IGNORE_INDEX, OOF_COLUMNS
 from config.ensemble import Predict
+from config.run import experiment_path
 from ensemble.build import STEPS, RunBlend, build_blend, read_groups
 from ensemble.evidence import Counter, Tally, score
 from ensemble.labels import class_order, top_class
@@ -53,7 +54,7 @@ def oof_table(folder: str | Path) -> pd.DataFrame:
     """
     path = Path(folder) / "oof.csv"
     if not path.exists():
-        record = Path(folder) / "experiment.yaml"
+        record = experiment_path(Path(folder))
         raise UserError(
             f"{path}: no OOF table yet. Run: python -m ensemble.oof --config {record if record.exists() else 'FILE'}"
         )

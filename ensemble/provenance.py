@@ -9,7 +9,7 @@ from base.errors import UserError
 from base.files import hash_file, hash_value
 from config import Experiment, Run
 from config.ensemble import Blend
-from config.run import PLACE_KEYS
+from config.run import PLACE_KEYS, experiment_path
 from ensemble.fitted import FittedBlend
 from ensemble.stores import UnseenStores
 from pipeline.store import MANIFEST
@@ -53,7 +53,7 @@ def run_of_receipt(experiment: Experiment, receipt: dict[str, Any]) -> Run:
         UserError: the receipt is of another run.
     """
     if receipt.get("run", experiment.name) != experiment.name:
-        record = Path(experiment.runs_dir) / receipt["run"] / "experiment.yaml"
+        record = experiment_path(Path(experiment.runs_dir) / receipt["run"])
         raise UserError(
             f"the receipt is of run {receipt['run']!r}, the experiment is {experiment.name!r}: give --config {record}"
         )

@@ -13,6 +13,11 @@ from models.averaging import Averages
 from pipeline.schedule import Plateau
 
 
+def checkpoint_path(folder: Path) -> Path:
+    """Where a member's folder has its checkpoint; none once it is finished."""
+    return folder / "last.pt"
+
+
 @dataclass
 class TrainState:
     """What training changes. `epoch` and `micro_step` say where it stands: that many are done."""

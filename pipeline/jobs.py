@@ -64,7 +64,7 @@ def run_jobs(
     rules = Rules(session.listener(), Path.cwd(), settings, members)
     session.beat()
     known = [{"name": job.name, "cost_s": job.cost_s} for job in jobs]
-    write_json(folder / "grid.json", {"session": session.id, "jobs": known})
+    write_json(grid_path(folder), {"session": session.id, "jobs": known})
     with _stopping(session), _backend(settings, members) as backend, _beating(session, jobs, watch) as states:
         for wave in waves(jobs):
             ready = [job for job in wave if all(states()[name].status == "done" for name in job.after)]
@@ -98,9 +98,14 @@ def read_states(folder: Path, session: str, jobs: Sequence[Job]) -> dict[str, Jo
     return states
 
 
+def grid_path(folder: Path) -> Path:
+    """Where it is said which jobs the newest session has; none before the first."""
+    return folder / "grid.json"
+
+
 def read_grid(folder: Path) -> tuple[list[Job], str]:
     """The newest session's jobs without their commands, and its id."""
-    grid = read_json(folder / "grid.json")
+    grid = read_json(grid_path(folder))
     return [Job(each["name"], (), each["cost_s"]) for each in grid["jobs"]], grid["session"]
 
 

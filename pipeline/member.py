@@ -1,13 +1,14 @@
 """One member from start to end in one process: train, predict its held-out fold, predict the test tiles."""
 
+import torch
+
 from base.command import run as run_command
 from base.command import stage_parser
-from base.locks import held
 from config import load_experiment, open_run
-from pipeline.device import pick_device, set_up_cpu
+from pipeline.member_command import work_on_member
 from pipeline.members import add_member_options, member_of
 from pipeline.predict import predict_oof, predict_test
-from pipeline.stopping import Stopped, StopRequest
+from pipeline.stopping import StopRequest
 from pipeline.train import train_member
 
 
@@ -21,19 +22,15 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
     member = member_of(run, args)
-    set_up_cpu(run.experiment)
-    device = pick_device(run.experiment.jobs)
-    try:
-        with StopRequest() as stop, held(run.member_lock(member), f"member {member}"):
-            train_member(run, member, device, stop)
-            if member.fold is not None:
-                predict_oof(run, member, device, stop)
-            predict_test(run, member, device, stop)
-    except Stopped:
-        print(f"{member}: stopped; the same command goes on", flush=True)
-        return stop.exit_code
-    print(f"{member}: done")
-    return 0
+
+    def work(device: torch.device, stop: StopRequest) -> str:
+        train_member(run, member, device, stop)
+        if member.fold is not None:
+            predict_oof(run, member, device, stop)
+        predict_test(run, member, device, stop)
+        return f"{member}: done"
+
+    return work_on_member(run, member, work)
 
 
 if __name__ == "__main__":

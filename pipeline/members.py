@@ -17,6 +17,7 @@ from config.ensemble import Predict, WeightsKind
 from models.folding import fold_batch_norms
 from models.zoo import build_model
 from pipeline.batch_norms import PixelSample, adapt
+from pipeline.checkpoint import checkpoint_path
 from pipeline.device import autocast_dtype
 from pipeline.finished import member_is_finished
 from pipeline.forward import Predictor
@@ -33,7 +34,7 @@ def write_weights(folder: Path, kind: str, network: nn.Module) -> None:
 
 def clear_killed(folder: Path) -> None:
     """Remove what a killed run was just writing, as large as its weights. Whoever trains holds the member's lock."""
-    for path in (folder / "last.pt", *(weights_path(folder, kind) for kind in get_args(WeightsKind))):
+    for path in (checkpoint_path(folder), *(weights_path(folder, kind) for kind in get_args(WeightsKind))):
         clear_aside(path)
 
 

@@ -11,7 +11,6 @@ from base.command import run as run_command
 from base.command import stage_parser
 from base.errors import UserError, listed
 from base.files import write_json
-from base.locks import held
 from base.progress import bar
 from base.version import code_version
 from config import Member, Run, load_experiment, open_run
@@ -21,6 +20,7 @@ from pipeline.device import pick_device, set_up_cpu
 from pipeline.finished import SECONDS, Kind, mean_is_finished, member_facts, oof_is_finished, part_is_finished
 from pipeline.image_files import add_image_options, wanted_of
 from pipeline.images import label_by_members
+from pipeline.member_command import work_on_member
 from pipeline.members import add_member_options, load_member, member_of, members_of
 from pipeline.outputs import output_for_store
 from pipeline.pack import open_pack, read_rows
@@ -113,23 +113,19 @@ def main(argv: list[str] | None = None) -> int:
     add_image_options(group, required=False)
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
-    set_up_cpu(run.experiment)
-    device = pick_device(run.experiment.jobs)
     if args.images:
+        set_up_cpu(run.experiment)
         members = members_of(run, args)
-        count = label_by_members(run, members, wanted_of(args), device)
+        count = label_by_members(run, members, wanted_of(args), pick_device(run.experiment.jobs))
         print(f"{args.out}: {count} images by {listed(members)}")
         return 0
     member = member_of(run, args)
     predict_split = predict_oof if args.split == "oof" else predict_test
-    try:
-        with StopRequest() as stop, held(run.member_lock(member), f"member {member}"):
-            path = predict_split(run, member, device, stop)
-    except Stopped:
-        print(f"{member}: stopped; nothing is left of it", flush=True)
-        return stop.exit_code
-    print(f"{args.split} {member}: {path or 'no test set'}")
-    return 0
+
+    def work(device: torch.device, stop: StopRequest) -> str:
+        return f"{args.split} {member}: {predict_split(run, member, device, stop) or 'no test set'}"
+
+    return work_on_member(run, member, work, if_stopped="nothing is left of it")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from base.errors import UserError
 from base.locks import holder_of, is_free
 from base.screen import screen
 from config.run import JOBS, RUN_LOCK
-from pipeline.jobs import read_grid, read_states
+from pipeline.jobs import grid_path, read_grid, read_states
 from pipeline.watch import GridView
 
 
@@ -21,7 +21,7 @@ def show_status(run: Path, console: Console) -> None:
         UserError: no grid was ever started there.
     """
     folder = run / JOBS
-    if not (folder / "grid.json").exists():
+    if not grid_path(folder).exists():
         raise UserError(f"{run}: no jobs were ever started there; expected the folder of a run, as in runs/demo")
     jobs, session = read_grid(folder)
     states = read_states(folder, session, jobs)

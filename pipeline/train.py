@@ -12,20 +12,20 @@ from torch import nn
 
 from base.command import run as run_command
 from base.command import stage_parser
-from base.locks import held
 from base.progress import track
 from config import Member, Run, load_experiment, open_run
 from config.ensemble import Predict
 from folds.metrics import confusion, mean_iou
 from models.batch_statistics import update_batch_statistics
 from pipeline.batch_norms import batch_after_training, in_twos, spread_batches
-from pipeline.checkpoint import TrainState
+from pipeline.checkpoint import TrainState, checkpoint_path
 from pipeline.curves import Curves
 from pipeline.data import target_table
-from pipeline.device import autocast, pick_device, set_up_cpu
+from pipeline.device import autocast
 from pipeline.finished import member_is_finished
 from pipeline.forward import Predictor, read_pixels
 from pipeline.loop import Hooks, fit
+from pipeline.member_command import work_on_member
 from pipeline.members import add_member_options, clear_killed, member_of, write_weights
 from pipeline.outputs import decisions
 from pipeline.pack import read_rows
@@ -44,17 +44,17 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
         Stopped: `stop` was asked for; `last.pt` holds everything that is done.
     """
     result = run.member_result(member)
-    folder = result.path
+    folder, checkpoint = result.path, checkpoint_path(result.path)
     clear_killed(folder)
     if member_is_finished(run, member):
-        (folder / "last.pt").unlink(missing_ok=True)  # killed between its last two lines
+        checkpoint.unlink(missing_ok=True)  # killed between its last two lines
         return folder
     setup = set_up(run, member, device)
     plan, state = setup.plan, setup.state
     train, objective = plan.train, setup.objective
     identity = result.keys | result.inputs | {"member": str(member)}
-    if (folder / "last.pt").exists():
-        state.load(folder / "last.pt", identity, device)
+    if checkpoint.exists():
+        state.load(checkpoint, identity, device)
     result.begin()
     setup.record.write(folder)
 
@@ -62,7 +62,7 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
         return held_out_miou(setup, evaluated, run.experiment.images_at_once, pause)
 
     def save(state: TrainState) -> None:
-        state.save(folder / "last.pt", identity)
+        state.save(checkpoint, identity)
         write_log(folder, state.log)
 
     def save_best(state: TrainState) -> None:
@@ -79,7 +79,7 @@ def train_member(run: Run, member: Member, device: torch.device, stop: StopReque
 
     write_weights_of_the_end(setup, folder, stop)
     result.finish(weights_files(folder))
-    (folder / "last.pt").unlink()  # three times the weights' size, and nothing will go on from it
+    checkpoint.unlink()  # three times the weights' size, and nothing will go on from it
     return folder
 
 
@@ -144,15 +144,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_intermixed_args(argv)
     run = open_run(load_experiment(args.config, args.overrides))
     member = member_of(run, args)
-    set_up_cpu(run.experiment)
-    try:
-        with StopRequest() as stop, held(run.member_lock(member), f"member {member}"):
-            folder = train_member(run, member, pick_device(run.experiment.jobs), stop)
-    except Stopped:
-        print(f"{member}: stopped; the same command goes on", flush=True)
-        return stop.exit_code
-    print(f"{member}: {folder}")
-    return 0
+    return work_on_member(run, member, lambda device, stop: f"{member}: {train_member(run, member, device, stop)}")
 
 
 if __name__ == "__main__":
