@@ -18,9 +18,9 @@ from models.batch_statistics import update_batch_statistics
 from pipeline.device import autocast
 from pipeline.prepare import Preparation
 
-MOST_TILES = 1000  # more would change the third digit of a layer's statistics, and take time
+MOST_TILES = 1000  # by chance; a mean over them is a thirtieth of what tiles differ by from that over all
 BATCH = 16  # tiles at once: while statistics are taken a layer works by its batch, and of few it would be another layer
-PRIOR_TILES = 16  # a few scenes of 12 to 25 tiles each: 0 is far worse, 32 no better (docs/results.md)
+PRIOR_TILES = 16  # scene by scene (12 to 25 tiles) none are worse, 32 no better (docs/results.md)
 
 
 @dataclass(frozen=True)
