@@ -3,7 +3,7 @@
 After training, of training tiles without augmentation ("precise BatchNorm", Wu & Johnson 2021). With `predict.adapt`,
 of the tiles that are predicted: sensor, season and region move what each layer is given, and that is seen without a
 label (AdaBN, Li et al. 2016). Few tiles tell it badly, so the trained statistics count as `PRIOR_TILES` further ones
-(Schneider et al. 2020).
+(Schneider et al. 2020), and as a third of any number.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,6 +20,9 @@ from pipeline.prepare import Preparation
 
 MOST_TILES = 1000  # by chance; a mean over them is a thirtieth of what tiles differ by from that over all
 BATCH = 16  # tiles at once: while statistics are taken a layer works by its batch, and of few it would be another layer
+MOST_SHARE = (
+    0.8  # of these statistics, however many tiles: they are of the tiles' classes, too, and not of the sensor alone
+)
 PRIOR_TILES = 16  # scene by scene (12 to 25 tiles) none are worse, 32 no better (docs/results.md)
 
 
@@ -34,7 +37,7 @@ class PixelSample:
 
 def share_of(tiles: int) -> float:
     """Of the statistics of so many tiles, where the rest is of the trained ones."""
-    return tiles / (tiles + PRIOR_TILES)
+    return min(MOST_SHARE, tiles / (tiles + PRIOR_TILES))
 
 
 def batch_after_training(trained_at_once: int) -> int:

@@ -170,6 +170,11 @@ def test_of_many_tiles_some_stand_for_all_and_always_the_same(monkeypatch):
     assert np.array_equal(first, again)
 
 
+@pytest.mark.parametrize(("tiles", "share"), [(0, 0), (1, 1 / 17), (16, 0.5), (24, 0.6), (30, 0.65), (3000, 0.65)])
+def test_few_tiles_count_little_and_many_never_alone(tiles, share):
+    assert share_of(tiles) == pytest.approx(share)
+
+
 @pytest.mark.parametrize(("trained", "wanted"), [(2, 8), (3, 12), (4, 16), (8, 16), (32, 32)])
 def test_statistics_are_of_more_tiles_at_once_than_trained_where_these_were_few(trained, wanted):
     assert chosen.batch_after_training(trained) == wanted
