@@ -11,7 +11,6 @@ from base.files import hash_stats
 from base.stamps import FileResult, hash_files
 from base.version import code_version
 from config import Run, stale_members
-from ensemble.oof import oof_table
 from folds.check import CHECK_CSV
 from folds.files import as_glob
 from folds.pictures import FOLDER as MOSAICS
@@ -46,18 +45,27 @@ def summary(material: Material) -> Facts:
     run = material.run
     items = []
     try:
-        table = oof_table(run.blend_dir)
-        blend = table[table.kind == "blend"].iloc[-1]
+        blend = material.scores.query("kind == 'blend'").iloc[-1]
         between = f"{blend.miou_low:.3f} to {blend.miou_high:.3f}, "
         items.append((f"{blend.miou:.4f}", "OOF mIoU of the blend", f"{between}{int(blend.tiles):,} tiles"))
     except UserError:
-        items.append(("–", "OOF mIoU of the blend", "not there yet"))
+        items.append(("–", "OOF mIoU of the blend", f"not there yet: see {SECTIONS['oof'][0]}"))
     items.append((str(len(run.experiment.models)), "models", ", ".join(m.name for m in run.experiment.models[:3])))
     items.append((f"{run.experiment.folds.k} × {len(run.experiment.seeds)}", "folds × seeds", ""))
-    zip_path = run.zip_path
-    size = f"{zip_path.stat().st_size / 2**20:.2f} MiB" if zip_path.exists() else "not there yet"
-    items.append((zip_path.name, "to hand in", size))
+    items.append((run.zip_path.name, "to hand in", _of_zip(material)))
     return Facts(items)
+
+
+def _of_zip(material: Material) -> str:
+    path = material.run.zip_path
+    if not path.exists():
+        return "not there yet"
+    size = f"{path.stat().st_size / 2**20:.2f} MiB"
+    try:
+        other = submission.other_blend(material)
+    except UserError:  # a damaged receipt, of which the section tells
+        other = ""
+    return f"{size}, of {other}" if other else size
 
 
 def make_report(run: Run) -> bool:
@@ -81,6 +89,7 @@ def make_report(run: Run) -> bool:
 def report_result(run: Run, inputs: dict[str, str]) -> FileResult:
     """The page, of `report_inputs`."""
     keys = run.folds_keys | run.blend_keys | {"data.test_masks": run.experiment.data.test_masks}
+    keys["members"] = [str(member) for member in run.members()]
     # As it is by now: the report writes the suspects, or shows those of a wider search.
     return FileResult(run.dir / REPORT, keys, inputs | hash_files([run.dir / SUSPECTS]))
 

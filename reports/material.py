@@ -7,14 +7,17 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from base.errors import UserError
+from base.errors import UserError, refuse_all
 from base.files import hash_file
-from base.stamps import hash_files
+from base.stamps import changes, folder_stamp, hash_files, read_stamp
 from config import Run, load_experiment
+from config.experiment import flat
 from ensemble.apply import apply_tile
-from ensemble.build import BLEND, RunBlend, read_blend
+from ensemble.build import BLEND, RunBlend, read_blend, refuse_outdated
 from ensemble.fitted import FittedBlend, uniform_blend
+from ensemble.oof import oof_table
 from ensemble.stores import OofStores, ProvenStores, UnseenStores
+from ensemble.worth import member_counts
 from folds.audit import band_table
 from folds.classes import ClassTable
 from folds.folds_csv import folds_of
@@ -37,6 +40,19 @@ def run_to_look_at(config: str, overrides: Sequence[str]) -> Run:
     if not run.dir.exists():
         raise UserError(f"{run.dir}: no such run. Run: bash run_cv.sh {config}")
     return run
+
+
+def refuse_other_blend(run: Run) -> None:
+    """A blend of other keys, models, members, weights or views than the run's of now is not shown as the run's.
+
+    Raises:
+        UserError: says what differs.
+    """
+    refuse_outdated(run)
+    stamp = read_stamp(folder_stamp(run.blend_dir))
+    then = {key: value for key, value in stamp.keys.items() if key == "predict" or key.startswith("members.")}
+    now = {"predict": run.variant} | flat({"members": member_counts(run)})
+    refuse_all(f"{run.blend_dir}: fit it anew (python -m ensemble.blend --config FILE)", changes(then, now))
 
 
 @dataclass(frozen=True)
@@ -114,13 +130,18 @@ class Material:
 
     @cached_property
     def fitted(self) -> RunBlend | None:
-        """The blend as `ensemble.blend` left it; None: not fitted yet, or of models that are no longer blended."""
+        """The blend as `ensemble.blend` left it; None: not fitted yet."""
         if not (self.run.blend_dir / BLEND).exists():
             return None
-        fitted = read_blend(self.run)
-        models, specialists = set(fitted.blend.models), set(fitted.blend.specialist_names)
-        known = models <= set(self.oof.models) and specialists <= self.oof.specialists.keys()
-        return fitted if known else None
+        refuse_other_blend(self.run)
+        return read_blend(self.run)
+
+    @cached_property
+    def scores(self) -> pd.DataFrame:
+        """The OOF table, which was written for that blend."""
+        table = oof_table(self.run.blend_dir)
+        refuse_other_blend(self.run)
+        return table
 
     @cached_property
     def blend(self) -> FittedBlend:

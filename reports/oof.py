@@ -8,7 +8,6 @@ import pandas as pd
 from base.command import run as run_command
 from ensemble.build import RunBlend
 from ensemble.evidence import CONFIDENCE, Estimate, Tally, class_intervals, score
-from ensemble.oof import oof_table
 from reports.alone import section_command
 from reports.figures import ACCENT, ACCENT2, GRID, HEAT, MUTED, SERIES, WIDTH, canvas, finish, look, name_axis, text_on
 from reports.look import OofLook, tally_by_group
@@ -21,7 +20,7 @@ LEAST_PT = 4.0  # letters in its cells are not drawn smaller: thousands of speck
 
 
 def section(material: Material) -> Section:
-    table = oof_table(material.run.blend_dir)
+    table = material.scores
     seen, names = material.look, material.classes.names
     group_n = material.oof.group_N[seen.tile_n][seen.drawn_n]
     blend = tally_by_group(np.stack([tile.conf_CC for tile in seen.drawn()]), group_n)

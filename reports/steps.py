@@ -75,7 +75,7 @@ def model_worth(material: Material) -> list[Part]:
         return []
     table = material.fitted.models.sort_values("worth", ascending=False, ignore_index=True)
     if table.worth.isna().all():
-        return [Note("One model only: there is no marginal value to compare.", "missing")]
+        return [Note("The blend is of one model: there is no marginal value to compare.", "missing")]
     caption = (
         f"Worth: what the blend's honest mIoU loses without the model, all else fitted anew, with its {CONFIDENCE:.0%} "
         "interval. Seconds: of all its members for 1,000 test tiles on this machine."
@@ -119,7 +119,7 @@ def specialists_part(material: Material, table: pd.DataFrame) -> Part:
     """What each model of one class scores, and what part it has in the blend."""
     rows = table[table.kind == "specialist"]
     if rows.empty:
-        return Note("No specialists: no model has a single class as its target (models: target).", "missing")
+        return Note("No specialists: no blended model has a single class as its target (models: target).", "missing")
     names, targets = material.classes.names, material.oof.specialists
     blend = table[table.kind == "blend"].iloc[-1]
     part = {specialist.name: specialist for specialist in material.blend.specialists}

@@ -53,6 +53,8 @@ def section(material: Material) -> Section:
     parts += [Note(line, "warning") for line in describe(verdict.problems)]
     if receipt and receipt["sha256"] != hash_file(path):
         parts.append(Note("The zip is not the one that its receipt was written for: other bytes.", "warning"))
+    if other := other_blend(material):
+        parts.append(Note(f"The zip is of {other}, which this report does not show.", "warning"))
     parts += _shares(material, verdict, receipt)
     if not verdict.broken:
         parts.append(_samples(material, path))
@@ -60,6 +62,18 @@ def section(material: Material) -> Section:
     parts += _ledger(material)
     lead = "What is handed in, read back from the zip itself."
     return Section("submission", "Submission", lead, parts)
+
+
+def other_blend(material: Material) -> str:
+    """What the zip is of by its receipt, where that is a blend and not the one that is shown; else nothing."""
+    receipt = find_receipt(material.run.zip_path)
+    try:
+        shown = material.fitted.blend.to_json() if material.fitted else None
+    except UserError:
+        shown = None
+    if receipt.get("fitted", shown) == shown:
+        return ""
+    return f"another blend (honest mIoU {receipt['honest_miou']:.4f})"
 
 
 def _shares(material: Material, verdict: Verdict, receipt: dict) -> list[Part]:

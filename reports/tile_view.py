@@ -30,7 +30,7 @@ class TileView:
     def missing(self) -> str:
         """Why there are no predictions; nothing where there are."""
         try:
-            self.material.oof  # noqa: B018
+            self.material.oof, self.material.fitted  # noqa: B018
         except UserError as error:
             return str(error)
         return ""

@@ -22,6 +22,7 @@ from base import lettering
 from base.errors import UserError
 from config import Run, load_experiment
 from ensemble.apply import apply_blend
+from ensemble.blend import make_submission
 from ensemble.build import build_blend
 from ensemble.calibration import calibration_error
 from ensemble.evidence import class_intervals, tally_of_counts
@@ -44,6 +45,7 @@ from reports.render import built
 from reports.steps import blend_steps
 from reports.submission import draw_boards
 from reports.suspects import make_suspects, suspects_table, suspicion
+from reports.tile_view import TileView
 from reports.tiles import around, ranked_tiles
 from submissions.ledger import fit_line
 from submissions.plot import draw_scores
@@ -186,6 +188,55 @@ def test_what_is_missing_is_said(without, gone, name, said):
     made = built(name, title, section, Material(without(gone)))
     assert made.title == title
     assert said in " ".join(part.text for part in made.parts if isinstance(part, Note))
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "said"),
+    [
+        ("blend", lambda blend: blend.model_copy(update={"models": ["deeplab_r18"]}), "None -> ['deeplab_r18']"),
+        ("models", lambda models: models[:1], "members.upernet_r18.members 3 -> (none)"),
+        ("seeds", lambda seeds: [*seeds, 5], "members.deeplab_r18.members 3 -> 6"),
+        ("predict", lambda predict: predict.model_copy(update={"tta": "none"}), "-> last-none"),
+    ],
+    ids=["keys", "models", "seeds", "views"],
+)
+def test_a_blend_that_is_not_of_the_keys_given_is_not_shown_as_theirs(played, section, change, said):
+    ours = Material(played)
+    assert summary(ours).items[0][0] == f"{ours.fitted.row.miou:.4f}"
+    values = {section: change(getattr(played.experiment, section))}
+    material = Material(Run(played.experiment.model_copy(update=values)))
+    for shown in ("fitted", "scores"):
+        with pytest.raises(UserError, match=re.escape(said)):
+            getattr(material, shown)
+    assert summary(material).items[0] == ("–", "OOF mIoU of the blend", "not there yet: see Out of fold")
+    (note,) = built("oof", *build.SECTIONS["oof"], material).parts
+    assert note.kind == "missing"
+    assert "python -m ensemble.blend" in note.text
+    assert TileView(material).missing
+    assert not holds(material.run)
+
+
+def test_a_zip_of_another_blend_than_the_one_shown_says_so(without):
+    run = without()
+    stores = ProvenStores(run)
+    make_submission(stores, build_blend(stores))
+
+    def said_of_zip(run: Run) -> tuple[str, str]:
+        material = Material(run)
+        section = built("submission", *build.SECTIONS["submission"], material)
+        return summary(material).items[-1][2], " ".join(part.text for part in section.parts if isinstance(part, Note))
+
+    assert "another blend" not in " ".join(said_of_zip(run))
+    honest = Material(run).fitted.row.miou
+    values = run.experiment.blend.model_copy(update={"models": ["deeplab_r18"]})
+    other = Run(run.experiment.model_copy(update={"blend": values}))
+    stores = ProvenStores(other)
+    make_table(stores, build_blend(stores))
+    assert f"{Material(other).fitted.row.miou:.4f}" != f"{honest:.4f}"
+    for each in (other, run):  # to the keys of the zip no blend is there
+        head, note = said_of_zip(each)
+        assert head.endswith(f"of another blend (honest mIoU {honest:.4f})")
+        assert f"The zip is of another blend (honest mIoU {honest:.4f}), which this report does not show." in note
 
 
 def test_a_run_that_does_not_exist_is_not_reported_on(played, tmp_path):
