@@ -28,11 +28,13 @@ CAUSES = {
     "in_sample": "the blend was fitted and scored on the same tiles, and flatters itself",
     "weak_member": "one member is far worse than its sisters: OOF shows it on one fold, every test tile gets its share",
     "shift": "the test tiles are of another domain than the train tiles",
-    "fold_mean": "the decision was fitted on single members, and the mean over the folds is less sure of itself",
+    "fold_mean": "calibration, specialists or decision were fitted on single members; the mean over folds is less sure",
 }
 FLATTERY = 0.01  # mIoU; what the honest score may lie below the in-sample one without a word
 WEAK = 0.5  # of the median mIoU of its sisters, below which a member is called weak
 LESS_SURE = 0.08  # mean largest probability that the fold mean may lose against single members; on naip it lost .003
+# Steps of a blend that go by how sure probabilities are -> their kind that does not.
+BY_SURENESS = {"temperatures": "none", "calibration": "none", "specialists": "none", "decision": "argmax"}
 CLEAR_AUC = 0.75  # below it, test tiles are too like train tiles to matter
 DRAWS, CHANCE = 59, 0.05  # random test sets, and the share of them that may look as different as the real one
 
@@ -109,19 +111,23 @@ def weak_member(miou_of: dict[str, dict[str, float]]) -> list[Finding]:
     return findings
 
 
-def fold_mean(sure_oof: dict[str, float], sure_test: dict[str, float]) -> list[Finding]:
+def fold_mean(sure_oof: dict[str, float], sure_test: dict[str, float], kinds: dict[str, str]) -> list[Finding]:
     """How sure the stored probabilities are: single members out of fold, the mean over members on test tiles.
 
     Args:
         sure_oof: model -> mean over pixels of the largest probability.
         sure_test: the same of the test tiles.
+        kinds: step of the blend -> what it came to; where none goes by how sure probabilities are, nothing is lost.
     """
+    fitted = [f"{step} {kinds[step]}" for step, plain in BY_SURENESS.items() if kinds.get(step, plain) != plain]
+    if not fitted:
+        return []
     findings = []
     for model, sure in sure_oof.items():
         if sure - sure_test[model] > LESS_SURE:
             text = (
                 f"{model}: the largest probability of a pixel is {sure:.2f} on average out of fold (one member), "
-                f"{sure_test[model]:.2f} on test tiles (mean over members); the blend was fitted on the first"
+                f"{sure_test[model]:.2f} on test tiles (mean over members); fitted on the first: {listed(fitted)}"
             )
             findings.append(Finding("fold_mean", text))
     return findings

@@ -52,6 +52,8 @@ class Predictions:
     sure_oof: dict[str, float]
     """Model -> mean largest probability of the OOF pixels."""
     sure_test: dict[str, float]
+    kinds: dict[str, str]
+    """What each step of that blend came to."""
 
 
 def diagnose(run: Run, zip_path: Path, predictions: Predictions) -> dict[str, list[Finding] | None]:
@@ -76,7 +78,9 @@ def diagnose(run: Run, zip_path: Path, predictions: Predictions) -> dict[str, li
         else causes.in_sample(predictions.oof_miou, honest),
         "no member is broken": causes.weak_member(predictions.miou_of),
         "test tiles look like train tiles": shift_of(scan, links, tiles, experiment.data.bands),
-        "fold means are as sure as members": causes.fold_mean(predictions.sure_oof, predictions.sure_test),
+        "what was fitted on members holds for their means": causes.fold_mean(
+            predictions.sure_oof, predictions.sure_test, predictions.kinds
+        ),
     }
 
 
@@ -140,6 +144,7 @@ def predictions_of(run: Run, zip_path: Path) -> Predictions:
         },
         sure_oof=mean_sureness(oof),
         sure_test=mean_sureness(test),
+        kinds=blend.kinds,
     )
 
 

@@ -60,6 +60,9 @@ def write_scenes(root: Path, gain: float = 1.0) -> None:
     (root / "scenes.csv").write_text("\n".join(rows) + "\n")
 
 
+KINDS = {"weights": "greedy", "calibration": "vector", "specialists": "none", "decision": "argmax"}
+
+
 class World:
     """A run whose networks are played by masks with errors, so that no network is needed."""
 
@@ -90,7 +93,7 @@ class World:
         members = {"unet": {"fold0-seed0": 0.61, "fold1-seed0": 0.55, "fold2-seed0": 0.58}}
         miou = mean_iou(conf_CC)
         self.receipt.setdefault("honest_miou", miou - 0.003)
-        return Predictions([], lambda: self.labels("train"), miou, members, {"unet": 0.84}, {"unet": 0.82})
+        return Predictions([], lambda: self.labels("train"), miou, members, {"unet": 0.84}, {"unet": 0.82}, KINDS)
 
     def findings(self, predictions: Predictions | None = None) -> list[Finding]:
         predictions = predictions or self.predictions()
@@ -181,6 +184,18 @@ def test_a_member_that_learned_nothing(world):
 def test_fold_means_that_are_less_sure(world):
     findings = world.findings(replace(world.predictions(), sure_test={"unet": 0.6}))
     assert named(findings) == ["fold_mean"]
+    assert findings[0].what.endswith("fitted on the first: calibration vector")
+
+
+@pytest.mark.parametrize("step", ["temperatures", "calibration", "specialists", "decision"])
+def test_fold_means_are_blamed_only_where_a_fit_went_by_how_sure_members_are(step):
+    sure = {"unet": 0.84, "fpn": 0.71}, {"unet": 0.6, "fpn": 0.7}
+    plain = {"weights": "greedy", "temperatures": "none", "calibration": "none", "specialists": "none",
+             "decision": "argmax", "postprocess": "clean"}  # fmt: skip
+    assert causes.fold_mean(*sure, plain) == []
+    (finding,) = causes.fold_mean(*sure, plain | {step: "fitted"})
+    assert finding.what.startswith("unet:")
+    assert f"{step} fitted" in finding.what
 
 
 def test_a_run_that_went_on_after_the_zip(world):
