@@ -36,6 +36,7 @@ LESS_SURE = 0.08  # mean largest probability that the fold mean may lose against
 # Steps of a blend that go by how sure probabilities are -> their kind that does not.
 BY_SURENESS = {"temperatures": "none", "calibration": "none", "specialists": "none", "decision": "argmax"}
 CLEAR_AUC = 0.75  # below it, test tiles are too like train tiles to matter
+ADAPT = "bash run_cv.sh FILE predict.adapt=true blend.name=adapt    trains nothing; predicts and blends again"
 DRAWS, CHANCE = 59, 0.05  # random test sets, and the share of them that may look as different as the real one
 
 
@@ -45,6 +46,8 @@ class Finding:
     """A key of CAUSES."""
     what: str
     """What was measured, with numbers."""
+    advice: str = ""
+    """What to run against it; empty where nothing does by itself."""
 
 
 def of_verify(problems: Sequence[Problem]) -> list[Finding]:
@@ -158,7 +161,7 @@ def domain_auc(feature_NF: np.ndarray, is_test_N: np.ndarray, group_N: np.ndarra
 
 
 def shift(
-    feature_NF: np.ndarray, is_test_N: np.ndarray, group_N: np.ndarray, moved_by_band: pd.Series
+    feature_NF: np.ndarray, is_test_N: np.ndarray, group_N: np.ndarray, moved_by_band: pd.Series, adapts: bool
 ) -> list[Finding]:
     """Whether test scenes differ from train scenes by more than any scenes would, drawn as a test set at random.
 
@@ -169,6 +172,7 @@ def shift(
         feature_NF: statistics of each tile.
         group_N: scenes, of train and test tiles alike.
         moved_by_band: `folds.shift.band_shift`, to say which band differs.
+        adapts: whether members go by the test tiles already (predict.adapt).
     """
     auc = domain_auc(feature_NF, is_test_N, group_N)
     if np.isnan(auc) or auc < CLEAR_AUC:
@@ -188,7 +192,7 @@ def shift(
         f"tile statistics tell test from train with AUC {auc:.2f}, scenes drawn at random from the rest with "
         f"{np.median(drawn):.2f} (chance {chance:.2f}){told}"
     )
-    return [Finding("shift", text)]
+    return [Finding("shift", text, "" if adapts else ADAPT)]
 
 
 def verdict(findings: list[Finding]) -> str:

@@ -11,7 +11,7 @@ import pandas as pd
 from base.command import add_json, split_operands, stage_parser, write_figures
 from base.command import run as run_command
 from base.errors import UserError
-from config import Run, load_experiment
+from config import Experiment, Run, load_experiment
 from ensemble.apply import labels_of
 from ensemble.fitted import FittedBlend
 from ensemble.oof import oof_table
@@ -77,7 +77,7 @@ def diagnose(run: Run, zip_path: Path, predictions: Predictions) -> dict[str, li
         if honest is None
         else causes.in_sample(predictions.oof_miou, honest),
         "no member is broken": causes.weak_member(predictions.miou_of),
-        "test tiles look like train tiles": shift_of(scan, links, tiles, experiment.data.bands),
+        "test tiles look like train tiles": shift_of(scan, links, tiles, experiment),
         "what was fitted on members holds for their means": causes.fold_mean(
             predictions.sure_oof, predictions.sure_test, predictions.kinds
         ),
@@ -103,7 +103,7 @@ def fold_of_rows(run: Run, tiles: pd.DataFrame) -> np.ndarray:
     return np.where(tiles.split == "train", fold_N, -1)
 
 
-def shift_of(scan: Scan, links: Links, tiles: pd.DataFrame, bands: list[str]) -> list[Finding]:
+def shift_of(scan: Scan, links: Links, tiles: pd.DataFrame, experiment: Experiment) -> list[Finding]:
     """`causes.shift` on mean, spread and quantiles of each band. Scenes of test tiles are the recovered mosaics."""
     is_test_N, seen_N = (tiles.split == "test").to_numpy(), scan.data_N > 0
     if not (is_test_N & seen_N).any():
@@ -112,8 +112,9 @@ def shift_of(scan: Scan, links: Links, tiles: pd.DataFrame, bands: list[str]) ->
     feature_NF = np.concatenate([scan.mean_NB, scan.std_NB, *quantiles], axis=1)
     scenes = np.where(is_test_N, "test/" + links.places.mosaic.astype(str), tiles.group.astype(str))
     group_N = pd.factorize(scenes)[0]
-    moved_by_band = band_shift(band_table(scan, tiles.split.to_numpy(), bands))
-    return causes.shift(feature_NF[seen_N], is_test_N[seen_N], group_N[seen_N], moved_by_band)
+    moved_by_band = band_shift(band_table(scan, tiles.split.to_numpy(), experiment.data.bands))
+    adapts = experiment.predict.adapt
+    return causes.shift(feature_NF[seen_N], is_test_N[seen_N], group_N[seen_N], moved_by_band, adapts)
 
 
 def predictions_of(run: Run, zip_path: Path) -> Predictions:
@@ -174,6 +175,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{'?  ' if findings is None else 'NO ' if findings else 'yes'}  {title}")
         for finding in findings or []:
             print(f"     {finding.what}")
+            if finding.advice:
+                print(f"     try: {finding.advice}")
     found = [finding for findings in outcome.values() for finding in findings or []]
     print(causes.verdict(found))
     first = next((cause for cause in causes.CAUSES if cause in {finding.cause for finding in found}), None)

@@ -135,6 +135,7 @@ def test_test_tiles_of_another_sensor(tmp_path):
     expected = [f"{band} {shift:+.2f}" for band, shift in zip(("red", "green", "blue", "nir"), shift_B, strict=True)]
     assert sorted(said) == sorted(expected)
     assert len(set(expected)) == 4
+    assert "predict.adapt=true blend.name=adapt" in findings[0].advice
 
 
 @pytest.mark.parametrize(
@@ -222,6 +223,16 @@ def test_the_round_trip_of_a_real_blend_is_exact(played, tmp_path, capsys):
     assert read_json(tmp_path / "figures.json")["cause"] not in ("zip", "stale", "labels")
 
 
+def test_advice_stands_under_what_it_is_against(played, monkeypatch, capsys):
+    config, run = played
+    found = {"copies": [Finding("leak", "3 of 7")], "like train": [Finding("shift", "AUC 0.97", "run this")]}
+    monkeypatch.setattr("reports.diagnose.diagnose", lambda *given: found)
+    main([str(run.zip_path), "--config", str(config)])
+    printed = capsys.readouterr().out
+    assert "     AUC 0.97\n     try: run this\n" in printed
+    assert printed.count("try:") == 1
+
+
 def test_the_round_trip_knows_the_values_of_the_zip(played):
     config, run = played
     tiles, classes = read_tiles(run.tiles_csv), ClassTable.of(run.experiment.data)
@@ -273,12 +284,15 @@ def test_scenes_that_merely_differ_are_no_shift():
     alarms = 0
     for _ in range(8):
         feature_NF = rng.normal(0, 1, (20, 8))[group_N] + rng.normal(0, 0.1, (180, 8))
-        alarms += bool(causes.shift(feature_NF, is_test_N, group_N, moved_by_band))
+        alarms += bool(causes.shift(feature_NF, is_test_N, group_N, moved_by_band, adapts=False))
     assert alarms <= 2
     feature_NF[is_test_N, 0] += 4
     assert causes.domain_auc(feature_NF, is_test_N, group_N) > 0.9
-    (finding,) = causes.shift(feature_NF, is_test_N, group_N, moved_by_band)
+    (finding,) = causes.shift(feature_NF, is_test_N, group_N, moved_by_band, adapts=False)
     assert finding.what.endswith("standard deviations of train: r -2.25, n +0.51")
+    assert "predict.adapt=true" in finding.advice
+    (again,) = causes.shift(feature_NF, is_test_N, group_N, moved_by_band, adapts=True)
+    assert (again.what, again.advice) == (finding.what, "")
 
 
 assert TINY_CLASSES[2]["label"] == 4  # the masks above are drawn with these labels
