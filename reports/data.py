@@ -9,7 +9,7 @@ from folds.audit import class_table
 from folds.check import CHECK_CSV
 from reports.alone import section_command
 from reports.bands import bands_parts
-from reports.figures import GRID, INK, MUTED, WIDTH, canvas, finish, look, name_axis, unit
+from reports.figures import GRID, INK, MUTED, WIDTH, canvas, finish, look, name_axis, share_axis, share_floor, unit
 from reports.material import Material
 from reports.page import Facts, Figure, Gallery, Note, Part, Section, Strip, TableView
 from reports.pictures import drawing, overlay, photo
@@ -53,7 +53,7 @@ def class_shares(material: Material) -> pd.DataFrame:
 def draw_shares(shares: pd.DataFrame, material: Material) -> Figure:
     names, colors = material.classes.names, material.classes.colors
     pixel_C, tile_C = shares["pixel share"].to_numpy(), shares["tile share"].to_numpy()
-    floor = 10 ** np.floor(np.log10(max(pixel_C[pixel_C > 0].min(), 1e-6)))
+    floor = share_floor(pixel_C)
     with look():
         drawn = canvas(WIDTH, 0.9 + 0.3 * len(names))
         axes = drawn.add_subplot()
@@ -70,9 +70,7 @@ def draw_shares(shares: pd.DataFrame, material: Material) -> Figure:
         axes.plot(tile_C, rows, "o", markersize=6, markerfacecolor="none", markeredgecolor=INK, markeredgewidth=1.3)
         for row, share in zip(rows, tile_C, strict=True):
             axes.hlines(row, floor, share, color=GRID, linewidth=1, zorder=0)
-        axes.set_xscale("log")
-        axes.set_xlim(floor, 1.15)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        share_axis(axes, floor)
         name_axis(axes, names)
         axes.set_xlabel(
             "bar: share of the labelled pixels  ·  ring: share of the tiles that hold the class  ·  log scale"

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullFormatter
 
 from base.lettering import lettering
 from reports.page import Figure
@@ -121,6 +122,19 @@ def name_axis(axes: Axes, names: tuple[str, ...] | list[str]) -> None:
     axes.grid(axis="y", visible=False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
+
+
+def share_floor(shares: np.ndarray) -> float:
+    """Where a log axis of shares begins: a decade below the smallest one, whose bar so has a length too."""
+    return max(shares[shares > 0].min(), 1e-6) / 10
+
+
+def share_axis(axes: Axes, begin: float) -> None:
+    """Shares along the x axis from `begin` to all, on a log scale, in percent."""
+    axes.set_xscale("log")
+    axes.set_xlim(begin, 1.15)
+    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+    axes.xaxis.set_minor_formatter(NullFormatter())  # of few decades matplotlib names the steps between, in TeX
 
 
 def _themed(svg: str) -> str:

@@ -13,7 +13,20 @@ from folds.files import find_test_masks
 from folds.metrics import mean_iou
 from folds.reader import TileReader
 from reports.alone import section_command
-from reports.figures import ACCENT, ACCENT2, GRID, MUTED, SERIES, WIDTH, canvas, finish, look, name_axis
+from reports.figures import (
+    ACCENT,
+    ACCENT2,
+    GRID,
+    MUTED,
+    SERIES,
+    WIDTH,
+    canvas,
+    finish,
+    look,
+    name_axis,
+    share_axis,
+    share_floor,
+)
 from reports.material import Material
 from reports.page import Facts, Figure, Gallery, Note, Part, Section, Strip, TableView
 from reports.pictures import drawing, error_rgb, overlay, photo
@@ -108,7 +121,7 @@ def draw_shares(names: tuple[str, ...], train_C: np.ndarray, oof_C: np.ndarray |
     marks += [("OOF predictions", oof_C, "o", ACCENT)] if oof_C is not None else []
     marks += [("test predictions", test_C, "D", ACCENT2)]
     everything = np.concatenate([share_C for _, share_C, _, _ in marks])
-    floor = 10 ** np.floor(np.log10(max(everything[everything > 0].min(), 1e-6)))
+    floor = share_floor(everything)
     with look():
         drawn = canvas(WIDTH, 1.1 + 0.3 * len(names))
         axes = drawn.add_subplot()
@@ -125,9 +138,7 @@ def draw_shares(names: tuple[str, ...], train_C: np.ndarray, oof_C: np.ndarray |
                 markeredgewidth=2 if shape == "|" else 0,
                 label=what,
             )
-        axes.set_xscale("log")
-        axes.set_xlim(floor * 0.9, 1.15)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g} %")
+        share_axis(axes, floor * 0.9)
         name_axis(axes, names)
         axes.set_xlabel("share of the pixels (log scale)")
         drawn.legend(loc="outside upper right", ncols=3)

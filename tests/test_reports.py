@@ -31,11 +31,11 @@ from ensemble.stores import ProvenStores
 from folds.landscape import make_landscape
 from pipeline.job_state import log_path
 from pipeline.record import read_log
-from reports import build, oof, suspects, training
+from reports import build, data, oof, submission, suspects, training
 from reports.bands import bin_edges
 from reports.build import summary
 from reports.data import class_shares
-from reports.figures import DARK, HEAT, LIGHT, MUTED, SERIES, color_and_mark, text_on
+from reports.figures import DARK, HEAT, LIGHT, MUTED, SERIES, color_and_mark, share_floor, text_on
 from reports.folds import draw_deviation
 from reports.look import BINS, draw_tiles, reliability_bins, tally_by_group
 from reports.material import Material
@@ -424,6 +424,25 @@ def test_names_are_drawn_as_they_are_written():
     names = ("cost $5 and $6", r"$\frac$", "a_b^2", "field")
     drawn = draw_deviation(np.array([[0.0, 0.1, 0.2, -0.1, 0.0], [0.0, -0.3, 0.0, 0.1, 0.0]]), names)
     assert set(names) <= texts_in(drawn)
+
+
+SHARES = [(0.37, 0.12, 0.51), (0.6, 0.3999, 0.0001), (0.31, 0.69, 0.0)]
+
+
+@pytest.mark.parametrize("share_C", SHARES, ids=["large", "of all sizes", "a class that is not there"])
+def test_axes_of_shares_name_decades_in_percent_and_begin_one_below_the_smallest(share_C):
+    names, share_C = ("field", "forest", "bare"), np.array(share_C)
+    classes = SimpleNamespace(names=names, colors=((9, 8, 7), (99, 3, 200), (1, 255, 40)))
+    shares = pd.DataFrame({"pixel share": share_C, "tile share": np.minimum(2 * share_C, 1)})
+    drawn = (
+        data.draw_shares(shares, SimpleNamespace(classes=classes)),
+        submission.draw_shares(names, share_C, share_C[::-1], share_C),
+    )
+    for figure in drawn:
+        ticks = {text for text in texts_in(figure) if re.fullmatch(r"[0-9.]+ %", text)}
+        assert {"10 %", "100 %"} <= ticks <= {"0.001 %", "0.01 %", "0.1 %", "1 %", "10 %", "100 %"}
+        assert "mathdefault" not in figure.svg
+    assert share_floor(share_C) == pytest.approx(share_C[share_C > 0].min() / 10)
 
 
 def test_boards_are_drawn_as_beside_the_ledger():
