@@ -122,7 +122,7 @@ def draw_curves(logs: dict[Member, pd.DataFrame]) -> Figure:
                     axes.plot(mean.index, mean, color=color, linewidth=2, label=model)
             axes.set_title(title)
             axes.set_xlabel("epoch")
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
             if column != "lr":
                 axes.margins(y=0.08)
             else:

@@ -445,6 +445,13 @@ def test_axes_of_shares_name_decades_in_percent_and_begin_one_below_the_smallest
     assert share_floor(share_C) == pytest.approx(share_C[share_C > 0].min() / 10)
 
 
+def test_a_single_epoch_is_named_by_its_number(played):
+    one = pd.DataFrame({"epoch": [1], "lr": [3e-4], "loss": [2.75], "val_miou": [0.31]})
+    ticks = texts_in(training.draw_curves(dict.fromkeys(played.members(), one)))
+    assert "1" in ticks
+    assert not ticks & {"0.96", "0.98", "1.00", "1.02", "1.04"}
+
+
 def test_boards_are_drawn_as_beside_the_ledger():
     """A band where there are enough zips for a line, which a board of two has not."""
     honest = np.array([0.31, 0.36, 0.38, 0.44, 0.47])
