@@ -8,6 +8,7 @@ import pandas as pd
 from base.command import run as run_command
 from base.errors import UserError
 from base.files import hash_file
+from config import Run
 from config.experiment import flat
 from folds.files import find_test_masks
 from folds.metrics import mean_iou
@@ -72,7 +73,7 @@ def section(material: Material) -> Section:
     if not verdict.broken:
         parts.append(_samples(material, path))
     parts += _receipt(receipt)
-    parts += _ledger(material)
+    parts += ledger_parts(material)
     lead = "What is handed in, read back from the zip itself."
     return Section("submission", "Submission", lead, parts)
 
@@ -201,7 +202,7 @@ def _short(value: object) -> str:
     return f"{text[:12]}…" if len(text) == 64 and all(c in "0123456789abcdef" for c in text) else text
 
 
-def _ledger(material: Material) -> list[Part]:
+def ledger_parts(material: Material) -> list[Part]:
     path = ledger_path(material.run.experiment)
     ledger = read_ledger(path)
     if ledger.empty:
@@ -211,13 +212,27 @@ def _ledger(material: Material) -> list[Part]:
     formats = dict.fromkeys(["oof_miou", "honest_miou", "score"], "{:.4f}") | {"difference": "{:+.4f}"}
     caption = "All zips beside this one, and what the boards said of them."
     parts: list[Part] = []
-    boards = scored_boards(ledger)
-    if boards:
+    boards = boards_of(zips_of(material.run), scored_boards(ledger))
+    if not boards:
+        said = "No board has scored a zip of this run yet. Enter a score: python -m submissions.ledger score ZIP SCORE"
+        parts.append(Note(said))
+    elif pd.concat(boards.values()).honest_miou.nunique() > 1:  # of one honest score the table says all
         parts.append(draw_boards(boards))
-    else:
-        parts.append(Note("No board has scored a zip yet. Enter a score: python -m submissions.ledger score ZIP SCORE"))
     parts.append(TableView("ledger", "Ledger", shown, formats, caption, strong=material.run.zip_path.name))
     return parts
+
+
+def zips_of(run: Run) -> set[str]:
+    """Names of the zips of all blends of a run."""
+    blend = run.experiment.blend
+    names = {blend.name, *(folder.name for folder in (run.dir / "blend").glob("*"))}
+    named = [run.experiment.model_copy(update={"blend": blend.model_copy(update={"name": name})}) for name in names]
+    return {Run(experiment).zip_path.name for experiment in named}
+
+
+def boards_of(zips: set[str], boards: dict[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """The boards that have scored one of the zips, with all they have scored: others are of other competitions."""
+    return {board: rows for board, rows in boards.items() if rows["zip"].isin(zips).any()}
 
 
 def draw_boards(boards: dict[str, pd.DataFrame]) -> Figure:

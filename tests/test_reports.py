@@ -47,7 +47,7 @@ from reports.submission import draw_boards
 from reports.suspects import make_suspects, suspects_table, suspicion
 from reports.tile_view import TileView
 from reports.tiles import around, ranked_tiles
-from submissions.ledger import fit_line
+from submissions.ledger import fit_line, ledger_path
 from submissions.plot import draw_scores
 from tests.chromium import contrast, open_browser, open_tab, text_colors
 from tests.planted import plant_flips, planted_share
@@ -450,6 +450,35 @@ def test_a_single_epoch_is_named_by_its_number(played):
     ticks = texts_in(training.draw_curves(dict.fromkeys(played.members(), one)))
     assert "1" in ticks
     assert not ticks & {"0.96", "0.98", "1.00", "1.02", "1.04"}
+
+
+@pytest.mark.parametrize(
+    ("scored", "drawn"),
+    [
+        ([("played.zip", "A", 0.31), ("other.zip", "A", 0.36), ("far.zip", "B", 0.7)], {"played.zip", "other.zip"}),
+        ([("played.mine.zip", "A", 0.31), ("other.zip", "A", 0.36)], {"played.mine.zip", "other.zip"}),
+        ([("played.zip", "A", 0.31), ("played.zip", "B", 0.31), ("far.zip", "C", 0.7)], set()),
+        ([("played.zip", None, 0.31), ("far.zip", "B", 0.7), ("farther.zip", "B", 0.8)], None),
+    ],
+    ids=["its board", "another blend", "one zip", "none of its"],
+)
+def test_boards_are_drawn_that_have_scored_a_zip_of_the_run(without, scored, drawn):
+    run = without()
+    (run.dir / "blend" / "mine").mkdir()
+    rows = [
+        {"zip": name, "sha256": f"{n:064x}", "created": "2026-01-01", "oof_miou": honest, "honest_miou": honest}
+        | {"board": board, "score": None if board is None else 0.9 * honest, "date": "2026-01-02"}
+        for n, (name, board, honest) in enumerate(scored)
+    ]
+    ledger_path(run.experiment).parent.mkdir(parents=True)
+    pd.DataFrame(rows).to_csv(ledger_path(run.experiment), index=False)
+    parts = submission.ledger_parts(Material(run))
+    (table,) = [part for part in parts if isinstance(part, TableView)]
+    assert table.frame["zip"].tolist() == [name for name, _, _ in scored]
+    named = set().union(*(re.findall(r"\S+\.zip", part.alt) for part in parts if isinstance(part, Figure)))
+    assert named == (drawn or set())
+    said = [part.text for part in parts if isinstance(part, Note)]
+    assert [text[:37] for text in said] == (["No board has scored a zip of this run"] if drawn is None else [])
 
 
 def test_boards_are_drawn_as_beside_the_ledger():
