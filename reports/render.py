@@ -64,8 +64,15 @@ def write_page(path: Path, html: str) -> None:
 
 
 def write_pngs(folder: Path, sections: Sequence[Section]) -> list[Path]:
-    """Every figure and gallery of the sections as a PNG file; returns their paths."""
-    return [_write(folder / f"{part.name}.png", data) for part, data in _pngs(sections)]
+    """Every figure and gallery of the sections as a PNG file; returns their paths.
+
+    Pictures that a section had before and has no more are removed: they would be taken for those of now.
+    """
+    paths = [_write(folder / f"{part.name}.png", data) for part, data in _pngs(sections)]
+    for section in sections:
+        for old in set(folder.glob(f"{section.name}-*.png")).difference(paths):
+            old.unlink()
+    return paths
 
 
 def _pngs(sections: Sequence[Section]) -> list[tuple[Figure | Gallery, bytes]]:

@@ -39,9 +39,9 @@ from reports.figures import DARK, HEAT, LIGHT, MUTED, SERIES, color_and_mark, sh
 from reports.folds import draw_deviation
 from reports.look import BINS, draw_tiles, reliability_bins, tally_by_group
 from reports.material import Material
-from reports.page import Figure, Note, TableView
+from reports.page import Figure, Note, Section, TableView
 from reports.patches import Habits, Patch, find_patches, habits_of, probability_bin, summed
-from reports.render import built
+from reports.render import built, write_pngs
 from reports.steps import blend_steps
 from reports.submission import draw_boards
 from reports.suspects import make_suspects, suspects_table, suspicion
@@ -101,6 +101,16 @@ def test_every_figure_is_also_a_png_that_opens(played, page):
     assert len(pictures) >= page.count("<figure>") >= 7
     for path in pictures:
         assert cv2.imread(str(path)).std() > 1, path
+
+
+def test_pictures_that_a_section_has_no_more_are_removed(tmp_path):
+    drawn = draw_deviation(np.array([[0.0, 0.1, 0.0], [0.0, -0.3, 0.0]]), ("field", "bare"))
+    for name in ("folds-gone.png", "oof-iou.png", "data-samples.png", "mine.png"):
+        (tmp_path / name).write_bytes(b"old")
+    missing = Section("oof", "Out of fold", "", [Note("no OOF table yet", "missing")])
+    written = write_pngs(tmp_path, [Section("folds", "Folds", "", [drawn]), missing])
+    assert written == [tmp_path / "folds-deviation.png"]
+    assert {path.name for path in tmp_path.iterdir()} == {"folds-deviation.png", "data-samples.png", "mine.png"}
 
 
 def test_every_picture_says_what_it_shows(page):
