@@ -34,10 +34,19 @@ if ! [[ $given_in -ef . ]]; then
 fi
 source scripts/environment.sh requirements.txt
 
+# A stage runs behind bash, which in front of it would hear of no signal before its end, but with stdin and Ctrl-C as in
+# front. Ctrl-C reaches every process of a terminal by itself; a SIGTERM may be for bash alone, and is passed on.
+child='' stopped=''
+trap 'stopped=130' INT
+trap 'stopped=143; kill -TERM $child 2>/dev/null || true' TERM
 stage() {
-    "$PYTHON" -m base.stage "$@"
+    (trap - INT; exec "$PYTHON" -m base.stage "$@") <&0 &
+    child=$!
+    local code
+    while code=0; wait "$child" || code=$?; kill -0 "$child" 2>/dev/null; do :; done  # each signal ends a wait
+    [[ -z $stopped ]] || exit "$stopped"  # the stage has said so; none follows it
+    return "$code"
 }
-trap 'exit 130' INT  # the stage that Ctrl-C reaches says so; none follows it
 
 stage models.check    --config "$config" "$@"    # can every network be built?       a misspelt name costs no training
 stage folds.landscape --config "$config" "$@"    # draws the demo competition; nothing where data.generate is not set

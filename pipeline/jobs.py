@@ -11,6 +11,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from config.jobs import Jobs
 from pipeline.job_state import Attempt, Job, JobState
 from pipeline.session import BEAT_S, Session
 from pipeline.slots import place_here
+from pipeline.stopping import SAME_S
 from pipeline.supervise import Rules, obey, supervise
 
 
@@ -217,9 +219,18 @@ def _skip(session: Session, job: Job, states: dict[str, JobState]) -> None:
 
 @contextlib.contextmanager
 def _stopping(session: Session) -> Iterator[None]:
-    """SIGINT and SIGTERM: the first one stops all jobs at their next step boundary, the second one kills them."""
+    """SIGINT and SIGTERM: the first one stops all jobs at their next step boundary, the second one kills them.
+
+    But for a SIGTERM soon after the first: it is told to every process by some, and run_cv.sh passes its own on to us.
+    """
+    since = 0.0
 
     def note(number: int, frame: FrameType | None) -> None:
+        nonlocal since
+        if session.signal is None:
+            since = time.monotonic()
+        elif number == signal.SIGTERM and time.monotonic() - since < SAME_S:
+            return
         session.signal = number
         with contextlib.suppress(OSError):  # a full disk: `_beating` says it as soon as it can
             session.ask("stop" if session.order == "go" else "kill")

@@ -318,14 +318,6 @@ def stage_of(tmp_path, code: str) -> subprocess.Popen:
     )
 
 
-@pytest.fixture
-def heeded_interrupt():
-    """Ctrl-C reaches the processes that a test starts: a shell's `command &` ignores it, and so do all that descend."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("heeded_interrupt")
 def test_a_stage_that_is_stopped_while_it_imports_says_so_in_one_line(tmp_path):
     process = stage_of(tmp_path, "import time\nprint('importing', flush=True)\ntime.sleep(600)\n")

@@ -3,6 +3,7 @@
 import csv
 import errno
 import itertools
+import json
 import os
 import signal
 import subprocess
@@ -19,7 +20,7 @@ from config.jobs import Jobs
 from pipeline import slots, supervise
 from pipeline.job_state import Job, JobState
 from pipeline.jobs import Outcome, read_states, run_jobs, waves, write_attempts
-from pipeline.session import Session
+from pipeline.session import Session, session_path
 from pipeline.slots import place_here, threads_per_job
 from pipeline.stopping import StopRequest
 from pipeline.supervise import NO_MEMORY
@@ -183,15 +184,19 @@ def test_a_signal_stops_at_a_step_boundary_and_the_next_run_ends_with_the_same_b
     assert not diary(tmp_path, "job0")[2][0].startswith("start at 0")
 
 
-def test_a_second_signal_kills(tmp_path):
+def test_a_second_signal_kills_but_not_a_sigterm_that_is_told_twice(tmp_path):
+    """`timeout` and batch systems tell every process, and run_cv.sh passes on what it is told."""
     grid = start_grid(tmp_path, jobs=2, steps=2, step_s=30, backend="threading", **CPU)
     wait_for(lambda: (tmp_path / "out" / "job1.diary").exists() and (tmp_path / "out" / "job0.diary").exists())
     grid.send_signal(signal.SIGTERM)
     time.sleep(0.5)
-    assert grid.poll() is None  # the steps take 30 seconds
     grid.send_signal(signal.SIGTERM)
+    time.sleep(0.5)
+    assert grid.poll() is None  # the steps take 30 seconds
+    assert json.loads(session_path(tmp_path).read_text())["order"] == "stop"
+    grid.send_signal(signal.SIGINT)
     grid.communicate(timeout=60)
-    assert grid.returncode == 128 + signal.SIGTERM
+    assert grid.returncode == 128 + signal.SIGINT
     assert processes_of(tmp_path) == []
 
 

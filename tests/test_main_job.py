@@ -1,9 +1,11 @@
 """The main job as a person runs it: `bash run_cv.sh CONFIG` from tiles to the zip, again, and after a change."""
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import zipfile
@@ -15,6 +17,7 @@ import pytest
 
 from ensemble.oof import oof_table
 from folds.images import read_mask
+from tests.fake_grid import wait_for
 from tests.tiny import TINY_CLASSES, tiny_values, write_config, write_mask, write_tiny
 
 ROOT = Path(__file__).parent.parent
@@ -189,6 +192,55 @@ def test_the_main_job_takes_its_config_as_the_stages_do(stages, tmp_path, words,
     calls, _ = stages(*words)
     assert len(calls) == 8
     assert all(call == ["--config", config.replace("HERE", str(tmp_path)), *rest] for call in calls)
+
+
+SLOW_STAGE = """#!{python}
+import pathlib, signal, sys, time
+
+given = pathlib.Path({given!r})
+given.open("a").write(f"{{sys.argv[3]}} read {{sys.stdin.read()!r}}\\n")
+
+
+def note(number, frame):
+    given.open("a").write(f"{{signal.Signals(number).name}}\\n")
+    time.sleep(0.5)  # as a job that comes to its next step, and writes its checkpoint
+    given.open("a").write("saved\\n")
+    sys.exit(128 + number)
+
+
+signal.signal(signal.SIGTERM, note)
+if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # which is not there where Ctrl-C would be ignored
+    signal.signal(signal.SIGINT, note)
+given.open("a").write("listens\\n")
+time.sleep(600)
+"""
+
+
+@pytest.mark.usefixtures("heeded_interrupt")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stage_hears_of_a_stop_and_saves_its_work_before_the_main_job_ends_and_none_follows(tmp_path, number):
+    """`kill PID` tells bash alone; Ctrl-C tells every process of the terminal, which a group of its own stands for."""
+    given, python = tmp_path / "given", tmp_path / "python"
+    python.write_text(f'#!/usr/bin/env bash\n[[ $1 == -c ]] || exec "{tmp_path}/stage" "$@"\n')
+    (tmp_path / "stage").write_text(SLOW_STAGE.format(python=sys.executable, given=str(given)))
+    for script in (python, tmp_path / "stage"):
+        script.chmod(0o755)
+    job = subprocess.Popen(
+        ["bash", "run_cv.sh"], cwd=ROOT, env={**os.environ, "FOLDSCAPE_PYTHON": str(python)},
+        stdin=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    try:
+        job.stdin.write(b"an answer")
+        job.stdin.close()
+        wait_for(lambda: given.exists() and "listens" in given.read_text())
+        (os.kill if number == signal.SIGTERM else os.killpg)(job.pid, number)
+        assert job.wait(60) == 128 + number
+        assert given.read_text().splitlines() == [
+            "models.check read 'an answer'", "listens", signal.Signals(number).name, "saved"
+        ]  # fmt: skip
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(job.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
