@@ -43,10 +43,9 @@ def run_grid(run: Run, only: str | None, arguments: Sequence[str]) -> int:
     """Make what is left of the chosen members; the exit code. The caller holds the run's lock."""
     slots = slots_here(run.experiment)
     grid = grid_of(run, chosen_members(run, only), arguments, slots, measure=False)
-    if not grid.tasks:
-        print(f"nothing to do: {grid.finished} members are finished")
-        return 0
     print(grid_summary(grid, run, slots), flush=True)
+    if not grid.tasks:
+        return 0
     open_pack(run, tiles_of(run))  # once, before all jobs want it
     folder = run.jobs_dir
     with GridView(grid.jobs, folder) as view:

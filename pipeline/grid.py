@@ -24,7 +24,7 @@ from pipeline.costs import (
 )
 from pipeline.finished import mean_is_finished, steps_left
 from pipeline.job_state import Job, JobState
-from pipeline.wording import clock
+from pipeline.wording import clock, counted
 
 MEAN_S = 2.0  # of the mean over a model's members; mostly starting
 MOST_ROWS = 40  # of a printed grid
@@ -120,7 +120,7 @@ def grid_table(grid: Grid) -> Table:
 
 def grid_summary(grid: Grid, run: Run, slots: int) -> str:
     """Time and disk of the whole grid, in a few lines."""
-    lines = [f"{len(grid.tasks)} jobs on {slots} slots; {grid.finished} members are finished"]
+    lines = [_jobs_line(grid, slots)]
     if grid.tasks and all(job.cost_s for job in grid.jobs):
         seconds = makespan_s([job.cost_s for job in grid.jobs], slots)
         lines.append(f"about {clock(seconds)}, where all slots are of this machine's kind and free")
@@ -131,6 +131,20 @@ def grid_summary(grid: Grid, run: Run, slots: int) -> str:
             f"{free / GIB:.0f} GiB are free" + (": NOT ENOUGH if little compresses" if free < grid.peak_bytes else "")
         )
     return "\n".join(lines)
+
+
+def _jobs_line(grid: Grid, slots: int) -> str:
+    """ "4 jobs on 2 slots: 0 to train, 3 to predict, 1 mean; 2 members finished". Other test tiles train nothing, and
+    yet no member is finished: hence what the jobs are."""
+    finished = f"{counted(grid.finished, 'member')} finished"
+    if not grid.tasks:
+        return f"nothing to do: {finished}"
+    train = sum("train" in task.steps for task in grid.tasks)
+    means = sum("mean" in task.steps for task in grid.tasks)
+    predict = len(grid.tasks) - train - means  # who trains predicts as well, without a word
+    parts = [f"{train} to train", f"{predict} to predict" if predict else "", counted(means, "mean") if means else ""]
+    work = ", ".join(filter(None, parts))
+    return f"{counted(len(grid.tasks), 'job')} on {counted(slots, 'slot')}: {work}; {finished}"
 
 
 def existing_parent(path: Path) -> Path:

@@ -25,7 +25,7 @@ from pipeline.costs import (
     pace_of,
     passes_per_tile,
 )
-from pipeline.grid import chosen_members, make_grid
+from pipeline.grid import chosen_members, grid_summary, make_grid
 from pipeline.job_state import Attempt, JobState
 from tests.spoiled import write_clean
 
@@ -100,6 +100,21 @@ def test_what_is_finished_is_skipped_and_what_is_left_is_done(run):
     assert planned(run, "model=unet,fold=2") == {str(third): (["test"], ())}
 
 
+def test_the_summary_tells_training_from_predicting_and_averaging(run, clean):
+    def told(slots: int) -> str:
+        grid = make_grid(run, chosen_members(run, None), counts_of(run), {}, {}, ("--config", "x"), slots)
+        return grid_summary(grid, run, slots).splitlines()[0]
+
+    _, second, _ = run.members(run.experiment.models[0])
+    assert told(1) == "1 job on 1 slot: 0 to train, 1 mean; 6 members finished"
+    mean.main(["--config", str(clean), f"runs_dir={run.experiment.runs_dir}", "--model", "bare_unet"])
+    assert told(2) == "nothing to do: 6 members finished"
+    shutil.rmtree(run.test_store(run.experiment.models[0]))  # as for other test tiles, whose mean is still to come
+    assert told(2) == "4 jobs on 2 slots: 0 to train, 3 to predict, 1 mean; 3 members finished"
+    shutil.rmtree(run.member_dir(second))
+    assert told(2) == "4 jobs on 2 slots: 1 to train, 2 to predict, 1 mean; 3 members finished"
+
+
 def test_a_job_knows_how_far_its_batches_can_be_split(run, clean):
     """Two tiles train at once at least, where one image is predicted."""
     shutil.rmtree(run.dir / "members" / "unet" / "fold0-seed0")
@@ -168,7 +183,7 @@ def test_a_dry_run_says_what_would_be_done_and_changes_nothing(run, clean, capsy
     before = files_of(run.dir.parent)
     assert cv.main([*words, "--dry-run", "--only", "model=unet"]) == 0
     told = capsys.readouterr().out
-    for part in ("unet/fold0-seed0  oof", "unet/mean", "2 jobs on", "2 members are finished", "about", "GiB"):
+    for part in ("unet/fold0-seed0  oof", "unet/mean", "0 to train, 1 to predict, 1 mean", "about", "GiB"):
         assert part in told
     assert "a job: python -m pipeline.member --model unet --fold 0 --seed 0 --config" in told
     assert "redo=stale" not in told  # thrown away by the grid alone, not by each of its jobs
