@@ -5,6 +5,7 @@ import pandas as pd
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from base.screen import text_table
 from config.data import OOF_COLUMNS
@@ -63,6 +64,8 @@ def show_blend(built: RunBlend, console: Console) -> None:
     if len(built.candidates):
         console.print(_candidates(built.candidates))
     console.print(_models(built.models))
+    if harm := _harm(built.models):
+        console.print(Text(harm), soft_wrap=True)  # a key to be copied stays in one piece
     if len(built.errors) > 1:
         console.print(_errors(built.errors))
 
@@ -128,6 +131,17 @@ def _models(models: pd.DataFrame) -> Table:
         caption="worth: honest mIoU that the blend loses without it. A specialist's weight is its share a."
         + (" all: members trained on every tile, which have no OOF score." if models.on_all_tiles.any() else ""),
     )  # fmt: skip
+
+
+def _harm(models: pd.DataFrame) -> str:
+    """What to leave out, if the blend is certainly worse for a model: of several the worst, since each is judged beside
+    the others. With two folds none is left out by the fit itself, and a step that lowers the weight may not ship."""
+    harmful = models[models.worth_high < 0]
+    if harmful.empty:
+        return ""
+    worst = harmful.loc[harmful.worth.idxmin(), "model"]
+    rest = ",".join(name for name in models.model if name != worst)
+    return f"without {worst} the blend is certainly better: blend.models=[{rest}]"
 
 
 def _errors(errors: pd.DataFrame) -> Table:

@@ -511,3 +511,22 @@ def test_the_longest_kinds_leave_room_for_every_figure(played):
     console = Console(width=100, record=True, file=StringIO())
     show_blend(replace(built, steps=steps.assign(agree=10), fits=replace(built.fits, without=without)), console)
     assert "…" not in console.export_text()
+
+
+@pytest.mark.parametrize(
+    ("worth", "high", "certain"),
+    [
+        ((0.01, -0.02, -0.004), (0.03, -0.01, -0.001), True),
+        ((-0.03, -0.002, 0.0), (0.01, -0.001, 0.0), True),
+        ((0.01, -0.02, np.nan), (0.02, 0.0, np.nan), False),
+    ],
+)
+def test_a_model_that_certainly_harms_the_blend_is_named_with_the_key_that_leaves_it_out(played, worth, high, certain):
+    """By its interval, not by its value; of several the one that harms most."""
+    built = read_blend(run_of(played))
+    assert built.models.model.tolist() == ["one", "two", "roads"]
+    models = built.models.assign(worth=worth, worth_low=-0.1, worth_high=high)
+    console = Console(width=100, record=True, file=StringIO())
+    show_blend(replace(built, models=models), console)
+    said = [line for line in console.export_text().splitlines() if "certainly" in line]
+    assert said == ["without two the blend is certainly better: blend.models=[one,roads]"] * certain
