@@ -85,7 +85,7 @@ def _far(found_C: np.ndarray, expected_C: np.ndarray, limit: float, classes: Cla
         told = ", ".join(f"{classes.names[c]} {found_C[c]:.1%} for {expected_C[c]:.1%}" for c in worst)
         # Of a few classes of similar area, other scenes fit in another order by chance.
         perhaps = f"; {better}, which may be chance" if fits else ""
-        text = f"{far:.0%} of the area has another class than expected ({limit:.0%} would pass): {told}{perhaps}"
+        text = f"{far:.1%} of the area has another class than expected ({limit:.1%} would pass): {told}{perhaps}"
         problems.append(Problem("shares", text, severity=WARNING))
     absent = [classes.names[c] for c in np.flatnonzero((found_C == 0) & (expected_C > ABSENT_SHARE))]
     if absent:

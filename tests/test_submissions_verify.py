@@ -142,6 +142,15 @@ def test_shares_that_another_order_of_few_classes_fits_may_be_chance():
     assert (problem.kind, problem.severity) == ("shifted", ERROR)
 
 
+BARE = ClassTable((1, 2, 3), ("field", "water", "bare"), ((0, 0, 0),) * 3)
+
+
+def test_a_distance_just_above_the_limit_does_not_read_as_the_limit():
+    hist_NC, train_NC = np.tile([654, 336, 10], (8, 1)), np.tile([500, 490, 10], (40, 1))
+    (problem,) = judge(hist_NC, np.array([0.5, 0.49, 0.01]), 0.151, train_NC, BARE)
+    assert problem.what.startswith("15.4% of the area has another class than expected (15.1% would pass)")
+
+
 def test_the_command_lists_all_and_fails_with_code_2(competition, tmp_path, capsys):
     config, _ = competition
     spoiled = good_zip(competition, "png")
