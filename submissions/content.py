@@ -1,5 +1,7 @@
 """Is what a submission holds believable? Statistics over all its tiles against the train tiles and the OOF labels."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
@@ -12,7 +14,7 @@ FAR = 0.15
 CERTAIN = 2.0  # times as far as shares may lie: from there on, that another reading of the labels fits is an error
 DRAWS = 500  # test sets drawn from the train tiles, to see how far an innocent one lies from the whole
 CONSTANT_EXCESS = 0.25  # share of one-class tiles above the train tiles'
-ABSENT_SHARE = 0.005  # a class that should have this share of the area, and has no pixel
+ABSENT_SHARE = 0.005  # a class that should have this share of the area, or has it in the train masks, and has no pixel
 
 
 def shares(hist_C: np.ndarray) -> np.ndarray:
@@ -51,8 +53,12 @@ def judge(
         limit: distance up to which shares count as near.
         train_hist_NC: the same counts of the train tiles.
     """
-    found_C = shares(hist_NC.sum(0))
-    return [*_constant(hist_NC, expected_C, train_hist_NC, classes), *_far(found_C, expected_C, limit, classes)]
+    found_C, train_C = shares(hist_NC.sum(0)), shares(train_hist_NC.sum(0))
+    return [
+        *_constant(hist_NC, expected_C, train_hist_NC, classes),
+        *_far(found_C, expected_C, limit, classes),
+        *_absent(found_C, expected_C, train_C, classes),
+    ]
 
 
 def _constant(
@@ -87,11 +93,22 @@ def _far(found_C: np.ndarray, expected_C: np.ndarray, limit: float, classes: Cla
         perhaps = f"; {better}, which may be chance" if fits else ""
         text = f"{far:.1%} of the area has another class than expected ({limit:.1%} would pass): {told}{perhaps}"
         problems.append(Problem("shares", text, severity=WARNING))
-    absent = [classes.names[c] for c in np.flatnonzero((found_C == 0) & (expected_C > ABSENT_SHARE))]
-    if absent:
-        text = f"no pixel of {', '.join(absent)}, expected on {expected_C[found_C == 0].sum():.1%} of the area"
-        problems.append(Problem("shares", text, severity=WARNING))
     return problems
+
+
+def _absent(found_C: np.ndarray, expected_C: np.ndarray, train_C: np.ndarray, classes: ClassTable) -> Iterator[Problem]:
+    """Classes that the zip has nowhere: those that were expected, and those that the train masks have and that the
+    members did not learn, which the out-of-fold labels do not have either."""
+    expected = (found_C == 0) & (expected_C > ABSENT_SHARE)
+    unlearned = (found_C == 0) & (train_C > ABSENT_SHARE) & ~expected
+    for absent, share_C, known in (
+        (expected, expected_C, "expected on {:.1%} of the area"),
+        (unlearned, train_C, "on {:.1%} of the train masks; out of fold hardly a pixel is labelled so either"),
+    ):
+        if absent.any():
+            names = ", ".join(classes.names[c] for c in np.flatnonzero(absent))
+            text = f"no pixel of {names}, {known.format(share_C[absent].sum())}"
+            yield Problem("shares", text, severity=WARNING)
 
 
 def _best_relabelling(found_C: np.ndarray, expected_C: np.ndarray, classes: ClassTable) -> tuple[str, float]:

@@ -123,7 +123,8 @@ def test_oof_shares_take_the_place_of_the_train_masks(competition, tmp_path):
     names = [spec.name for spec in experiment.data.classes]
     same = dict(zip(names, np.eye(10)[1], strict=True))  # a network that says forest out of fold too
     verdict = verify_submission(tmp_path / "forest.zip", experiment, tiles, same)
-    assert [(problem.kind, problem.severity) for problem in verdict.problems] == [("constant", WARNING)]
+    found = [(problem.kind, problem.severity) for problem in verdict.problems]
+    assert found == [("constant", WARNING), ("shares", WARNING)]  # the second: of the other classes there is no pixel
     with pytest.raises(UserError, match=r"class_shares_oof are of class0; data\.classes are class0, class1"):
         verify_submission(tmp_path / "forest.zip", experiment, tiles, {"class0": 1.0})
 
@@ -143,6 +144,23 @@ def test_shares_that_another_order_of_few_classes_fits_may_be_chance():
 
 
 BARE = ClassTable((1, 2, 3), ("field", "water", "bare"), ((0, 0, 0),) * 3)
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "train", "said"),
+    [
+        ([640, 360, 0], [0.65, 0.3499, 0.0001], [600, 341, 59], "no pixel of bare, on 5.9% of the train masks; out of"),
+        ([640, 360, 0], [0.60, 0.3500, 0.0500], [600, 341, 59], "no pixel of bare, expected on 5.0% of the area"),
+        ([640, 359, 1], [0.65, 0.3499, 0.0001], [600, 341, 59], None),
+        ([640, 360, 0], [0.65, 0.3499, 0.0001], [620, 378, 2], None),  # hardly anywhere in the train masks either
+    ],
+)
+def test_a_class_of_the_train_masks_that_the_zip_has_nowhere_is_told_though_oof_labels_lack_it_too(
+    found, expected, train, said
+):
+    problems = judge(np.tile(found, (8, 1)), np.array(expected), 0.15, np.tile(train, (40, 1)), BARE)
+    assert [(problem.kind, problem.severity) for problem in problems] == ([("shares", WARNING)] if said else [])
+    assert not said or problems[0].what.startswith(said)
 
 
 def test_a_distance_just_above_the_limit_does_not_read_as_the_limit():
