@@ -14,6 +14,7 @@ from base.stamps import FileResult
 from config import Experiment, Run, open_run
 from ensemble.apply import labels_of
 from ensemble.build import RunBlend, add_name_option, build_blend, named_experiment
+from ensemble.evidence import Estimate
 from ensemble.fitted import FittedBlend
 from ensemble.fold_means import draw_opinions, fold_mean_gain
 from ensemble.oof import make_table
@@ -41,7 +42,9 @@ def make_submission(stores: ProvenStores, built: RunBlend) -> Path | None:
     if receipt_path(run.zip_path).exists() and result.is_fresh():
         return run.zip_path
     receipt = made_from(run, built.blend, source) | scores_of(built, ClassTable.of(run.experiment.data))
-    receipt["fold_mean_gain"] = gain_of_fold_means(run, built, source)
+    gain = gain_of_fold_means(run, built, source)
+    receipt["fold_mean_gain"] = gain and gain.value
+    receipt["fold_mean_interval"] = gain and [gain.low, gain.high]
     path = write_submission(run, tiles, labels_of(built.blend, source), receipt)
     result.finish()
     return path
@@ -59,14 +62,15 @@ def scores_of(built: RunBlend, classes: ClassTable) -> dict[str, Any]:
     }
 
 
-def gain_of_fold_means(run: Run, built: RunBlend, source: UnseenStores) -> float | None:
+def gain_of_fold_means(run: Run, built: RunBlend, source: UnseenStores) -> Estimate | None:
     """mIoU that test tiles gain over the honest score by the mean over folds; None where it cannot be told."""
     excerpts = excerpt_stores(run, source)
     if excerpts is None:
         return None
     opinions = draw_opinions(built.blend, built.blend_of, source, excerpts)
     counted_C = (built.honest_conf_CC.sum(0) + built.honest_conf_CC.sum(1)) > 0
-    return fold_mean_gain(opinions, float(built.row.miou), counted_C)
+    honest = Estimate(float(built.row.miou), float(built.row.miou_low), float(built.row.miou_high))
+    return fold_mean_gain(opinions, honest, counted_C)
 
 
 def make_again(experiment: Experiment, receipt_file: Path) -> Path:
@@ -121,8 +125,10 @@ def main(argv: list[str] | None = None) -> None:
     show_blend(built, console)
     path = make_submission(stores, built)
     receipt = find_receipt(path) if path else {}
-    if (gain := receipt.get("fold_mean_gain")) is not None:
-        print(f"where test tiles are like train tiles, the mean over folds adds about {gain:+.4f} (docs/ensemble.md)")
+    if interval := receipt.get("fold_mean_interval"):  # an older receipt has none: how far to believe it, nobody knows
+        gain, (low, high) = receipt["fold_mean_gain"], interval
+        told = f"about {gain:+.4f} ({low:+.4f} to {high:+.4f}, docs/ensemble.md)"
+        print(f"where test tiles are like train tiles, the mean over folds adds {told}")
     if path and run.experiment.data.test_masks:
         try:
             print(f"test mIoU {zip_miou(run, path):.4f} by data.test_masks, honest OOF mIoU {built.row.miou:.4f}")

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ensemble.evidence import Estimate
 from ensemble.fitted import uniform_blend
 from ensemble.fold_means import Opinions, draw_opinions, expected_miou, fold_mean_gain, over_largest
 from ensemble.formulas import tempered
@@ -26,6 +27,10 @@ def world(seed: int, pixels: int, folds: int, confidence: float) -> tuple[np.nda
     return truth_P, (probs_FCP / probs_FCP.sum(1, keepdims=True)).astype(np.float32)
 
 
+def near(miou: float) -> Estimate:
+    return Estimate(miou, miou - 0.02, miou + 0.02)
+
+
 def miou_of(label_P: np.ndarray, truth_P: np.ndarray) -> float:
     return mean_iou(confusion(label_P, truth_P, len(SHARES)))
 
@@ -40,22 +45,46 @@ def test_the_estimate_is_within_half_of_the_gain_that_labels_tell(confidence, fo
     mean_CP = test_FCP.mean(0)
     fold_LP = [probs_CP.argmax(0) for probs_CP in test_FCP]
     true = miou_of(mean_CP.argmax(0), truth_P) - np.mean([miou_of(label_P, truth_P) for label_P in fold_LP])
-    estimate = fold_mean_gain(Opinions(mean_CP, mean_CP.argmax(0), fold_LP), honest, ALL)
+    estimate = fold_mean_gain(Opinions(mean_CP, mean_CP.argmax(0), fold_LP), near(honest), ALL)
     assert true > 0.05
-    assert 0.5 * true < estimate < 1.5 * true
+    assert 0.5 * true < estimate.value < 1.5 * true
+    assert estimate.low < estimate.value < estimate.high
 
 
 def test_folds_that_say_the_same_as_the_mean_gain_nothing():
     _, probs_FCP = world(3, 5_000, 1, 1.0)
     label_P = probs_FCP[0].argmax(0)
-    assert fold_mean_gain(Opinions(probs_FCP[0], label_P, [label_P, label_P]), 0.6, ALL) == 0
+    estimate = fold_mean_gain(Opinions(probs_FCP[0], label_P, [label_P, label_P]), near(0.6), ALL)
+    assert (estimate.value, estimate.low, estimate.high) == (0, 0, 0)
 
 
-@pytest.mark.parametrize("honest", [0.001, 0.9999])
-def test_an_honest_score_out_of_reach_gives_no_estimate(honest):
+@pytest.fixture(scope="module")
+def two_folds() -> Opinions:
     _, probs_FCP = world(4, 5_000, 2, 1.0)
-    opinions = Opinions(probs_FCP.mean(0), probs_FCP.mean(0).argmax(0), [probs_CP.argmax(0) for probs_CP in probs_FCP])
-    assert fold_mean_gain(opinions, honest, ALL) is None
+    return Opinions(probs_FCP.mean(0), probs_FCP.mean(0).argmax(0), [probs_CP.argmax(0) for probs_CP in probs_FCP])
+
+
+@pytest.mark.parametrize(
+    "honest",
+    [
+        Estimate(0.001, 0.0005, 0.0015),
+        Estimate(0.9999, 0.9998, 1.0),
+        Estimate(0.6, 0.001, 1.0),
+        Estimate(0.6, 0.5, 0.9999),
+        Estimate(0.6, np.nan, np.nan),
+    ],
+)
+def test_an_honest_score_with_an_end_out_of_reach_gives_no_estimate(two_folds, honest):
+    """As that of an underfitted model on few tiles: a score that could be anything says nothing of the gain."""
+    assert fold_mean_gain(two_folds, near(0.6), ALL) is not None
+    assert fold_mean_gain(two_folds, honest, ALL) is None
+
+
+def test_the_interval_is_what_the_ends_of_the_honest_one_give(two_folds):
+    wide = fold_mean_gain(two_folds, Estimate(0.5, 0.35, 0.6), ALL)
+    at = [fold_mean_gain(two_folds, Estimate(miou, miou, miou), ALL).value for miou in (0.35, 0.5, 0.6)]
+    assert (wide.low, wide.value, wide.high) == (min(at), at[1], max(at))
+    assert len(set(at)) == 3
 
 
 def test_expected_counts_of_a_certain_truth_are_its_counts():
