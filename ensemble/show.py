@@ -7,12 +7,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from base.screen import text_table
+from base.screen import COLUMNS, text_table
 from config.data import OOF_COLUMNS
 from ensemble.build import RunBlend
 from ensemble.evidence import SHIPS
 
-CLASSES_WIDE = 5  # of up to 9 letters, that fit beside name, fold and mIoU
+CLASSES_WIDE = 5  # that fit beside name, fold and mIoU
+SHORTEST = 9  # letters that a class's name is cut to at most
 
 
 def show_models(table: pd.DataFrame, console: Console) -> None:
@@ -21,7 +22,6 @@ def show_models(table: pd.DataFrame, console: Console) -> None:
     rows = table[~table.kind.isin(["step", "variant"])]
     parts = -(-len(names) // CLASSES_WIDE)
     for part, classes in enumerate(np.array_split(names, parts)):
-        columns = [name[:9] for name in ("", "fold", *(() if part else ("mIoU",)), *classes)]
         cells, styles = [], []
         for row in rows.to_dict("records"):
             seed = "" if pd.isna(row["seed"]) else f"/s{row['seed']}"
@@ -31,10 +31,18 @@ def show_models(table: pd.DataFrame, console: Console) -> None:
             style = {"model": "bold", "specialist": "bold", "blend": "green"}.get(row["kind"], "")
             styles.append("bold green" if row["kind"] == "blend" and fold == "all" else style)
             cells.append((row["name"], fold, *figures))
+        first = ["", "fold", *([] if part else ["mIoU"])]
+        columns = first + [name[: _letters(first, cells, len(classes))] for name in classes]
         title = "" if part else "OOF mIoU and IoU per class"
         console.print(text_table(title, columns, cells, styles=styles, no_wrap=True, title_justify="left"))
     if (table.kind == "variant").any():
         console.print(_variants(table))
+
+
+def _letters(first: list[str], cells: list[tuple[str, ...]], classes: int) -> int:
+    """Of each class's name that there is room for beside the first columns; every column has two blanks and a line."""
+    taken = [max(map(len, column)) for column in zip(first, *cells, strict=False)]
+    return max(SHORTEST, (COLUMNS - 1 - sum(width + 3 for width in taken)) // classes - 3)
 
 
 def _variants(table: pd.DataFrame) -> Table:

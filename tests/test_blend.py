@@ -27,7 +27,7 @@ from ensemble.blend import gain_of_fold_means, make_again
 from ensemble.build import build_blend, candidate_table, read_blend, refuse_outdated
 from ensemble.compare import compare
 from ensemble.oof import oof_table
-from ensemble.show import show_blend
+from ensemble.show import show_blend, show_models
 from ensemble.stores import ProvenStores
 from folds.metrics import confusion, iou_per_class, mean_iou
 from pipeline.store import MANIFEST, Store, open_store, write_store
@@ -484,6 +484,21 @@ def test_tables_fit_the_screen(played, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines[:-1])) <= 100
     assert not [line for line in lines if "…" in line]
+
+
+@pytest.mark.parametrize("model", ["unet", "deeplabv3plus_r50"])
+def test_names_of_classes_stand_whole_where_the_screen_has_room(played, model):
+    """LoveDA's: seven classes are four and three, with room for more than nine letters each."""
+    names = ["background", "building", "road", "water", "barren", "forest", "agriculture"]
+    table = oof_table(run_of(played).dir)
+    table = table.iloc[:, : len(OOF_COLUMNS) + len(names)].set_axis([*OOF_COLUMNS, *names], axis=1)
+    console = Console(width=100, record=True, file=StringIO())
+    show_models(table.assign(name=table.name.replace("one", model)), console)
+    text = console.export_text()
+    heads = [line.strip("┃").split("┃") for line in text.splitlines() if line.startswith("┃")]
+    assert [cell.strip() for head in heads[:2] for cell in head if cell.strip() not in ("", "fold", "mIoU")] == names
+    assert max(map(len, text.splitlines())) <= 100
+    assert "…" not in text
 
 
 def test_where_the_plain_mean_ships_the_tables_say_so_and_mark_nothing_else(played):
