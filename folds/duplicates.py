@@ -1,12 +1,9 @@
 """Exact and near copies among tiles, also flipped and turned ones, train against test too.
 
-Exact copies have equal pixels. Near copies are found by thumbnails. Candidates come from the correlation of 8 x 8
-cells, all against all, in blocks, in the eight positions of the square. What decides is the mean squared difference of
+Exact copies have equal pixels. Near copies are found by thumbnails. Candidates are tiles whose 8 x 8 cells correlate in
+one of the eight positions of the square; `folds.alike` finds them. What decides is the mean squared difference of
 32 x 32 cells, after the best gain and offset per band, in units of the tiles' own mean squared step from cell to cell:
 noise, compression, another gain or a shift of a few pixels leave it near 0; two different places have 1 and more.
-
-Rejected: k-d trees over the first 8 to 24 principal components of the cells, exact as well. On 64,000 synthetic tiles
-they took 26 to 51 times as long as the products, and grew with the square of the tiles too.
 """
 
 from dataclasses import dataclass
@@ -14,12 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from base.progress import track
+from folds.alike import alike_pairs
 from folds.scan import Scan
 
 COARSE_CELLS = 8
-BLOCK, WIDTH = 1024, 4096  # tiles compared at once with others: 16 MiB of products
-MIN_CORRELATION = 0.9  # of the coarse cells: cheap, and lets every near copy through
+BLOCK = 1024  # tiles or pairs whose thumbnails are read at once
+MIN_CORRELATION = 0.9  # of the coarse cells: cheap, and lets near copies through
 MAX_DIFFERENCE = 0.25  # of the fine cells, in units of the step; see docs/folds.md for what lies on both sides
 TINY = np.float32(1e-12)
 
@@ -72,27 +69,26 @@ def _near(
 ) -> list[tuple[int, int, str, bool, float]]:
     """(a, b, symmetry, not exact, difference) of all near copies among `originals`, each with its best symmetry.
 
-    Thumbnails are mapped and read in blocks, and so are the products: what is held of a tile is its coarse cells.
+    Thumbnails are mapped and read in blocks: what is held of a tile is its coarse cells.
     """
-    count = len(originals)
-    if not count:
+    if not len(originals):
         return []
-    starts = range(0, count, BLOCK)
+    starts = range(0, len(originals), BLOCK)
     unit_NEEB = np.concatenate([_unit(_coarse(thumb_NEEB[originals[start : start + BLOCK]])) for start in starts])
-    best: dict[tuple[int, int], tuple[float, str]] = {}
-    for symmetry in track(symmetries, "compare tiles"):
-        for column in range(0, count, WIDTH):
-            turned_MD = _rows(SYMMETRIES[symmetry](unit_NEEB[column : column + WIDTH]))
-            for row in range(0, min(column + WIDTH, count), BLOCK):
-                alike_RM = _rows(unit_NEEB[row : row + BLOCK]) @ turned_MD.T >= MIN_CORRELATION
-                a_P, b_P = np.divmod(np.flatnonzero(alike_RM), alike_RM.shape[1])
-                after_P = row + a_P < column + b_P
-                a_P, b_P = originals[row + a_P[after_P]], originals[column + b_P[after_P]]
-                value_P = _differences(thumb_NEEB, a_P, b_P, symmetry)
-                for a, b, value in zip(a_P.tolist(), b_P.tolist(), value_P.tolist(), strict=True):
-                    if value <= MAX_DIFFERENCE and value < best.get((a, b), (np.inf,))[0]:
-                        best[a, b] = (value, symmetry)
-    return [(a, b, symmetry, False, value) for (a, b), (value, symmetry) in best.items()]
+    alike = alike_pairs(unit_NEEB, {symmetry: SYMMETRIES[symmetry] for symmetry in symmetries}, MIN_CORRELATION)
+    near = []
+    for start in range(0, len(alike[0]), BLOCK):
+        a_P, b_P = (at_P[start : start + BLOCK] for at_P in alike)
+        value_SP = np.full((len(symmetries), len(a_P)), np.inf)
+        for value_P, symmetry in zip(value_SP, symmetries, strict=True):
+            product_P = (unit_NEEB[a_P] * SYMMETRIES[symmetry](unit_NEEB[b_P])).sum((1, 2, 3))
+            at_Q = np.flatnonzero(product_P >= MIN_CORRELATION)
+            value_P[at_Q] = _differences(thumb_NEEB, originals[a_P[at_Q]], originals[b_P[at_Q]], symmetry)
+        best_P = value_SP.argmin(0)
+        for p in np.flatnonzero(value_SP.min(0) <= MAX_DIFFERENCE):
+            a, b, best = int(originals[a_P[p]]), int(originals[b_P[p]]), best_P[p]
+            near.append((a, b, symmetries[best], False, float(value_SP[best, p])))
+    return near
 
 
 def _differences(thumb_NEEB: np.ndarray, a_P: np.ndarray, b_P: np.ndarray, symmetry: str) -> np.ndarray:
