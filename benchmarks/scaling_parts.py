@@ -130,7 +130,7 @@ def mosaic(tiles: int, folder: Path) -> Work:
 
 
 def duplicates(tiles: int, folder: Path) -> Work:
-    """Copies by thumbnails in one band: every tile against every other in eight positions."""
+    """Copies by thumbnails in one band, in eight positions."""
     scan = _scan(tiles)
     return lambda: find_duplicates(scan)
 
