@@ -46,14 +46,15 @@ def alike_pairs(unit_NEEB: np.ndarray, turns: Turns, least: float) -> tuple[np.n
     cell_SC = np.stack([turn(np.arange(np.prod(shape)).reshape(1, *shape)).ravel() for turn in turns.values()])
     between_SS = _turns_between(cell_SC)
     rng = np.random.default_rng(0)
-    found_P = np.empty(0, np.int64)  # a * count + b
+    found_P = np.empty(0, np.int64)  # a * count + b, sorted
     for _ in track(range(TABLES), "compare tiles"):
         key_N, signs_N, turn_N = _hash(unit_NC, _draw_directions(rng, shape), cell_SC)
         a_P, b_P = np.sort(_same_key(key_N, signs_N), axis=0)
         new_P = ~_contains(found_P, a_P * len(unit_NC) + b_P)
         a_P, b_P = a_P[new_P], b_P[new_P]
         alike_P = _correlations(unit_NC, a_P, b_P, between_SS[turn_N[a_P], turn_N[b_P]], cell_SC) >= least
-        found_P = np.union1d(found_P, a_P[alike_P] * len(unit_NC) + b_P[alike_P])
+        more_Q = np.sort(a_P[alike_P] * len(unit_NC) + b_P[alike_P])
+        found_P = np.insert(found_P, np.searchsorted(found_P, more_Q), more_Q)
     a_P, b_P = np.divmod(found_P, max(len(unit_NC), 1))
     return some_N[a_P], some_N[b_P]
 
