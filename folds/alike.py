@@ -1,9 +1,9 @@
-"""Pairs of tiles whose cells correlate in one of the positions of the square, without comparing all with all.
+"""Pairs of tiles whose cells correlate in one of the positions of the square.
 
-Locality-sensitive hashing, after Andoni et al., "Practical and Optimal LSH for Angular Distance", 2015. In each of
-TABLES tables a tile's turn is the one in which a random direction is most like it: of a copy that was turned it is
-another, by just as much. Which two of other directions, turned so, are most like it is its key. Of tiles with one key
-those are candidates that have nearly the same signs of the products too; their correlation decides.
+Few tiles are compared all with all, in blocks of products. Of many, only those that share a key: locality-sensitive
+hashing, after Andoni et al., "Practical and Optimal LSH for Angular Distance", 2015. In each of TABLES tables every
+tile is turned until a random direction is most like it: a copy that was turned comes back to the same position. Which
+two of other directions are most like it then is its key, and the products of tiles with one key decide.
 
 The waves that a direction is made of are as strong as their frequency. On land amplitudes fall with it: in white noise
 all smooth tiles would be alike and share their keys. Of two tiles that correlate by .85 under these weights a table
@@ -11,9 +11,11 @@ finds 10 %, by .9 17 %: at .85 a pair is missed about once in 10,000 times, at .
 of naip in 25 ways one in a thousand lay below .91, and the lowest at .85. Tiles that only their longest waves make
 alike lie lower, and most of them are lost.
 
-Rejected: all against all, in blocks of products. For 64,000 synthetic tiles it took 5 times as long, for 16,000 twice,
-for 4,000 as long, and for 1,000 a fifth of .17 s. K-d trees over the first 8 to 24 principal components of the cells
-took 26 to 51 times as long as those products.
+Hashing is given up, for all with all, as soon as its products are more than HASHING_COST of theirs: with fewer than
+13,000 tiles before it begins, later where so many look alike that they share their keys. So no search takes much more
+than all with all, and what is found of few tiles, or of many look-alikes, is all that there is.
+
+Rejected: k-d trees over the first 8 to 24 principal components of the cells, 26 to 51 times as slow as all with all.
 """
 
 from collections.abc import Callable, Mapping
@@ -24,10 +26,9 @@ from scipy.fft import idctn
 from base.progress import track
 
 TABLES = 96
-DIRECTIONS = 64  # of each half of a key, and of the first half the signs: a word of 64
-MAX_FLIPS = 16  # of 64 signs: two tiles at .9 differ in 9 +- 3, unrelated ones in 32 +- 4
-BLOCK = 8192  # tiles whose keys are found at once
-PAIRS = 4096  # whose cells are compared at once
+DIRECTIONS = 64  # of each half of a key
+BLOCK = 2048  # tiles compared at once with as many others: 16 MiB of products
+HASHING_COST = 0.25  # of the products of all with all, at most: each takes about four times as long as one of those
 
 Turns = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 
@@ -35,7 +36,7 @@ Turns = Mapping[str, Callable[[np.ndarray], np.ndarray]]
 def alike_pairs(unit_NEEB: np.ndarray, turns: Turns, least: float) -> tuple[np.ndarray, np.ndarray]:
     """Positions a < b of the pairs that correlate by `least` or more with b turned, each pair once and in order.
 
-    The same ones whatever the order of the tiles. Pairs are held in 8 bytes each; of tiles little beside their cells.
+    The same ones whatever the order of the tiles. Pairs are held in 8 bytes each, and the cells twice.
 
     Args:
         unit_NEEB: float32 cells of the tiles, of mean 0 and length 1: products are correlations.
@@ -44,19 +45,75 @@ def alike_pairs(unit_NEEB: np.ndarray, turns: Turns, least: float) -> tuple[np.n
     shape, some_N = unit_NEEB.shape[1:], np.flatnonzero(unit_NEEB.any((1, 2, 3)))  # nothing is like nothing
     unit_NC = (unit_NEEB if len(some_N) == len(unit_NEEB) else unit_NEEB[some_N]).reshape(-1, np.prod(shape))
     cell_SC = np.stack([turn(np.arange(np.prod(shape)).reshape(1, *shape)).ravel() for turn in turns.values()])
-    between_SS = _turns_between(cell_SC)
-    rng = np.random.default_rng(0)
-    found_P = np.empty(0, np.int64)  # a * count + b, sorted
-    for _ in track(range(TABLES), "compare tiles"):
-        key_N, signs_N, turn_N = _hash(unit_NC, _draw_directions(rng, shape), cell_SC)
-        a_P, b_P = np.sort(_same_key(key_N, signs_N), axis=0)
-        new_P = ~_contains(found_P, a_P * len(unit_NC) + b_P)
-        a_P, b_P = a_P[new_P], b_P[new_P]
-        alike_P = _correlations(unit_NC, a_P, b_P, between_SS[turn_N[a_P], turn_N[b_P]], cell_SC) >= least
-        more_Q = np.sort(a_P[alike_P] * len(unit_NC) + b_P[alike_P])
-        found_P = np.insert(found_P, np.searchsorted(found_P, more_Q), more_Q)
-    a_P, b_P = np.divmod(found_P, max(len(unit_NC), 1))
+    pair_P = _by_hashing(unit_NC, shape, cell_SC, least)
+    if pair_P is None:
+        pair_P = _all_with_all(unit_NC, cell_SC, least)
+    a_P, b_P = np.divmod(pair_P, max(len(unit_NC), 1))
     return some_N[a_P], some_N[b_P]
+
+
+def _by_hashing(
+    unit_NC: np.ndarray, shape: tuple[int, int, int], cell_SC: np.ndarray, least: float
+) -> np.ndarray | None:
+    """(P,) pairs a * N + b that share a key in some table, sorted; None: all with all takes fewer products."""
+    count, positions = len(unit_NC), len(cell_SC)
+    left = HASHING_COST * positions * count**2 / 2 - TABLES * count * (positions + 2 * DIRECTIONS)
+    if left < 0:
+        return None
+    rng = np.random.default_rng(0)
+    pair_P = np.empty(0, np.int64)
+    for _ in track(range(TABLES), "compare tiles"):
+        turned_NC, key_N = _hash(unit_NC, _draw_directions(rng, shape), cell_SC)
+        tile_N = np.argsort(key_N, kind="stable")  # of one key they stay in order, a before b
+        _, first_K, size_K = np.unique(key_N[tile_N], return_index=True, return_counts=True)
+        left -= (size_K**2).sum()
+        if left < 0:
+            return None
+        found = [pair_P]
+        for size in np.unique(size_K[size_K > 1]):
+            first_G = first_K[size_K == size]
+            step = max((BLOCK // size) ** 2, 1)
+            for start in range(0, len(first_G), step):
+                tile_GM = tile_N[first_G[start : start + step, None] + np.arange(size)]
+                cells_GMC = turned_NC[tile_GM]
+                g_Q, a_Q, b_Q = _products(cells_GMC, cells_GMC, least)
+                found.append(tile_GM[g_Q, a_Q] * count + tile_GM[g_Q, b_Q])
+        pair_P = np.unique(np.concatenate(found))
+    return pair_P
+
+
+def _all_with_all(unit_NC: np.ndarray, cell_SC: np.ndarray, least: float) -> np.ndarray:
+    """(P,) pairs a * N + b, sorted."""
+    found = [np.empty(0, np.int64)]
+    for cells in track(cell_SC, "compare tiles"):
+        _, a_Q, b_Q = _products(unit_NC[None], unit_NC[None, :, cells], least)
+        found.append(a_Q * len(unit_NC) + b_Q)
+    return np.unique(np.concatenate(found))
+
+
+def _products(unit_GMC: np.ndarray, turned_GMC: np.ndarray, least: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Groups g and positions a < b in them, where the product of a with b turned is `least` or more."""
+    tiles = unit_GMC.shape[1]
+    found = [np.empty((3, 0), np.int64)]
+    for row in range(0, tiles, BLOCK):
+        for column in range(row, tiles, BLOCK):
+            alike_GAB = unit_GMC[:, row : row + BLOCK] @ turned_GMC[:, column : column + BLOCK].swapaxes(1, 2) >= least
+            g_Q, a_Q, b_Q = np.unravel_index(np.flatnonzero(alike_GAB), alike_GAB.shape)
+            after_Q = row + a_Q < column + b_Q
+            found.append(np.stack([g_Q[after_Q], row + a_Q[after_Q], column + b_Q[after_Q]]))
+    g_P, a_P, b_P = np.concatenate(found, axis=1)
+    return g_P, a_P, b_P
+
+
+def _hash(unit_NC: np.ndarray, direction_DC: np.ndarray, cell_SC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N, C) the tiles, turned to where the first direction is most like them, and (N,) their keys there."""
+    # To turn the direction the other way makes the same product as to turn the tile.
+    turn_N = (unit_NC @ direction_DC[0][np.argsort(cell_SC, axis=1)].T).argmax(1)
+    turned_NC = np.empty_like(unit_NC)
+    for turn, cells in enumerate(cell_SC):
+        turned_NC[turn_N == turn] = unit_NC[turn_N == turn][:, cells]
+    product_ND = turned_NC @ direction_DC[1:].T
+    return turned_NC, product_ND[:, :DIRECTIONS].argmax(1) * DIRECTIONS + product_ND[:, DIRECTIONS:].argmax(1)
 
 
 def _draw_directions(rng: np.random.Generator, shape: tuple[int, int, int]) -> np.ndarray:
@@ -64,64 +121,3 @@ def _draw_directions(rng: np.random.Generator, shape: tuple[int, int, int]) -> n
     noise_DEEB = rng.standard_normal((1 + 2 * DIRECTIONS, *shape), np.float32)
     noise_DEEB *= np.hypot(*np.indices(shape[:2])).astype(np.float32)[..., None]
     return idctn(noise_DEEB, axes=(1, 2), norm="ortho").reshape(len(noise_DEEB), -1)
-
-
-def _turns_between(cell_SC: np.ndarray) -> np.ndarray:
-    """(S, S) what turns a tile that was turned like the second into one turned like the first."""
-    number = {cells.tobytes(): turn for turn, cells in enumerate(cell_SC)}
-    return np.array([[number[np.argsort(second)[first].tobytes()] for second in cell_SC] for first in cell_SC])
-
-
-def _hash(
-    unit_NC: np.ndarray, direction_DC: np.ndarray, cell_SC: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each tile the key, the signs as a uint64, and the turn of the first direction that it is most like."""
-    count = len(unit_NC)
-    key_N, signs_N, turn_N = np.empty(count, np.int16), np.empty(count, np.uint64), np.empty(count, np.int64)
-    for start in range(0, count, BLOCK):
-        unit_BC = unit_NC[start : start + BLOCK]
-        turn_B = turn_N[start : start + BLOCK] = (unit_BC @ direction_DC[0][cell_SC].T).argmax(1)
-        for turn, cells in enumerate(cell_SC):
-            row_R = np.flatnonzero(turn_B == turn)
-            product_RD = unit_BC[row_R] @ direction_DC[1:, cells].T
-            halves = product_RD[:, :DIRECTIONS], product_RD[:, DIRECTIONS:]
-            key_N[start + row_R] = halves[0].argmax(1) * DIRECTIONS + halves[1].argmax(1)
-            signs_N[start + row_R] = np.packbits(halves[0] > 0, axis=1).view(np.uint64)[:, 0]
-    return key_N, signs_N, turn_N
-
-
-def _same_key(key_N: np.ndarray, signs_N: np.ndarray) -> np.ndarray:
-    """(2, P) pairs of one key and nearly the same signs."""
-    tile_N = np.argsort(key_N, kind="stable")
-    key_N, signs_N = key_N[tile_N], signs_N[tile_N]
-    size_R = np.diff(np.flatnonzero(np.diff(key_N, prepend=-1, append=-1)))
-    size_N = np.repeat(size_R, size_R)
-    pairs = [np.empty((2, 0), np.int64)]
-    for apart in range(1, size_R.max(initial=0)):  # each with the next in order, then with the one after that
-        if apart & (apart - 1) == 0:  # at 1, 2, 4, ...: keys that have no two so far apart are done
-            more_N = size_N > apart
-            tile_N, key_N, signs_N, size_N = tile_N[more_N], key_N[more_N], signs_N[more_N], size_N[more_N]
-        near_P = np.bitwise_count(signs_N[:-apart] ^ signs_N[apart:]) <= MAX_FLIPS
-        first_P = np.flatnonzero(near_P & (key_N[:-apart] == key_N[apart:]))
-        pairs.append(np.stack([tile_N[first_P], tile_N[first_P + apart]]))
-    return np.concatenate(pairs, axis=1)
-
-
-def _contains(sorted_M: np.ndarray, value_P: np.ndarray) -> np.ndarray:
-    """(P,) bool: which values are among the sorted ones."""
-    if not len(sorted_M):
-        return np.zeros(len(value_P), bool)
-    return sorted_M[np.minimum(np.searchsorted(sorted_M, value_P), len(sorted_M) - 1)] == value_P
-
-
-def _correlations(
-    unit_NC: np.ndarray, a_P: np.ndarray, b_P: np.ndarray, turn_P: np.ndarray, cell_SC: np.ndarray
-) -> np.ndarray:
-    """(P,) products of each a with its b, turned."""
-    value_P = np.empty(len(a_P), np.float32)
-    for turn, cells in enumerate(cell_SC):
-        pair_T = np.flatnonzero(turn_P == turn)
-        for start in range(0, len(pair_T), PAIRS):
-            part = pair_T[start : start + PAIRS]
-            value_P[part] = np.einsum("pc,pc->p", unit_NC[a_P[part]], unit_NC[b_P[part]][:, cells])
-    return value_P

@@ -62,9 +62,15 @@ def pairs_from(alike_NN: np.ndarray) -> set[tuple[int, int]]:
     return {(int(a), int(b)) for a, b in np.argwhere(np.triu(alike_NN, 1))}
 
 
+@pytest.fixture
+def hashing(monkeypatch):
+    """Hashing whatever it takes: of so few tiles as here all would be compared with all."""
+    monkeypatch.setattr("folds.alike.HASHING_COST", np.inf)
+
+
 @pytest.mark.parametrize("names", [EIGHT, UPRIGHT])
 @pytest.mark.parametrize("bands", [1, 4])
-def test_the_pairs_are_those_of_all_against_all(bands, names):
+def test_hashing_finds_the_pairs_of_all_against_all(hashing, bands, names):
     rng = np.random.default_rng(0)
     tiles = land(rng, 300, bands)
     copies = [in_mixed_turns(rng, like(rng, tiles, correlation), names) for correlation in (0.93, 0.95, 0.98, 1)]
@@ -92,7 +98,7 @@ KINDS = {
 
 @pytest.mark.parametrize("names", [EIGHT, UPRIGHT])
 @pytest.mark.parametrize("kind", KINDS)
-def test_by_85_a_pair_is_missed_once_in_ten_thousand(monkeypatch, kind, names):
+def test_by_85_a_pair_is_missed_once_in_ten_thousand(hashing, monkeypatch, kind, names):
     # 96 tables miss too few to count. They are drawn independently, so 6 of them miss the 16th root of it.
     monkeypatch.setattr("folds.alike.TABLES", TABLES // 16)
     rng = np.random.default_rng(1)
@@ -103,7 +109,7 @@ def test_by_85_a_pair_is_missed_once_in_ten_thousand(monkeypatch, kind, names):
     assert missed**16 <= 1e-4
 
 
-def test_the_order_of_the_tiles_changes_nothing_and_a_second_search_finds_the_same():
+def test_the_order_of_the_tiles_changes_nothing_and_a_second_search_finds_the_same(hashing):
     rng = np.random.default_rng(2)
     tiles = land(rng, 400)
     tiles = np.concatenate([tiles, in_mixed_turns(rng, like(rng, tiles, 0.8))])
@@ -115,39 +121,74 @@ def test_the_order_of_the_tiles_changes_nothing_and_a_second_search_finds_the_sa
     assert {tuple(sorted((int(order[a]), int(order[b])))) for a, b in again} == pairs
 
 
-def test_of_a_cluster_of_look_alikes_every_pair_is_found():
+def test_of_a_cluster_of_look_alikes_every_pair_is_found(hashing):
     rng = np.random.default_rng(3)
     cluster = in_mixed_turns(rng, like(rng, np.repeat(land(rng, 1), 200, 0), 0.98))
     tiles = np.concatenate([land(rng, 100), cluster])
     assert found(tiles) >= {(a, b) for a in range(100, 300) for b in range(a + 1, 300)}
 
 
-def test_candidates_among_look_alikes_are_few():
-    # Half of all tiles correlate by .7 with each other, as tiles of one kind of land may: 128,000 pairs.
+def family(rng: np.random.Generator, count: int, of: int, correlation: float) -> np.ndarray:
+    """Tiles of which some correlate by as much with each other, as those of one kind of land may."""
+    members = like(rng, np.repeat(land(rng, 1), count, 0), np.sqrt(correlation))
+    return np.concatenate([members, land(rng, of - count)])[rng.permutation(of)]
+
+
+@pytest.mark.parametrize("names", [EIGHT, UPRIGHT])
+def test_few_tiles_are_compared_all_with_all(names):
     rng = np.random.default_rng(4)
-    family = like(rng, np.repeat(land(rng, 1), 512, 0), np.sqrt(0.7))
-    unit_NC = np.concatenate([land(rng, 512), family]).reshape(1024, -1)
-    cell_SC = np.stack([SYMMETRIES[name](np.arange(64).reshape(1, 8, 8, 1)).ravel() for name in EIGHT])
-    candidates = 0
-    for _ in range(TABLES):
-        key_N, signs_N, _ = alike._hash(unit_NC, alike._draw_directions(rng, (8, 8, 1)), cell_SC)
-        candidates += alike._same_key(key_N, signs_N).shape[1]
-    assert candidates < 2 * 128_000
+    tiles = np.concatenate([family(rng, 60, 200, 0.9), KINDS["hazy"](rng, 100)])  # of which hashing would miss some
+    true = pairs_from(all_against_all(tiles, names) >= 0.9)
+    assert len(true) > 100
+    assert found(tiles, names) == true
 
 
+@pytest.mark.parametrize(("members", "correlation", "gives_up"), [(0, 0, False), (200, 0.8, False), (1000, 0.9, True)])
+def test_no_family_of_look_alikes_costs_much_more_than_all_with_all(monkeypatch, members, correlation, gives_up):
+    products = 0
+
+    def counted_hash(unit_NC, direction_DC, cell_SC):
+        nonlocal products
+        products += len(unit_NC) * (len(direction_DC) - 1 + len(cell_SC))
+        return hash_(unit_NC, direction_DC, cell_SC)
+
+    def counted_products(unit_GMC, turned_GMC, least):
+        nonlocal products
+        groups, count, _ = unit_GMC.shape
+        products += groups * count * min(count, (count + alike.BLOCK) / 2)
+        return products_(unit_GMC, turned_GMC, least)
+
+    hash_, products_ = alike._hash, alike._products
+    monkeypatch.setattr("folds.alike._hash", counted_hash)
+    monkeypatch.setattr("folds.alike._products", counted_products)
+    monkeypatch.setattr("folds.alike.TABLES", 6)  # so that a thousand tiles are enough to begin with hashing
+    monkeypatch.setattr("folds.alike.BLOCK", 10)
+    tiles = family(np.random.default_rng(8), members, 1000, correlation)
+    pairs = found(tiles)
+    all_with_all = 8 * 1000 * 1010 / 2
+    hashed_alone = products <= alike.HASHING_COST * all_with_all
+    assert hashed_alone != gives_up
+    assert products <= (1 + alike.HASHING_COST) * all_with_all
+    true = pairs_from(all_against_all(tiles) >= 0.9)
+    assert pairs == true if gives_up else pairs <= true
+
+
+@pytest.mark.parametrize("cost", [0, np.inf])
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_tiles_without_cells_are_like_nothing(count):
+def test_tiles_without_cells_are_like_nothing(monkeypatch, count, cost):
+    monkeypatch.setattr("folds.alike.HASHING_COST", cost)
     tiles = np.zeros((count + 3, 8, 8, 2), np.float32)
     tiles[3:] = land(np.random.default_rng(5), 1, 2)
     assert found(tiles) == ({(3, 4)} if count == 2 else set())
 
 
-def test_blocks_change_nothing(monkeypatch):
+@pytest.mark.parametrize("cost", [0, np.inf])
+def test_blocks_change_nothing(monkeypatch, cost):
+    monkeypatch.setattr("folds.alike.HASHING_COST", cost)
     rng = np.random.default_rng(6)
     tiles = land(rng, 60)
     tiles = np.concatenate([tiles, in_mixed_turns(rng, like(rng, tiles, 0.97))])
     whole = found(tiles)
     assert len(whole) >= 60
     monkeypatch.setattr("folds.alike.BLOCK", 7)
-    monkeypatch.setattr("folds.alike.PAIRS", 3)
     assert found(tiles) == whole
