@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from folds.alike import alike_pairs
+from folds.cells import cell_means
 from folds.scan import Scan
 
 COARSE_CELLS = 8
@@ -74,7 +75,9 @@ def _near(
     if not len(originals):
         return []
     starts = range(0, len(originals), BLOCK)
-    unit_NEEB = np.concatenate([_unit(_coarse(thumb_NEEB[originals[start : start + BLOCK]])) for start in starts])
+    unit_NEEB = np.concatenate(
+        [_unit(cell_means(thumb_NEEB[originals[start : start + BLOCK]], COARSE_CELLS, (1, 2))) for start in starts]
+    )
     alike = alike_pairs(unit_NEEB, {symmetry: SYMMETRIES[symmetry] for symmetry in symmetries}, MIN_CORRELATION)
     near = []
     for start in range(0, len(alike[0]), BLOCK):
@@ -103,13 +106,6 @@ def _differences(thumb_NEEB: np.ndarray, a_P: np.ndarray, b_P: np.ndarray, symme
         step = sum((np.diff(a, axis=axis) ** 2).mean((1, 2)).sum(1) for axis in (1, 2)) / 2
         value_P[part] = difference / np.maximum(step, TINY)
     return value_P
-
-
-def _coarse(thumb_NEEB: np.ndarray) -> np.ndarray:
-    """(N, 8, 8, B) sums over the thumbnails' cells."""
-    size = thumb_NEEB.shape[1]
-    starts = np.unique(np.arange(COARSE_CELLS) * size // COARSE_CELLS)
-    return np.add.reduceat(np.add.reduceat(thumb_NEEB, starts, axis=1), starts, axis=2)
 
 
 def _unit(coarse_NEEB: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from folds.mosaic import recover_mosaics
 from folds.reader import TileReader
 from folds.scan import Scan
 
-FORMAT = "1"  # raised when the search changes, so that links found by an older one are searched anew
+FORMAT = "2"  # raised when the search changes, so that links found by an older one are searched anew
 FOLDER, NEIGHBOURS, COPIES, PLACES, EVIDENCE = "links", "neighbours.csv", "copies.csv", "places.csv", "evidence.json"
 
 

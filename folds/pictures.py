@@ -11,8 +11,9 @@ from base.stamps import FolderResult, hash_files
 from base.threads import track_in_threads
 from config import Run
 from folds import links
+from folds.cells import cell_means
 from folds.reader import TileReader
-from folds.scan import Scan, thumbnail
+from folds.scan import Scan
 from folds.stretch import Stretch
 
 MOSAICS = 40  # pictures at most, the largest mosaics first
@@ -67,7 +68,7 @@ def _draw(tiles: pd.DataFrame, places: pd.DataFrame, reader: TileReader, stretch
     for tile, place in zip(tiles.itertuples(), places.itertuples(), strict=True):
         top, left = (GAP_PX + at * (cell + GAP_PX) for at in (place.row, place.col))
         here = picture[top : top + cell, left : left + cell]
-        here[:] = stretch.true_color(thumbnail(reader.image(tile.image)[0], cell))
+        here[:] = stretch.true_color(cell_means(reader.image(tile.image)[0], cell))
         if tile.split == "test":
             frame = max(cell // 64, 1)
             here[:frame] = here[-frame:] = here[:, :frame] = here[:, -frame:] = TEST_FRAME

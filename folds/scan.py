@@ -22,9 +22,10 @@ from base.locks import make_once
 from base.threads import track_in_threads
 from config import Run
 from config.data import IGNORE_INDEX, Nodata
+from folds.cells import cell_means
 from folds.reader import TileReader, ignore_empty
 
-FORMAT = 3  # raised when a field changes its meaning, so that older scans are not taken for new ones
+FORMAT = 4  # raised when a field changes its meaning, so that older scans are not taken for new ones
 THUMB_CELLS = 32
 SAMPLE_PX = 64
 LEAST_PX = 8  # of a side: below it there is nothing that borders and thumbnails could tell
@@ -53,7 +54,7 @@ class Scan:
     sample_NPB: np.ndarray
     """Pixels of a regular grid, for percentiles; own dtype."""
     thumb_NEEB: np.ndarray
-    """float32 means over E x E cells."""
+    """float32 means over E x E cells of equal area."""
     right_N2HB: np.ndarray
     """Last and second-last column; own dtype, as the other three."""
     left_N2HB: np.ndarray
@@ -192,7 +193,7 @@ def fields_of(image_HWB: np.ndarray, empty_HW: np.ndarray | None = None) -> dict
         "full_NB": (pixels_PB == largest).mean(0),
         "digest_N": np.array(digest),
         "sample_NPB": pixels_PB[grid],
-        "thumb_NEEB": thumbnail(image_HWB, min(THUMB_CELLS, height, width)),
+        "thumb_NEEB": cell_means(image_HWB, min(THUMB_CELLS, height, width)),
         "right_N2HB": image_HWB[:, :-3:-1].swapaxes(0, 1).copy(),
         "left_N2HB": image_HWB[:, :2].swapaxes(0, 1).copy(),
         "bottom_N2WB": image_HWB[:-3:-1].copy(),
@@ -203,17 +204,6 @@ def fields_of(image_HWB: np.ndarray, empty_HW: np.ndarray | None = None) -> dict
 def fields_without_mask(num_classes: int) -> dict[str, np.ndarray]:
     """The fields of `Scan` that come from the mask, for a tile that has none."""
     return {"hist_NC": np.zeros(num_classes, np.int64), "mask_digest_N": np.array("0" * 64)}
-
-
-def thumbnail(image_HWB: np.ndarray, cells: int) -> np.ndarray:
-    """(E, E, B) float32 means over cells as equal as the size allows, each at least a pixel."""
-    means = image_HWB
-    for axis in (0, 1):
-        starts = np.arange(cells) * image_HWB.shape[axis] // cells
-        counts = np.diff([*starts, image_HWB.shape[axis]]).astype(np.float32)
-        sums = np.add.reduceat(means, starts, axis=axis, dtype=np.float32)
-        means = sums / np.expand_dims(counts, tuple(a for a in range(3) if a != axis))
-    return means
 
 
 def _never(nodata: Nodata, dtype: str) -> list[str]:

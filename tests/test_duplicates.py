@@ -51,6 +51,14 @@ def test_planted_copies_are_found_in_every_position_and_none_invented(symmetry, 
     assert exact == [symmetry == "same" and altered is None]
 
 
+@pytest.mark.parametrize("px", range(8, 71))
+def test_turned_copies_are_found_whatever_the_side_of_a_tile(px):
+    images = textures(9, seed=px, height=px, width=px)
+    copies = [turned(images[n], symmetry) for n, symmetry in enumerate(SYMMETRIES)]
+    backwards = [INVERSE.get(symmetry, symmetry) for symmetry in SYMMETRIES]
+    assert pairs_of([*images, *copies]) == {(n, 9 + n): symmetry for n, symmetry in enumerate(backwards)}
+
+
 def test_a_copy_two_pixels_off_is_a_copy():
     images = textures(6, height=256, width=256)
     images.append(np.roll(images[2], 2, axis=1))
