@@ -93,8 +93,9 @@ class Data(Section):
     ignore_color: Color | None = None
     """The same for masks of colours."""
     nodata: Nodata = None
-    """The value that images have where they have no data: in all bands, of floats in any; nan: NaN and infinities. Such
-    pixels are neither trained on nor scored, and count in no statistic; null: every pixel is one."""
+    """The value that images have where they have no data: in all bands, of floats in any, and of floats NaN beside it;
+    nan: NaN and infinities. Such pixels are neither trained on nor scored, and count in no statistic; null: every pixel
+    has data."""
     classes: list[ClassSpec] = Field(min_length=2, max_length=255)
     """The classes in index order."""
     generate: Landscape | None = None

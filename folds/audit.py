@@ -97,12 +97,13 @@ def nodata_findings(scan: Scan, tile_names: np.ndarray, nodata: Nodata, tag: flo
         nodata: `data.nodata`.
         tag: what the first image's tag says; None: nothing.
     """
-    if nodata is not None or tag is None:
+    if tag is None or tag == nodata:
         return []
     concerned = tile_names[without_data(scan.sample_NPB, tag).any(1)]
     value = f"{tag:.17g}"  # all of its digits: -3.4028234663852886e+38 is usual, and -3.40282e+38 is nowhere
     what = f"tiles have pixels of {value}, which by the tag of the first image are no data"
-    return tiles_warning("undeclared_nodata", concerned, what, f"; data.nodata={value} leaves them out")
+    beside = {None: "", "nan": ", and NaN too"}.get(nodata, f", in place of {nodata}")
+    return tiles_warning("undeclared_nodata", concerned, what, f"; data.nodata={value} leaves them out{beside}")
 
 
 def beside_findings(tile_names: np.ndarray, train_N: np.ndarray, pairs_P2: np.ndarray) -> list[Finding]:

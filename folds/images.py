@@ -46,7 +46,7 @@ def read_pixels(path: Path, nodata: Nodata = None) -> tuple[np.ndarray, np.ndarr
         nodata: `data.nodata`.
 
     Raises:
-        UserError: unreadable or truncated, a dtype outside DTYPES, or NaN that is not `nodata`.
+        UserError: unreadable or truncated, a dtype outside DTYPES, or NaN or infinities that are not `nodata`.
     """
     image_HWB = np.ascontiguousarray(np.moveaxis(read_values(path), 0, -1))
     if str(image_HWB.dtype) not in DTYPES:
@@ -57,14 +57,16 @@ def read_pixels(path: Path, nodata: Nodata = None) -> tuple[np.ndarray, np.ndarr
     with np.errstate(over="ignore"):  # it becomes infinite, which is told of below
         as_read_HWB = image_HWB.astype(DTYPES[str(image_HWB.dtype)], copy=False)
     if as_read_HWB.dtype.kind == "f" and not np.isfinite(as_read_HWB).all():
-        raise UserError(f"{path}: {_not_finite(image_HWB[~np.isfinite(as_read_HWB)])}")
+        raise UserError(f"{path}: {_not_finite(image_HWB[~np.isfinite(as_read_HWB)], nodata)}")
     return as_read_HWB, empty_HW
 
 
-def _not_finite(values: np.ndarray) -> str:
+def _not_finite(values: np.ndarray, nodata: Nodata) -> str:
     """What values of a file are that are no numbers in float32, and which `data.nodata` leaves them out."""
     beyond = values[np.isfinite(values)]
     if len(beyond) < len(values):
+        if nodata is not None:
+            return f"holds {len(values)} values that are inf; data.nodata={nodata:g} takes in NaN, so write that there"
         return f"holds {len(values)} values that are NaN or inf; data.nodata=nan says that they are no data"
     usual = Counter(beyond.tolist()).most_common(1)[0][0]
     return f"holds {len(beyond)} values beyond float32; data.nodata={usual!r} says that these are no data"
@@ -165,6 +167,8 @@ def full_scale(dtype: np.dtype) -> float:
 def without_data(image_HWB: np.ndarray, nodata: Nodata) -> np.ndarray:
     """(H, W) bool: the pixels that have no data. Integers may have the value in a band by chance; floats hardly do.
 
+    Floats that are NaN have none either, whatever the number: software that fills with one leaves NaN elsewhere.
+
     Args:
         image_HWB: an image; or anything else of three axes, the last of them bands.
     """
@@ -173,7 +177,7 @@ def without_data(image_HWB: np.ndarray, nodata: Nodata) -> np.ndarray:
     if nodata == "nan":
         return ~np.isfinite(image_HWB).all(2)
     equal_HWB = image_HWB == nodata
-    return equal_HWB.any(2) if image_HWB.dtype.kind == "f" else equal_HWB.all(2)
+    return (equal_HWB | np.isnan(image_HWB)).any(2) if image_HWB.dtype.kind == "f" else equal_HWB.all(2)
 
 
 def write_image(path: Path, image_HWB: np.ndarray, **place: Any) -> None:

@@ -376,6 +376,18 @@ def test_pixels_that_a_tag_calls_no_data_are_told_of_unless_they_are_left_out(no
     assert all("data.nodata=0 leaves them out" in finding.what for finding in found)
 
 
+@pytest.mark.parametrize(
+    ("nodata", "concerned", "said"),
+    [("nan", ["train/1"], ", and NaN too"), (0.0, ["train/1"], ", in place of 0.0"), (-9999.0, [], "")],
+)
+def test_a_tag_is_told_of_where_no_data_is_something_else(nodata, concerned, said):
+    images = [image.astype(np.float32) for image in textures(3)]
+    images[1][:4, :, 2] = -9999
+    found = nodata_findings(scan_of(images), np.array(["train/0", "train/1", "train/2"]), nodata, -9999.0)
+    assert [tile for finding in found for tile in finding.tiles] == concerned
+    assert all(finding.what.endswith(f"data.nodata=-9999 leaves them out{said}") for finding in found)
+
+
 def test_a_tag_of_many_digits_is_told_with_all_of_them():
     images = [image.astype(np.float32) for image in textures(3)]
     images[2][:4, :, 1] = np.finfo(np.float32).min  # of floats one band is enough, as data.nodata has it

@@ -136,7 +136,20 @@ def test_one_band_of_an_integer_may_have_the_value_by_chance_and_one_of_a_float_
     write_tif(tmp_path / "a.tif", np.array([[[7, np.nan], [1, 7], [2, 3]]], np.float32))
     assert read_pixels(tmp_path / "a.tif", "nan")[1].tolist() == [[True, False, False]]
     with pytest.raises(UserError, match=r"holds 1 values that are NaN or inf; data\.nodata=nan says that"):
-        read_pixels(tmp_path / "a.tif", 3)
+        read_pixels(tmp_path / "a.tif")
+
+
+def test_of_floats_a_number_and_nan_are_no_data_together_and_infinity_is_an_error(tmp_path):
+    image_HWB = np.array([[[7, 1], [1, np.nan], [np.nan, 7], [2, 3]]], np.float32)
+    write_tif(tmp_path / "a.tif", image_HWB)
+    read_HWB, empty_HW = read_pixels(tmp_path / "a.tif", 7)
+    assert empty_HW.tolist() == [[True, True, True, False]]
+    assert read_HWB.tolist() == [[[0, 0], [0, 0], [0, 0], [2, 3]]]
+    image_HWB[0, 3, 1] = -np.inf
+    write_tif(tmp_path / "a.tif", image_HWB)
+    with pytest.raises(UserError, match=r"holds 1 values that are inf; data\.nodata=7 takes in NaN"):
+        read_pixels(tmp_path / "a.tif", 7)
+    assert read_pixels(tmp_path / "a.tif", "nan")[1].tolist() == [[False, True, True, True]]
 
 
 def test_empty_borders_link_no_tiles(tmp_path):
