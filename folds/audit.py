@@ -6,7 +6,7 @@ import pandas as pd
 from base.errors import listed
 from config.data import Nodata
 from folds.files import full_names
-from folds.findings import Finding, error, tiles_of_pairs, tiles_warning, warning
+from folds.findings import Finding, counted, error, tiles_of_pairs, tiles_warning, warning
 from folds.georeference import Beside
 from folds.images import without_data
 from folds.links import Links
@@ -71,9 +71,9 @@ def data_findings(
     empty_N = scan.data_N == 0
     constant_N = (scan.std_NB == 0).all(1) & ~empty_N
     black_N = (scan.zero_NB == 1).all(1) & ~empty_N
-    found += tiles_warning("empty_tiles", tile_names[empty_N], "tiles have no pixel with data")
-    found += tiles_warning("black_tiles", tile_names[black_N], "tiles are black")
-    found += tiles_warning("constant_tiles", tile_names[constant_N & ~black_N], "tiles have one colour")
+    found += tiles_warning("empty_tiles", tile_names[empty_N], "tile", "without a pixel that has data")
+    found += tiles_warning("black_tiles", tile_names[black_N], "tile", "all black")
+    found += tiles_warning("constant_tiles", tile_names[constant_N & ~black_N], "tile", "of one colour")
     for row in bands[(bands.zero > SATURATED) | (bands.full > SATURATED)].itertuples():
         what = f"{row.split} {row.band}: {row.zero:.1%} of the pixels are 0 and {row.full:.1%} at the top of the range"
         found.append(warning("saturated_band", what))
@@ -84,8 +84,8 @@ def data_findings(
     if (labels_N <= 1).all():
         found.append(error("one_label_masks", "every mask holds a single label: are these masks of pixels?"))
     unlabelled, varied = train_names[labels_N == 0], train_names[(labels_N >= 2) & constant_N[train_N]]
-    found += tiles_warning("unlabelled_tiles", unlabelled, "masks have no labelled pixel, all is ignored")
-    found += tiles_warning("labels_without_image", varied, "tiles of one colour have several labels")
+    found += tiles_warning("unlabelled_tiles", unlabelled, "mask", "without a labelled pixel, all is ignored")
+    found += tiles_warning("labels_without_image", varied, "tile", "of one colour with several labels")
     return found + _copies(links, tile_names, train_N, hist_NC)
 
 
@@ -101,9 +101,9 @@ def nodata_findings(scan: Scan, tile_names: np.ndarray, nodata: Nodata, tag: flo
         return []
     concerned = tile_names[without_data(scan.sample_NPB, tag).any(1)]
     value = f"{tag:.17g}"  # all of its digits: -3.4028234663852886e+38 is usual, and -3.40282e+38 is nowhere
-    what = f"tiles have pixels of {value}, which by the tag of the first image are no data"
+    what = f"with pixels of {value}, which by the tag of the first image are no data"
     beside = {None: "", "nan": ", and NaN too"}.get(nodata, f", in place of {nodata}")
-    return tiles_warning("undeclared_nodata", concerned, what, f"; data.nodata={value} leaves them out{beside}")
+    return tiles_warning("undeclared_nodata", concerned, "tile", what, f"; data.nodata={value} leaves them out{beside}")
 
 
 def beside_findings(tile_names: np.ndarray, train_N: np.ndarray, pairs_P2: np.ndarray) -> list[Finding]:
@@ -117,20 +117,21 @@ def beside_findings(tile_names: np.ndarray, train_N: np.ndarray, pairs_P2: np.nd
     """
     across_P2 = pairs_P2[train_N[pairs_P2].sum(1) == 1]
     what = (
-        f"of {(~train_N).sum()} test tiles border on train tiles or share pixels with them, so that a board may say "
-        f"more than folds that keep neighbours together"
+        f"of {(~train_N).sum()} on the border of train tiles or sharing pixels with them, so that a board may say more "
+        f"than folds that keep neighbours together"
     )
-    return tiles_warning("test_beside_train", tile_names[np.unique(across_P2[~train_N[across_P2]])], what)
+    beside = tile_names[np.unique(across_P2[~train_N[across_P2]])]
+    return tiles_warning("test_beside_train", beside, "test tile", what)
 
 
 def carried_findings(tile_names: np.ndarray, beside: Beside) -> list[Finding]:
     """Tiles whose coordinates are their scene's: which of them overlap is not known."""
     what = (
-        "tiles have exactly the same coordinates as others beside them: they carry their scene's, and whether they "
-        "share pixels is not known"
+        "with exactly the same coordinates as others beside: they carry their scene's, and whether they share pixels "
+        "is not known"
     )
     remedy = "; give each its own, as python -m folds.cut does"
-    return tiles_warning("same_coordinates", tile_names[beside.carried_N], what, remedy)
+    return tiles_warning("same_coordinates", tile_names[beside.carried_N], "tile", what, remedy)
 
 
 def _shifts(bands: pd.DataFrame) -> list[Finding]:
@@ -153,12 +154,14 @@ def _copies(links: Links, tile_names: np.ndarray, train_N: np.ndarray, hist_NC: 
     # Class counts do not change when a tile is turned, so turned copies can be compared by them.
     apart = np.abs(hist_NC[a_P[pairs]] - hist_NC[b_P[pairs]]).sum(1) / 2
     other = pairs[apart > CONFLICT * np.maximum(hist_NC[a_P[pairs]].sum(1), 1)]
+    across_P2 = copies_P2[across]
+    copied = counted(len(np.unique(across_P2[~train_N[across_P2]])), "test tile")  # each may be in many pairs
     return [
-        warning(kind, f"{len(of)} {what}: {listed(said[of], 5)}", tiles_of_pairs(tile_names, copies_P2[of]))
+        warning(kind, f"{what}: {listed(said[of], 5)}", tiles_of_pairs(tile_names, copies_P2[of]))
         for kind, of, what in (
-            ("train_copies", pairs, "pairs of copies among the train tiles"),
-            ("test_copies", across, "test tiles are copies of train tiles"),
-            ("copies_with_other_labels", other, "pairs of copies have other labels"),
+            ("train_copies", pairs, f"{counted(len(pairs), 'pair')} of copies among the train tiles"),
+            ("test_copies", across, f"{copied} with copies among the train tiles"),
+            ("copies_with_other_labels", other, f"{counted(len(other), 'pair')} of copies with other labels"),
         )
         if len(of)
     ]

@@ -30,7 +30,7 @@ from folds.audit import (
 )
 from folds.classes import ClassTable
 from folds.files import find_test_masks, full_names
-from folds.findings import Finding
+from folds.findings import Finding, counted
 from folds.fold_audit import AuditedFolds, fold_findings
 from folds.folds_csv import fold_violations, read_folds
 from folds.georeference import Beside
@@ -99,7 +99,7 @@ def check(run: Run, folds_file: Path | None, console: Console) -> list[Finding]:
         })  # fmt: skip
         written += [CHECK_CSV, CHECK_JSON]
     pictures = write_mosaics(run, audited.tiles, audited.links.places, audited.scan)
-    written += [f"{len(pictures)} pictures in mosaic/"] if pictures else []
+    written += [f"{counted(len(pictures), 'picture')} in mosaic/"] if pictures else []
     if written:
         console.print(f"{run.dir}: {', '.join(written)}", soft_wrap=True)
     return findings
@@ -175,7 +175,8 @@ def say_neighbours(links: Links) -> str:
     doubt = f"; {doubt}" if undecided >= 0.005 else ""
     if not pairs:
         return f"no neighbours found: leaks of this kind are unlikely{doubt}"
-    found = f"neighbours: {pairs} pairs join {(sizes[sizes > 1]).sum()} tiles to {(sizes > 1).sum()} mosaics"
+    mosaics = counted((sizes > 1).sum(), "mosaic")
+    found = f"neighbours: {counted(pairs, 'pair')} of {sizes[sizes > 1].sum()} tiles in {mosaics}"
     return (
         f"{found}, the largest of {sizes.max()} tiles; {links.evidence['mirrored'] or 'no'} false ones expected{doubt}"
     )
@@ -186,7 +187,7 @@ def say_places(beside: Beside) -> str:
     shared, touching = len(beside.shared_P2), len(beside.touching_P2)
     if not shared + touching:
         return ""
-    return f"by their coordinates {shared} pairs of tiles share pixels, and {touching} only touch"
+    return f"by their coordinates: {counted(shared, 'pair')} of tiles that share pixels, and {touching} that only touch"
 
 
 def say_deviation(figures: dict[str, Any]) -> str:
@@ -237,7 +238,9 @@ def main(argv: list[str] | None = None) -> None:
             console.print(f"{state}: {finding.kind}: {finding.what}", soft_wrap=True)
     kinds = sorted({finding.kind for finding in errors} - {"unfit_folds"})
     accept = f" (to go on all the same: folds.allow=[{', '.join(kinds)}])" if kinds else ""
-    refuse_all(f"the audit found {len(errors)} errors{accept}", [f"{error.kind}: {error.what}" for error in errors])
+    refuse_all(
+        f"the audit found {counted(len(errors), 'error')}{accept}", [f"{error.kind}: {error.what}" for error in errors]
+    )
 
 
 if __name__ == "__main__":

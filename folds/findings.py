@@ -28,10 +28,21 @@ def warning(kind: str, what: str, tiles: Sequence[str] = ()) -> Finding:
     return Finding(kind, "warning", what, list(tiles))
 
 
-def tiles_warning(kind: str, tiles: np.ndarray, what: str, remedy: str = "") -> list[Finding]:
-    """A warning that says how many tiles it concerns, and names the first; none if there are no such tiles."""
+def counted(number: int, noun: str) -> str:
+    """ "1 tile", "2 tiles"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def tiles_warning(kind: str, tiles: np.ndarray, noun: str, what: str, remedy: str = "") -> list[Finding]:
+    """A warning that says how many tiles it concerns, and names the first; none if there are no such tiles.
+
+    Args:
+        noun: one of them.
+        what: of one or several, what is the matter with them.
+    """
     concerned = tiles.tolist()
-    return [warning(kind, f"{len(concerned)} {what}: {listed(concerned, 5)}{remedy}", concerned)] if concerned else []
+    said = f"{counted(len(concerned), noun)} {what}: {listed(concerned, 5)}{remedy}"
+    return [warning(kind, said, concerned)] if concerned else []
 
 
 def tiles_of_pairs(tile_names: np.ndarray, pairs_P2: np.ndarray) -> list[str]:

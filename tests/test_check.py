@@ -59,7 +59,7 @@ def test_good_data_and_folds_pass(root, capsys):
     folder = run_check(root)
     assert kinds(folder) == {}
     said = capsys.readouterr().out
-    assert "neighbours: 17 pairs join 18 tiles to 5 mosaics" in said
+    assert "neighbours: 17 pairs of 18 tiles in 5 mosaics" in said
     assert "each fold against an even share" in said
     record = read_json(folder / "check.json")
     assert record["neighbours"]["pairs"] == 17
@@ -303,6 +303,18 @@ def test_copies_whose_labels_differ_are_found():
     assert findings_of(images, 8, hist_NC)["copies_with_other_labels"] == ["train/2", "train/6"]
 
 
+def test_test_copies_are_counted_by_test_tiles_and_one_is_said_as_one():
+    images = textures(4)
+    images += [images[0][::-1].copy(), images[0][:, ::-1].copy(), images[0][::-1, ::-1].copy(), images[3].copy()]
+    for test_tiles, said in ((2, "2 test tiles with"), (1, "1 test tile with")):
+        scan, tiles = scan_of(images[:6] + images[6:][:test_tiles]), table_of(6, test_tiles)
+        bands = band_table(scan, tiles.split.to_numpy(), ["a", "b", "c", "d"])
+        found = data_findings(tiles, scan, find_links(scan), np.ones((6, 3), int), bands)
+        (copies,) = (each.what for each in found if each.kind == "test_copies")
+        assert copies.startswith(f"{said} copies among the train tiles: train/0 = test/")
+        assert copies.count(" = ") > test_tiles
+
+
 def in_folds(train, fold_N, links, hist_NC, asked, whole_N=None) -> list[Finding]:
     """Findings in folds of ours, of tiles without coordinates, whose groups no key cut unless told."""
     whole_N = train.group.to_numpy() if whole_N is None else whole_N
@@ -426,7 +438,7 @@ def test_test_tiles_beside_train_tiles_are_told_of(tmp_path):
     folder = run_check(tmp_path / "data")
     (finding,) = [each for each in read_json(folder / "check.json")["findings"] if each["kind"] == "test_beside_train"]
     assert finding["tiles"] == ["test/0", "test/2"]
-    assert finding["what"].startswith("2 of 3 test tiles")
+    assert finding["what"].startswith("2 test tiles of 3")
 
 
 def test_folds_from_elsewhere_that_lack_a_class_stop_the_run_unless_allowed(root):
