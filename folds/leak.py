@@ -139,7 +139,7 @@ def _draw_groups(group_N: pd.Series, k: int) -> np.ndarray:
 
 
 def _row(name: str, random: float, grouped: float) -> tuple[str, ...]:
-    return name, f"{random:.3f}", f"{grouped:.3f}", f"{random - grouped:+.3f}"
+    return name, f"{random:.3f}", f"{grouped:.3f}", f"{random - grouped:+z.3f}"  # z: no leak is +0.000, never -0.000
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -9,7 +9,7 @@ from base.files import read_json
 from config import Run, load_experiment, open_run
 from folds import leak
 from folds.classes import ClassTable
-from folds.leak import WINDOWS_PX, _draw_groups, measure_leak, pixel_features, sample_pixels
+from folds.leak import WINDOWS_PX, _draw_groups, _row, measure_leak, pixel_features, sample_pixels
 from folds.metrics import mean_iou
 from folds.reader import TileReader
 from folds.tiles import make_tiles
@@ -115,3 +115,8 @@ def test_few_large_groups_give_enough_groups_and_not_all_their_tiles(groups, til
     assert len(drawn) >= min(groups, 10)
     assert drawn.sum() <= 600
     assert drawn.sum() > 540 or used.all()
+
+
+@pytest.mark.parametrize(("random", "said"), [(0.7, "+0.200"), (0.4997, "+0.000"), (0.5, "+0.000"), (0.45, "-0.050")])
+def test_a_leak_of_nothing_has_no_minus(random, said):
+    assert _row("bare", random, 0.5) == ("bare", f"{random:.3f}", "0.500", said)
