@@ -9,6 +9,7 @@ import pandas as pd
 
 from base.errors import UserError, listed, refuse_all
 from config.data import NAME, Data
+from folds.findings import counted
 
 
 def find_tiles(data: Data) -> pd.DataFrame:
@@ -34,7 +35,7 @@ def find_tiles(data: Data) -> pd.DataFrame:
     _refuse_other_encodings(root, [*image_paths, *mask_paths, *test_paths])
     images, masks = _by_name(data.train_images, image_paths), _by_name(data.train_masks, mask_paths)
     test = _by_name(data.test_images, test_paths) if data.test_images else {}
-    problems = [*_several("images", images), *_several("masks", masks), *_several("images", test)]
+    problems = _several(images, masks, test)
     gone = [path for path in (*image_paths, *mask_paths, *test_paths) if not (root / path).exists()]
     if gone:
         problems.append(
@@ -70,7 +71,7 @@ def find_test_masks(data: Data, names: list[str]) -> dict[str, str]:
     found = _by_name(data.test_masks, _matches(root, data.test_masks))
     missing = [name for name in names if name not in found]
     problems = [f"{len(missing)} test tiles have no mask {data.test_masks}: {listed(missing)}"] if missing else []
-    problems += _several("masks", {name: found[name] for name in names if name in found})
+    problems += _several({name: found[name] for name in names if name in found})
     refuse_all(str(root), problems)
     return {name: found[name][0] for name in names}
 
@@ -104,12 +105,18 @@ def _refuse_other_encodings(root: Path, paths: list[str]) -> None:
         raise UserError(f"{root}: {len(odd)} file names are no UTF-8: {shown}; rename the files, as convmv does")
 
 
-def _several(what: str, found: dict[str, list[str]]) -> list[str]:
-    twice = [f"{name} ({' and '.join(paths)})" for name, paths in found.items() if len(paths) > 1]
-    if not twice:
+def _several(*found: dict[str, list[str]]) -> list[str]:
+    """One problem that lists each name of several files once: where images have it twice, masks mostly do too."""
+    paths_of: dict[str, list[str]] = {}
+    for paths_by_name in found:
+        for name, paths in paths_by_name.items():
+            if len(paths) > 1:
+                paths_of.setdefault(name, paths)
+    if not paths_of:
         return []
+    twice = [f"{name} ({' and '.join(paths)})" for name, paths in paths_of.items()]
     remedy = "a name must be unique over all folders: rename the files, or link them into one folder"
-    return [f"{len(twice)} names stand for several {what}: {listed(twice, 3)}; {remedy}"]
+    return [f"{counted(len(twice), 'name')} of several files: {listed(twice, 3)}; {remedy}"]
 
 
 def _name(pattern: str, path: str) -> str:
