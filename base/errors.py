@@ -20,6 +20,11 @@ def listed(items: Iterable[object], shown: int = SHOWN) -> str:
     return head if len(names) <= shown else f"{head} and {len(names) - shown} more"
 
 
+def counted(number: int, noun: str) -> str:
+    """ "1 tile", "2 tiles"."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def refuse_all(headline: str, problems: Sequence[str]) -> None:
     """Raise one `UserError` that lists every problem; do nothing when there is none."""
     if problems:

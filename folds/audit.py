@@ -3,10 +3,10 @@
 import numpy as np
 import pandas as pd
 
-from base.errors import listed
+from base.errors import counted, listed
 from config.data import Nodata
 from folds.files import full_names
-from folds.findings import Finding, counted, error, tiles_of_pairs, tiles_warning, warning
+from folds.findings import Finding, error, tiles_of_pairs, tiles_warning, warning
 from folds.georeference import Beside
 from folds.images import without_data
 from folds.links import Links

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from base.command import run, stage_parser
-from base.errors import refuse_all
+from base.errors import counted, refuse_all
 from base.files import write_json
 from base.screen import screen, text_table
 from base.tables import write_csv
@@ -30,7 +30,7 @@ from folds.audit import (
 )
 from folds.classes import ClassTable
 from folds.files import find_test_masks, full_names
-from folds.findings import Finding, counted
+from folds.findings import Finding
 from folds.fold_audit import AuditedFolds, fold_findings
 from folds.folds_csv import fold_violations, read_folds
 from folds.georeference import Beside

@@ -7,9 +7,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 import pandas as pd
 
-from base.errors import UserError, listed, refuse_all
+from base.errors import UserError, counted, listed, refuse_all
 from config.data import NAME, Data
-from folds.findings import counted
 
 
 def find_tiles(data: Data) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from base.errors import listed
+from base.errors import counted, listed
 from config.data import AuditError
 
 
@@ -26,11 +26,6 @@ def error(kind: AuditError, what: str, tiles: Sequence[str] = ()) -> Finding:
 
 def warning(kind: str, what: str, tiles: Sequence[str] = ()) -> Finding:
     return Finding(kind, "warning", what, list(tiles))
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 tile", "2 tiles"."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def tiles_warning(kind: str, tiles: np.ndarray, noun: str, what: str, remedy: str = "") -> list[Finding]:

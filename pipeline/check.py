@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from base.command import run as run_command
 from base.command import stage_parser
-from base.errors import UserError, listed, refuse_all
+from base.errors import UserError, counted, listed, refuse_all
 from base.files import hash_file, read_json
 from base.stamps import read_stamp
 from base.threads import track_in_threads
@@ -68,7 +68,9 @@ def check_stores(run: Run, content: bool = False, kinds: Sequence[Kind] = get_ar
     problems = folds_problems(truth) if work else []
     for each in track_in_threads(lambda check: check(), work.values(), "check stores"):
         problems += each
-    headline = f"run {run.experiment.name!r}: {len(problems)} things contradict where predictions come from"
+    headline = (
+        f"run {run.experiment.name!r}: {counted(len(problems), 'contradiction')} about where predictions come from"
+    )
     refuse_all(
         f"{headline} (put back what was changed, or delete the folders named and run: "
         f"python -m pipeline.cv --config FILE)",

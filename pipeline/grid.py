@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from base.errors import UserError, listed
+from base.errors import UserError, counted, listed
 from base.screen import text_table
 from config import Experiment, Member, Run
 from config.training import Model
@@ -24,7 +24,7 @@ from pipeline.costs import (
 )
 from pipeline.finished import mean_is_finished, steps_left
 from pipeline.job_state import Job, JobState
-from pipeline.wording import clock, counted
+from pipeline.wording import clock
 
 MEAN_S = 2.0  # of the mean over a model's members; mostly starting
 MOST_ROWS = 40  # of a printed grid

@@ -1,4 +1,4 @@
-"""Figures of jobs in words: seconds by the clock, counts, and what the lines of a log said last."""
+"""Figures of jobs in words: seconds by the clock, and what the lines of a log said last."""
 
 import re
 from collections.abc import Sequence
@@ -9,11 +9,6 @@ def clock(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def counted(number: int, noun: str) -> str:
-    """ "1 job", "2 jobs"."""
-    return f"{number} {noun}" + ("" if number == 1 else "s")
 
 
 def figures_in(lines: Sequence[str]) -> dict[str, str]:
