@@ -85,7 +85,7 @@ def test_all_contradictions_of_whole_stores_are_listed_at_once(run):
         check_stores(run, content=True)
     for spoil in spoiled:
         assert SPOILED[spoil] in str(refusal.value)
-    assert "6 things contradict" in str(refusal.value)  # the foreign training tile brings its group along
+    assert "6 contradictions" in str(refusal.value)  # the foreign training tile brings its group along
 
 
 def test_the_quick_look_leaves_contents_to_whoever_reads_them(run):
