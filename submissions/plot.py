@@ -13,7 +13,7 @@ from base.files import whole_file
 from base.lettering import lettering
 from submissions.ledger import Line
 
-LABEL_SIZE, LABEL_HEIGHT, LABEL_WIDTH, LABEL_GAP = 7, 8.5, 4.0, 8  # points; the width is that of a letter
+LABEL_SIZE, LABEL_HEIGHT, LABEL_GAP = 7, 8.5, 8  # points
 POINT_RADIUS = 2.5  # points
 COLORS = ["#1f77b4", "#d95f02", "#1b9e77", "#7570b3"]
 
@@ -68,7 +68,7 @@ def name_points(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
     # Left, right and height of what is there: first the points. All in points of 1/72 inch.
     taken = [(x - POINT_RADIUS, x + POINT_RADIUS, y) for x, y in points]
     for i in np.argsort(-points[:, 1], kind="stable"):
-        (x, y), width = points[i], LABEL_WIDTH * len(names[i])
+        (x, y), width = points[i], _width(figure, names[i])
         places = ((left, y - down) for down in itertools.count() for left in (x + LABEL_GAP, x - LABEL_GAP - width))
         left, at = next(place for place in places if _is_free(*place, width, taken))
         taken.append((left, left + width, at))
@@ -78,6 +78,14 @@ def name_points(figure: Figure, axes: Axes, rows: pd.DataFrame) -> None:
                       textcoords="offset points", fontsize=LABEL_SIZE, color="0.3", va="center",
                       ha="left" if side > 0 else "right",
                       arrowprops={"arrowstyle": "-", "color": "0.7", "linewidth": 0.6} if moved else None)  # fmt: skip
+
+
+def _width(figure: Figure, name: str) -> float:
+    """Of a name as it is drawn, in points."""
+    text = figure.text(0, 0, name, fontsize=LABEL_SIZE)
+    pixels = text.get_window_extent().width
+    text.remove()
+    return pixels * 72 / figure.dpi
 
 
 def _is_free(left: float, at: float, width: float, taken: list[tuple[float, float, float]]) -> bool:

@@ -145,10 +145,11 @@ def test_show_prints_all_rows_and_draws_from_four_scored_ones_on(tmp_path, capsy
 
 
 @pytest.mark.parametrize("apart", [1e-3, 5e-3, 1e-2])
-def test_names_of_zips_with_nearly_equal_scores_can_be_read(apart):
+@pytest.mark.parametrize("name", ["blend", "demo.mmww", "ill.i"])
+def test_names_of_zips_with_nearly_equal_scores_can_be_read(apart, name):
     figure = Figure(figsize=(7, 5.5), layout="constrained")
     axes = figure.add_subplot()
-    rows = pd.DataFrame({"zip": [f"blend{i}.zip" for i in range(6)], "honest_miou": 0.5 + np.arange(6) * apart})
+    rows = pd.DataFrame({"zip": [f"{name}{i}.zip" for i in range(6)], "honest_miou": 0.5 + np.arange(6) * apart})
     rows["score"] = 0.45 + rows.honest_miou * 1e-3
     axes.set(xlim=(0.4, 0.6), ylim=(0.4, 0.5))
     name_points(figure, axes, rows)
