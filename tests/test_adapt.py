@@ -8,10 +8,9 @@ import pytest
 import rasterio
 import torch
 
-from config import Member, Run, load_experiment, open_run
+from config import Member, Run
 from ensemble.fitted import uniform_blend
 from ensemble.predict import label_by_blend
-from folds.assign import make_folds
 from folds.images import read_image
 from models.batch_statistics import update_batch_statistics
 from pipeline import batch_norms as chosen
@@ -22,11 +21,9 @@ from pipeline.members import LoadedMember, load_member, load_network
 from pipeline.predict import predict_oof, predict_test
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import open_store
-from pipeline.train import train_member
 from tests.stored import read_many
-from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_tif, write_tiny
-
-CPU, GO_ON = torch.device("cpu"), StopRequest()
+from tests.tiny import draw_image, draw_mask, tiny_values, write_tif, write_tiny
+from tests.trained import CPU, GO_ON, member_of, run_of, train_all
 
 
 @pytest.fixture(scope="module")
@@ -36,24 +33,11 @@ def config(tmp_path_factory) -> Path:
     values = tiny_values(write_tiny(folder / "data", train=6, test=3), folder)
     for path in (folder / "data" / "test").glob("*.tif"):
         write_tif(path, (read_image(path) * 0.6).astype(np.uint8))
-    values["train"] |= {"precision": "fp32", "epochs": 2}
+    values["train"]["epochs"] = 2
     values["folds"]["k"] = 2
     values["data"]["nodata"] = 0
     values["predict"] = {"adapt": True, "tta": "none"}
-    path = write_config(folder / "tiny.yaml", values)
-    run = run_of(path)
-    make_folds(run)
-    for member in run.members():
-        train_member(run, member, CPU, GO_ON)
-    return path
-
-
-def run_of(config: Path, *overrides: str) -> Run:
-    return open_run(load_experiment(config, list(overrides)))
-
-
-def member_of(run: Run, fold: int = 0) -> Member:
-    return Member(run.experiment.models[0], fold, 0)
+    return train_all(folder / "tiny.yaml", values)
 
 
 def adapted(run: Run, member: Member, batches: list[np.ndarray]) -> LoadedMember:

@@ -9,16 +9,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import rasterio
-import torch
 
 from base.errors import UserError
 from base.files import hash_file, hash_rows, hash_value, read_json
 from base.version import code_version
-from config import Member, Run, load_experiment, open_run
+from config import Run
 from ensemble.apply import apply_blend
 from ensemble.fitted import FittedSpecialist, uniform_blend
 from ensemble.predict import decision_of, label_by_blend
-from folds.assign import make_folds
 from folds.images import read_image, read_mask
 from pipeline import forward, mean, predict, waits
 from pipeline.check import check_stores
@@ -34,12 +32,9 @@ from pipeline.scene import predict_scene
 from pipeline.stopping import Stopped, StopRequest
 from pipeline.store import PROBS, StoreWriter, open_store
 from pipeline.to_host import ToHost
-from pipeline.train import train_member
 from tests.stored import read_many, read_many_raw
-from tests.tiny import draw_image, draw_mask, tiny_values, write_config, write_tiny
-
-CPU = torch.device("cpu")
-GO_ON = StopRequest()
+from tests.tiny import draw_image, draw_mask, tiny_values, write_tiny
+from tests.trained import CPU, GO_ON, member_of, run_of, train_all
 
 
 @pytest.fixture(scope="module")
@@ -47,22 +42,9 @@ def config(tmp_path_factory) -> Path:
     """Two trained members, of three folds, with last and averaged weights."""
     folder = tmp_path_factory.mktemp("predict")
     values = tiny_values(write_tiny(folder / "data", train=6, test=3), folder)
-    values["train"] |= {"precision": "fp32", "ema": {"decay": 0.5}, "epochs": 3}
+    values["train"] |= {"ema": {"decay": 0.5}, "epochs": 3}
     values["folds"]["k"] = 2
-    path = write_config(folder / "tiny.yaml", values)
-    run = run_of(path)
-    make_folds(run)
-    for member in run.members():
-        train_member(run, member, CPU, GO_ON)
-    return path
-
-
-def run_of(config: Path, *overrides: str) -> Run:
-    return open_run(load_experiment(config, list(overrides)))
-
-
-def member(run: Run, fold: int = 0) -> Member:
-    return Member(run.experiment.models[0], fold, 0)
+    return train_all(folder / "tiny.yaml", values)
 
 
 def pixels_of(run: Run, names: list[str], split: str) -> np.ndarray:
@@ -75,10 +57,10 @@ def probs_of(loaded: LoadedMember, pixels_NHWB: np.ndarray, tile_N: list[int], r
 
 def test_oof_and_test_stores_hold_the_networks_probabilities_and_are_proven(config):
     run = run_of(config, "predict.tta=d4", "predict.batch=3")
-    loaded = load_member(run, member(run), CPU)
+    loaded = load_member(run, member_of(run), CPU)
     for path, split in (
-        (predict_oof(run, member(run), CPU, GO_ON), "train"),
-        (predict_test(run, member(run), CPU, GO_ON), "test"),
+        (predict_oof(run, member_of(run), CPU, GO_ON), "train"),
+        (predict_test(run, member_of(run), CPU, GO_ON), "test"),
     ):
         store = open_store(path)
         pixels = pixels_of(run, store.names, split)
@@ -131,7 +113,7 @@ def test_batches_of_one_size_give_every_tile_once(config, monkeypatch):
         forward.read_rows,
     )
     monkeypatch.setattr(forward, "read_rows", lambda *given: sizes.append(len(given[1])) or read(*given))
-    loaded, pixels = load_member(run, member(run), CPU), pixels_of(run, ["000000", "000001", "000002"], "test")
+    loaded, pixels = load_member(run, member_of(run), CPU), pixels_of(run, ["000000", "000001", "000002"], "test")
     tile_N = np.array([2, 0, 1, 0, 2])
     short = list(probs_of(loaded, pixels, tile_N, run))
     monkeypatch.setattr(Predictor, "_fills", True)
@@ -158,7 +140,7 @@ def test_seconds_are_written_beside_a_store_with_what_was_waited_for(config, mon
     for module in (waits, predict):
         monkeypatch.setattr(module, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     waited = {"reading": 3, "device": 30, "store": 300, "end": 1000}
-    took = read_json(predict_oof(run, member(run), CPU, GO_ON) / SECONDS)
+    took = read_json(predict_oof(run, member_of(run), CPU, GO_ON) / SECONDS)
     assert took == {"tiles": 3, "seconds": 31333, "waited": waited}
 
 
@@ -167,9 +149,9 @@ def test_several_weights_are_the_mean_of_their_probabilities(config):
     probs = {}
     for kind in ("last", "ema"):
         run = run_of(config, f"predict.weights={kind}", "predict.dtype=float16")
-        probs[kind] = read_many(open_store(predict_oof(run, member(run), CPU, GO_ON)), range(3))
+        probs[kind] = read_many(open_store(predict_oof(run, member_of(run), CPU, GO_ON)), range(3))
     assert np.abs(probs["last"] - probs["ema"]).max() > 0.01
-    store = open_store(predict_oof(both, member(both), CPU, GO_ON))
+    store = open_store(predict_oof(both, member_of(both), CPU, GO_ON))
     assert np.abs(read_many(store, range(3)) - (probs["last"] + probs["ema"]) / 2).max() <= 1.6 / 255
     assert store.manifest["weights_sha256"].count("+") == 1
     assert len(check_stores(both, content=True)) == 1
@@ -177,7 +159,7 @@ def test_several_weights_are_the_mean_of_their_probabilities(config):
 
 def test_stretched_pictures_take_part(config):
     plain, run = run_of(config), run_of(config, "predict.stretch=[2]")
-    loaded = load_member(run, member(run), CPU)
+    loaded = load_member(run, member_of(run), CPU)
     pixels = pixels_of(run, ["000000", "000001"], "test")
     with_it, without = (np.concatenate(list(probs_of(loaded, pixels, np.arange(2), each))) for each in (run, plain))
     assert np.abs(with_it - without).max() > 1e-3
@@ -193,7 +175,7 @@ def test_a_stopped_prediction_leaves_nothing_and_the_next_gives_the_same_bytes(c
             return self.left < 0
 
     run = run_of(config, "predict.tta=none", "predict.batch=1")
-    whole = hash_file(predict_oof(run, member(run), CPU, GO_ON) / PROBS)
+    whole = hash_file(predict_oof(run, member_of(run), CPU, GO_ON) / PROBS)
     again = run_of(config, "predict.tta=none", "predict.batch=1", "name=again")
     run.dir.parent.joinpath("again").mkdir(exist_ok=True)
     for source in run.dir.rglob("*"):
@@ -201,14 +183,14 @@ def test_a_stopped_prediction_leaves_nothing_and_the_next_gives_the_same_bytes(c
         if source.is_file() and "oof-" not in str(source):
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes(source.read_bytes())
-    path = again.oof_store(member(again))
+    path = again.oof_store(member_of(again))
     left = path.parent / f".{path.name}.12345-0badcafe.part"
     left.mkdir()  # by a prediction that was killed
     (left / PROBS).write_bytes(b"half a store")
     with pytest.raises(Stopped):
-        predict_oof(again, member(again), CPU, StopAfter())
+        predict_oof(again, member_of(again), CPU, StopAfter())
     assert not [each for each in path.parent.iterdir() if "oof" in each.name]
-    assert hash_file(predict_oof(again, member(again), CPU, GO_ON) / PROBS) == whole
+    assert hash_file(predict_oof(again, member_of(again), CPU, GO_ON) / PROBS) == whole
 
 
 def test_a_models_test_store_is_the_mean_of_its_members(config, monkeypatch):
@@ -324,7 +306,7 @@ def test_split_batches_are_predicted_in_smaller_ones(config, monkeypatch):
     monkeypatch.setattr(Predictor, "outputs", outputs)
     for split in (1, 4, 64):
         run = run_of(config, "predict.tta=[rot90]", "predict.batch=16", f"jobs.split_batch={split}")
-        path = predict_oof(run, member(run), CPU, GO_ON)
+        path = predict_oof(run, member_of(run), CPU, GO_ON)
         shutil.rmtree(path)
         assert batches_of(run)(32, 32) == seen[-1]  # of other images too
         assert batches_of(run)(64, 32) == max(1, seen[-1] // 2)
